@@ -1,0 +1,55 @@
+# Every command of the project; `make` alone lists them. The virtual environment is made when it is first needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check test lint format schemas bench-core lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+COUNT ?= 50000
+SEED ?= 1
+
+demo: $(READY) ## simulate a retailer's day, replay it, show what came of it (COUNT=50000 SEED=1)
+	@mkdir -p build
+	$(BIN)/session-worker simulate --count $(COUNT) --seed $(SEED) --out build/updates.jsonl
+	$(BIN)/session-worker replay build/updates.jsonl --output build/published.jsonl --summary
+	@echo "what went in: build/updates.jsonl    what came out: build/published.jsonl"
+
+check: lint test ## everything that has to pass before a change lands
+
+test: $(READY) ## run every test, with branch coverage of domain and pipeline
+	$(BIN)/pytest --cov --cov-report=term
+
+lint: $(READY) ## ruff, mypy, the import law
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY) ## put the code in its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schemas: $(READY) ## write schemas/ anew from the code
+	$(BIN)/session-worker schemas
+
+bench-core: $(READY) ## µs a record to validate, fold, encode, and the whole
+	$(BIN)/python -m bench.core
+
+lock: $(READY) ## resolve the versions in requirements.lock anew
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header \
+		--extra dev --output-file requirements.lock pyproject.toml
+
+clean: ## remove what was built
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache

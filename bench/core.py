@@ -1,0 +1,112 @@
+"""Microseconds a record for each part of the pure core, and for the whole, at three sizes of cart.
+
+Run it with `make bench-core`. Each figure is the best of several repetitions on one core: what the code costs when the
+machine leaves it alone. "whole" is a consumer record in and a producer record out, for an open session whose cart is
+replaced: read, look up, decode, fold, encode, write the headers.
+"""
+
+import timeit
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from worker.domain.model import Rejection, Request, Rules, UpdateRecord
+from worker.domain.request import read
+from worker.domain.session import fold
+from worker.pipeline import wire
+from worker.pipeline.lane import Lane, Overlay
+from worker.pipeline.partitioner import partition_of
+from worker.pipeline.sessions import Sessions
+from worker.pipeline.topology import Topology
+from worker.pipeline.wire import ConsumerRecord
+
+TIMESTAMP = 1_795_372_800_000
+PARTITIONS = 8
+KEY = b"ber-3-000123"
+
+
+def update(items: int) -> dict[str, Any]:
+    """Make an update record of a shop with so many items in the cart: about 600 bytes with five."""
+    return {
+        "type": "update",
+        "integrationId": KEY.decode(),
+        "occurredAt": "2026-11-22T18:39:26.842Z",
+        "customerSession": {
+            "storeIntegrationId": "store-08",
+            "attributes": {"channel": "till", "register": 5},
+            "cartItems": [
+                {
+                    "sku": f"tea-{place:04}",
+                    "name": "Earl Grey",
+                    "quantity": 1 + place % 3,
+                    "price": 4.99,
+                    "category": "tea",
+                }
+                for place in range(items)
+            ],
+        },
+    }
+
+
+def microseconds(work: Callable[[], object]) -> float:
+    """Time *work*, best of seven."""
+    timer = timeit.Timer(work)
+    number = max(1, round(0.1 / max(timer.timeit(3) / 3, 1e-7)))
+    return min(timer.repeat(7, number)) / number * 1e6
+
+
+def measure(items: int) -> dict[str, float]:
+    """Measure the parts for carts of so many *items*."""
+    rules = Rules()
+    value = orjson.dumps(update(items))
+    types: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
+    request = read(value, KEY, TIMESTAMP, rules)
+    if not isinstance(request, Request):
+        raise TypeError(request)
+    created = fold(None, request, 1, rules)
+    if isinstance(created, Rejection):
+        raise TypeError(created)
+    snapshot = wire.encode(created.session)
+
+    sessions = Sessions(rules, Topology(PARTITIONS))
+    lane = Lane(sessions, partition_of(KEY, PARTITIONS), {KEY: snapshot}, {})
+    overlay = Overlay(lane)
+    record = ConsumerRecord(7, TIMESTAMP, KEY, value)
+    topic = sessions.topology.updates
+
+    def whole() -> None:
+        sessions.fold(overlay, topic, record)
+        overlay.out.clear()
+
+    return {
+        "bytes": len(value),
+        "validate": microseconds(lambda: types.validate_json(value)),
+        "read": microseconds(lambda: read(value, KEY, TIMESTAMP, rules)),
+        "decode": microseconds(lambda: wire.decode(snapshot)),
+        "fold": microseconds(lambda: fold(created.session, request, 1, rules)),
+        "encode": microseconds(lambda: wire.encode(created.session)),
+        "whole": microseconds(whole),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    sizes = [1, 5, 1000]
+    measured = [measure(items) for items in sizes]
+    table = Table(title="µs a record (read includes validate; whole includes all)", title_justify="left")
+    table.add_column("part")
+    for items in sizes:
+        table.add_column(f"{items:,} item{'s' if items > 1 else ''}", justify="right")
+    for part in measured[0]:
+        digits = 0 if part == "bytes" else 1
+        table.add_row(part, *(f"{figures[part]:,.{digits}f}" for figures in measured))
+    table.add_row("records/s", *(f"{1e6 / figures['whole']:,.0f}" for figures in measured))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Lanes and overlays: the invariants N1 to N5 of their theory of operation, and a ledger that runs full."""
+
+import pytest
+
+from worker.domain.model import Rules
+from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, Overlay
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.partitioner import partition_of
+from worker.pipeline.sessions import Sessions
+from worker.pipeline.topology import Topology
+from worker.pipeline.wire import ConsumerRecord
+from worker.testing import Fault, StreamDriver, Update
+
+UPDATES = "session-updates"
+ANONYMOUS = b'{"customerSession": {}}'
+WITH_PROFILE = b'{"customerSession": {"profileId": "p-1"}}'
+
+
+def record(offset: int, value: bytes = ANONYMOUS, key: bytes = b"s-1") -> ConsumerRecord:
+    return ConsumerRecord(offset, 1_795_372_800_000, key, value)
+
+
+def lane(ledger: Ledger | None = None) -> Lane:
+    return Lane(Sessions(Rules(), Topology(1)), 0, {}, {UPDATES: ledger or Ledger()})
+
+
+def batch(start: int, end: int, *records: ConsumerRecord) -> Batch:
+    return Batch(UPDATES, start, end, records)
+
+
+def cycle(of: Lane, limit: int = 100) -> Overlay:
+    overlay = Overlay(of)
+    overlay.run(limit)
+    overlay.adopt()
+    return overlay
+
+
+class TestLayer:
+    def test_it_reads_through_to_its_base_and_changes_it_only_when_adopted(self):
+        base = {"a": 1, "b": 2}
+        layer = Layer(base)
+        layer.put("a", 9)
+        layer.put("b", None)
+        assert (layer.get("a"), layer.get("b"), layer.get("c")) == (9, None, None)
+        assert base == {"a": 1, "b": 2}
+        layer.adopt()
+        assert base == {"a": 9}
+
+
+class TestQueue:
+    def test_a_batch_that_starts_beyond_the_position_is_refused(self):
+        stale = lane()
+        assert not stale.queue(batch(5, 6, record(5)))
+        assert stale.position(UPDATES) == 0
+        assert not stale.has_work()
+
+    def test_records_that_were_queued_before_are_dropped(self):
+        twice = lane()
+        assert twice.queue(batch(0, 2, record(0), record(1)))
+        assert twice.queue(batch(0, 3, record(0), record(1), record(2)))
+        assert [queued.offset for queued in twice.queued[UPDATES]] == [0, 1, 2]
+        assert twice.queue(batch(0, 1, record(0)))
+        assert twice.position(UPDATES) == 3
+
+    def test_a_batch_of_markers_alone_moves_the_position_and_what_the_next_cycle_commits(self):
+        marked = lane()
+        assert marked.queue(batch(0, 1, record(0)))
+        assert marked.queue(batch(1, 4))
+        assert cycle(marked).offsets()[UPDATES] == (4, "")
+
+    def test_records_below_next_are_dropped_after_a_seek_back(self):
+        sought = lane(Ledger(next=3))
+        assert sought.queue(batch(0, 4, record(0), record(1), record(2), record(3)))
+        assert [queued.offset for queued in sought.queued[UPDATES]] == [3]
+
+
+class TestOpening:
+    def test_no_cycle_starts_before_all_records_that_are_not_done_were_read_again(self):
+        opened = lane(Ledger(next=9, not_done={4: True, 7: False}))
+        assert opened.position(UPDATES) == 4
+        assert opened.queue(batch(4, 6, record(4, WITH_PROFILE), record(5)))
+        assert not opened.is_complete
+        assert not opened.has_work()
+        assert opened.queue(batch(6, 10, record(6), record(7), record(8), record(9, key=b"s-2")))
+        assert opened.is_complete
+        assert sorted(opened.again) == [(UPDATES, 4), (UPDATES, 7)]
+        assert [queued.offset for queued in opened.queued[UPDATES]] == [9]
+
+    def test_a_head_read_again_waits_without_asking_again_and_its_follower_behind_it(self):
+        opened = lane(Ledger(next=9, not_done={4: True, 7: False}))
+        opened.queue(batch(4, 9, record(4, WITH_PROFILE), record(7)))
+        overlay = cycle(opened)
+        assert overlay.out == []
+        assert opened.heads[b"s-1"].arrival.offset == 4
+        assert [arrival.offset for arrival in opened.followers[b"s-1"]] == [7]
+        assert overlay.offsets()[UPDATES][0] == 4
+
+    def test_a_follower_is_read_again_behind_its_head_even_when_it_comes_from_another_topic_before_it(self):
+        rekeyed = "session-updates-rekeyed"
+        stage = Sessions(Rules(), Topology(1))
+        ledgers = {UPDATES: Ledger(2, {1: True}), rekeyed: Ledger(1, {0: False})}
+        opened = Lane(stage, 0, {}, ledgers)
+        origin = [("worker-origin", b"session-updates/3/17/1795372800000"), ("worker-origin-key", b"s-1")]
+        stray = record(0)._replace(headers=origin)
+        opened.queue(Batch(rekeyed, 0, 1, [stray]))
+        opened.queue(batch(1, 2, record(1, WITH_PROFILE)))
+        cycle(opened)
+        assert opened.heads[b"s-1"].arrival.topic == UPDATES
+        assert [arrival.topic for arrival in opened.followers[b"s-1"]] == [rekeyed]
+
+    def test_a_record_that_is_not_done_and_gone_is_fatal(self):
+        opened = lane(Ledger(next=9, not_done={4: True}))
+        with pytest.raises(LostRecords, match="session-updates/0 no longer holds 1 records, first 4"):
+            opened.queue(batch(4, 10, record(5)))
+
+
+class TestOverlay:
+    def test_one_that_is_dropped_leaves_no_trace(self):
+        kept = lane()
+        kept.queue(batch(0, 3, record(0, WITH_PROFILE), record(1), record(2, key=b"s-2")))
+        dropped = Overlay(kept)
+        assert dropped.run(100) == 3
+        assert dropped.out
+        assert (kept.table, kept.heads, kept.followers, kept.ledgers[UPDATES].not_done) == ({}, {}, {}, {})
+        again = Overlay(kept)
+        again.run(100)
+        assert (again.out, again.offsets()) == (dropped.out, dropped.offsets())
+
+    def test_a_cycle_takes_no_more_than_its_limit(self):
+        limited = lane()
+        limited.queue(batch(0, 5, *(record(offset) for offset in range(5))))
+        assert cycle(limited, limit=2).offsets()[UPDATES] == (2, "")
+        assert cycle(limited, limit=9).offsets()[UPDATES] == (5, "")
+        assert not limited.has_work()
+
+
+class TestFullLedger:
+    """So many sessions claim one profile that the ledger of their lane has no more room."""
+
+    PARTITIONS = 2
+
+    def keys(self, count: int) -> list[str]:
+        """Name sessions that are at home in partition 0."""
+        names = (f"s-{number}" for number in range(10 * count))
+        return [name for name in names if partition_of(name.encode(), self.PARTITIONS) == 0][:count]
+
+    def updates(self, count: int) -> list[Update]:
+        return [Update({"customerSession": {"profileId": "p-1"}}, key) for key in self.keys(count)]
+
+    def test_new_records_wait_while_it_is_full_and_all_of_them_get_their_verdict(self):
+        driver = StreamDriver(self.PARTITIONS)
+        driver.feed(self.updates(7_000))
+        sessions = driver.sessions()
+        assert len(sessions) == 7_000
+        assert [key for key, session in sessions.items() if session["firstSession"]] == [min(sessions)]
+
+    @pytest.mark.parametrize("fault", [Fault.CRASH, Fault.REVOKE, Fault.ABORT, Fault.SEEK_BACK])
+    def test_it_gets_going_again_after_a_fault_at_any_step(self, fault):
+        undisturbed = StreamDriver(self.PARTITIONS)
+        undisturbed.feed(self.updates(3_400))
+        for step in range(1, undisturbed.steps + 1):
+            driver = StreamDriver(self.PARTITIONS)
+            for update in self.updates(3_400):
+                driver.send(update)
+            driver.run({step: fault})
+            assert driver.sessions() == undisturbed.sessions()
+
+    def test_a_cycle_leaves_what_does_not_fit_in_the_queue(self):
+        full = lane()
+        full.queue(batch(0, 4_000, *(record(offset, WITH_PROFILE, b"s-%d" % offset) for offset in range(4_000))))
+        parked = Overlay(full).run(5_000)
+        assert 3_000 < parked < 4_000

@@ -1,0 +1,139 @@
+"""Record bytes to requests and back: origins, private state, claims and verdicts, rejections that have to fit."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.domain.model import Rejection
+from worker.domain.profile import Claim
+from worker.pipeline import wire
+from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, Origin, VerdictMessage
+
+headers = st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=20)), max_size=5)
+origins = st.builds(
+    Origin,
+    st.text(min_size=1, max_size=20),
+    st.integers(0, 8191),
+    st.integers(0, 2**40 - 1),
+    st.integers(-(2**62), 2**62),
+    st.none() | st.binary(max_size=20),
+    headers,
+)
+
+
+@given(origins, st.binary(max_size=20))
+def test_a_stray_keeps_its_origin_its_key_and_its_headers(origin, value):
+    sent = wire.forwarded("session-updates-rekeyed", 3, b"s-1", value, origin)
+    assert (sent.value, sent.key, sent.partition, sent.timestamp) == (value, b"s-1", 3, origin.timestamp)
+    arrived = ConsumerRecord(0, sent.timestamp, sent.key, sent.value, sent.headers)
+    assert wire.origin_of_stray(arrived) == origin
+
+
+def test_origin_headers_of_a_producer_are_ordinary_headers_of_a_stray():
+    forged = [("worker-origin", b"elsewhere/7/7/7"), ("worker-origin-key", b"x")]
+    origin = Origin("session-updates", 1, 2, 3, None, forged)
+    sent = wire.forwarded("session-updates-rekeyed", 0, b"s-1", b"{}", origin)
+    assert wire.origin_of_stray(ConsumerRecord(0, 3, sent.key, sent.value, sent.headers)) == origin
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        [],
+        [("other", b"session-updates/1/2/3")],
+        [("worker-origin", b"session-updates/1/2")],
+        [("worker-origin", b"session-updates/1/2/x")],
+        [("worker-origin", b"session-updates/-1/2/3")],
+        [("worker-origin", b"session-updates/8192/2/3")],
+        [("worker-origin", b"session-updates/1/1099511627776/3")],
+        [("worker-origin", b"session-updates/1/2/9223372036854775808")],
+        [("worker-origin", b"\xff/1/2/3")],
+        [("worker-origin-key", b"s-1")],
+        [("worker-origin", b"session-updates/1/2/3"), ("other", b"")],
+    ],
+)
+def test_headers_that_tell_no_origin_tell_none(forged):
+    assert wire.origin_of_stray(ConsumerRecord(0, 0, b"s-1", b"{}", forged)) is None
+
+
+@given(st.binary(max_size=50).filter(lambda snapshot: b"\n" not in snapshot), st.binary(max_size=50))
+def test_what_is_packed_can_be_unpacked(snapshot, events):
+    assert wire.unpack(wire.pack(snapshot, events)) == (snapshot, events)
+
+
+def test_the_changelog_gives_the_table_entry_back():
+    private = [("ce_id", b"x"), ("worker-events", b"remembered")]
+    assert wire.stored(ConsumerRecord(0, 0, b"s-1", b"{}", private)) == wire.pack(b"{}", b"remembered")
+    assert wire.stored(ConsumerRecord(0, 0, b"s-1", b"{}")) == b"{}"
+    assert wire.stored(ConsumerRecord(0, 0, b"s-1", None)) is None
+
+
+def test_only_the_field_first_session_is_rewritten():
+    hostile = {"firstSession": False, "updateCount": 1}
+    session = {"attributes": {"a": hostile, "b": '"firstSession":false,"updateCount":'}, **hostile, "total": 0.0}
+    rewritten = orjson.loads(wire.as_first_session(orjson.dumps(session)))
+    assert rewritten == {**session, "firstSession": True}
+
+
+def test_thirty_two_event_ids_are_remembered():
+    entries = [wire.event_entry(f"e-{number}", b"{}") for number in range(33)]
+    events = b""
+    for entry in entries:
+        assert wire.recollect(events, entry) == "new"
+        events = wire.remember(events, entry)
+    assert wire.recollect(events, entries[0]) == "new"
+    assert wire.recollect(events, entries[1]) == "duplicate"
+    assert wire.recollect(events, wire.event_entry("e-1", b"{ }")) == "reused"
+    assert len(events) == 32 * 32
+
+
+def test_digests_are_compared_where_they_begin():
+    events = b"a" * 16 + b"b" * 16 + b"c" * 16 + b"d" * 16
+    assert wire.recollect(events, b"b" * 16 + b"c" * 16) == "new"
+
+
+WHAT = Happening("session-updates/0/7", "2026-11-22T10:00:00.000Z", 17, b"00-trace")
+CLAIM = Claim("2026-11-22T10:00:00.000Z", "s-ä")
+
+
+@pytest.mark.parametrize("what", [WHAT, WHAT._replace(traceparent=None)])
+@pytest.mark.parametrize("dry", [True, False])
+def test_claims_and_verdicts_arrive_as_they_were_sent(what, dry):
+    claim = ClaimMessage("p-ü", CLAIM, dry, what)
+    sent = wire.encode_claim("profile-claims", 3, claim)
+    assert sent.key == "p-ü".encode()
+    assert wire.decode_claim(ConsumerRecord(0, sent.timestamp, sent.key, sent.value, sent.headers)) == claim
+    verdict = VerdictMessage("p-ü", CLAIM, dry, "demoted", what)
+    sent = wire.encode_verdict("profile-verdicts", 3, verdict)
+    assert sent.key == "s-ä".encode()
+    assert wire.decode_verdict(ConsumerRecord(0, sent.timestamp, sent.key, sent.value, sent.headers)) == verdict
+
+
+@given(st.none() | st.binary(max_size=30) | st.just(b"{}") | st.just(b"[]"), st.none() | st.binary(max_size=9), headers)
+def test_what_no_stage_wrote_is_no_claim_and_no_verdict(value, key, strange):
+    record = ConsumerRecord(0, 0, key, value, strange)
+    assert wire.decode_claim(record) is None
+    assert wire.decode_verdict(record) is None
+
+
+ORIGIN = Origin("session-updates", 2, 7, 17, b"s-1", [("a", b"1"), ("rejection-code", b"old"), ("b", b"2")])
+WHY = Rejection("invalid_field", "/type", "It is wrong.")
+
+
+def test_a_rejection_sent_again_has_the_new_reason_only():
+    told = wire.rejected("session-rejections", 2, b"{}", ORIGIN, WHY, 100).headers
+    assert [name for name, _value in told] == ["a", "b", *wire.REJECTION_HEADERS]
+    assert dict(told)["rejection-code"] == b"invalid_field"
+
+
+def test_what_would_not_fit_is_cut_and_named():
+    huge = ORIGIN._replace(key=b"k" * 100_000)
+    record = wire.rejected("session-rejections", 2, b"v" * 200, huge, WHY, 100)
+    assert (record.value, record.key) == (b"v" * 100, b"k" * 65_536)
+    assert [name for name, _value in record.headers] == [*wire.REJECTION_HEADERS, "rejection-cut"]
+    assert dict(record.headers)["rejection-cut"] == b"value,headers,key"
+    wide = ORIGIN._replace(headers=[("a", b"1" * 70_000)])
+    record = wire.rejected("session-rejections", 2, None, wide, WHY, 100)
+    assert (record.value, record.key) == (None, b"s-1")
+    assert dict(record.headers)["rejection-cut"] == b"headers"

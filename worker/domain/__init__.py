@@ -1,0 +1,1 @@
+"""What a session is: pure functions on plain data."""

@@ -1,0 +1,405 @@
+"""The nouns of the contract as TypedDicts with their limits.
+
+Update records are validated from bytes in one step against these types, and `schemas/` is generated from them, so a
+limit stands here and nowhere else. Fields are declared in the order in which a snapshot writes them: a TypedDict that
+pydantic returns keeps that order, and the fold relies on it.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Required
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    Strict,
+    WithJsonSchema,
+    with_config,
+)
+from pydantic_core import CoreSchema, core_schema
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+# ---------------------------------------------------------------------------------------------------- limits
+
+MAX_ITEMS = 1000
+MAX_UNITS = 10_000
+MAX_DEPTH = 64
+MAX_REMEMBERED_EVENTS = 32
+INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
+AMOUNT_LIMIT = 10**12
+"""Prices and item dimensions have a magnitude below this."""
+
+State = Literal["open", "closed", "cancelled", "partially_returned"]
+Kind = Literal["update", "return", "reopen"]
+
+# ------------------------------------------------------------------------------------------------ rejections
+
+ROWS: tuple[tuple[str, ...], ...] = (
+    ("record_too_large",),
+    ("missing_origin",),
+    ("malformed_json",),
+    ("missing_integration_id",),
+    ("unknown_type",),
+    ("wrong_application",),
+    ("unknown_field", "ambiguous_field"),
+    ("invalid_field",),
+    ("missing_price", "number_out_of_range"),
+    ("too_many_items", "too_many_units"),
+    ("occurred_in_future",),
+    ("dry_not_supported",),
+    ("empty_return", "ambiguous_item", "missing_item"),
+    ("event_id_reused",),
+    ("unknown_session", "invalid_state", "session_not_open", "invalid_transition"),
+    ("unknown_item", "return_exceeds_remaining"),
+    ("session_too_large",),
+)
+"""Every rejection code, row by row in the order in which they are checked: the first failing row names the code."""
+
+ROW_OF = {code: row for row, codes in enumerate(ROWS) for code in codes}
+
+
+class Rejection(NamedTuple):
+    """Why an update record is refused: a client's fault, so a value and no exception.
+
+    *pointer* is a JSON Pointer (RFC 6901) into the record's value, empty for the whole of it.
+    """
+
+    code: str
+    pointer: str
+    message: str
+
+
+# ------------------------------------------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an operator may set of the contract's rules; sizes in bytes."""
+
+    application_id: int = 1
+    other_applications: Literal["reject", "skip"] = "reject"
+    unknown_fields: Literal["reject", "ignore"] = "reject"
+    max_record_bytes: int = 1 << 20
+    max_snapshot_bytes: int = 1 << 20
+
+
+# ---------------------------------------------------------------------------------------------- scalar types
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST_MILLISECONDS = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z, the last instant that an RFC 3339 time can name."""
+
+
+def instant(milliseconds: int) -> str:
+    """Write *milliseconds* since 1970 the way snapshots do; times that RFC 3339 cannot name are moved to its nearest.
+
+    Times in this form compare as strings.
+
+    >>> instant(1795372800000)
+    '2026-11-22T18:40:00.000Z'
+    >>> instant(-1)
+    '1970-01-01T00:00:00.000Z'
+    """
+    seconds, rest = divmod(min(max(milliseconds, 0), LATEST_MILLISECONDS), 1000)
+    return f"{to_the_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=4096)
+def to_the_second(seconds: int) -> str:
+    """Write *seconds* since 1970 without the end of an instant; it sorts before every instant in that second."""
+    moment = EPOCH + timedelta(seconds=min(max(seconds, 0), LATEST_MILLISECONDS // 1000))
+    return moment.isoformat()[:19]
+
+
+def to_instant(text: str) -> str:
+    """Bring an RFC 3339 time to the snapshot's form: UTC, cut to milliseconds.
+
+    Raises ValueError for a time that does not exist (a leap second, hour 24) or lies outside 1970 to 9999 in UTC.
+
+    >>> to_instant("2026-11-22t21:00:00.9999+01:00")
+    '2026-11-22T20:00:00.999Z'
+    """
+    moment = datetime.fromisoformat(text.upper())
+    if len(text) == 24 and text[23] == "Z" and text >= "1970":
+        return text
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a time outside the years 1 to 9999 in UTC") from error
+    if moment < EPOCH:
+        raise ValueError("a time before 1970")
+    return f"{moment.isoformat(timespec='milliseconds')[:23]}Z"
+
+
+def _integer(minimum: int = INTEGER_MIN) -> GetPydanticSchema:
+    """Take `2`, `2.0` and `2e0` for the integer 2, but neither `"2"` nor `true`."""
+    limits: dict[str, Any] = {"ge": minimum, "le": INTEGER_MAX}
+    whole_float = core_schema.chain_schema(
+        [core_schema.float_schema(strict=True, allow_inf_nan=False), core_schema.int_schema(**limits)]
+    )
+    schema: CoreSchema = core_schema.union_schema(
+        [core_schema.int_schema(strict=True, **limits), whole_float],
+        mode="left_to_right",
+        custom_error_type="integer",
+        custom_error_message=f"Input should be an integer from {minimum}",
+    )
+    return GetPydanticSchema(lambda _source, _handler: schema)
+
+
+_JSON_INTEGER: dict[str, Any] = {"type": "integer", "minimum": INTEGER_MIN, "maximum": INTEGER_MAX}
+
+Integer = Annotated[int, _integer(), WithJsonSchema(_JSON_INTEGER)]
+NaturalNumber = Annotated[int, _integer(minimum=0), WithJsonSchema({**_JSON_INTEGER, "minimum": 0})]
+Quantity = Annotated[int, _integer(minimum=1), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_UNITS})]
+
+Text = Annotated[str, Strict()]
+Text100 = Annotated[str, Strict(), Field(max_length=100)]
+Text1000 = Annotated[str, Strict(), Field(max_length=1000)]
+Flag = Annotated[bool, Strict()]
+Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=-AMOUNT_LIMIT, lt=AMOUNT_LIMIT)]
+"""At most 15 significant digits and 9 decimal places; `worker.domain.money` checks those."""
+Dimension = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0, lt=AMOUNT_LIMIT)]
+Instant = Annotated[
+    str,
+    Strict(),
+    Field(
+        pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])\z"
+    ),
+    AfterValidator(to_instant),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+Attributes = Annotated[
+    dict[str, Any], Field(description="Free-form; an integer has 64 bits, any other number a double.")
+]
+
+_FORBID = ConfigDict(extra="forbid")
+_IGNORED = Field(description="Read-only: accepted and ignored.")
+
+# ----------------------------------------------------------------------------------- what an update record has
+
+
+@with_config(_FORBID)
+class AdditionalCost(TypedDict):
+    price: Amount
+
+
+@with_config(_FORBID)
+class Product(TypedDict):
+    name: Text
+
+
+@with_config(_FORBID)
+class CartItem(TypedDict, total=False):
+    """A line of the cart as it arrives.
+
+    The defaults hold the places of what the fold writes, so that a validated item has its snapshot's order already
+    (0.2 µs an item less than building a second dict).
+    """
+
+    name: Text | None
+    sku: Required[Annotated[Text, Field(min_length=1)]]
+    quantity: Required[Quantity]
+    returnedQuantity: Annotated[Any, _IGNORED, Field(default=0)]
+    remainingQuantity: Annotated[Any, _IGNORED, Field(default=0)]
+    price: Required[Amount]
+    category: Text | None
+    product: Product | None
+    weight: Dimension | None
+    height: Dimension | None
+    width: Dimension | None
+    length: Dimension | None
+    position: Annotated[Any, _IGNORED, Field(default=0)]
+    attributes: Attributes | None
+    additionalCosts: dict[str, AdditionalCost] | None
+    catalogItemID: Annotated[Any, _IGNORED]
+    selectedPriceType: Annotated[Any, _IGNORED]
+    adjustmentReferenceId: Annotated[Any, _IGNORED]
+    adjustmentEffectiveFrom: Annotated[Any, _IGNORED]
+    adjustmentEffectiveUntil: Annotated[Any, _IGNORED]
+    prices: Annotated[Any, _IGNORED]
+
+
+DIMENSIONS = ("weight", "height", "width", "length")
+IGNORED_ITEM_FIELDS = frozenset(
+    {
+        "catalogItemID",
+        "selectedPriceType",
+        "adjustmentReferenceId",
+        "adjustmentEffectiveFrom",
+        "adjustmentEffectiveUntil",
+        "prices",
+    }
+)
+
+
+@with_config(_FORBID)
+class ExperimentVariantAllocation(TypedDict):
+    experimentID: Integer
+    variantID: Integer
+
+
+@with_config(_FORBID)
+class CustomerSession(TypedDict, total=False):
+    """What an update asks of a session; omitted or null keeps what the session has."""
+
+    profileId: Text1000 | None
+    storeIntegrationId: Annotated[Text1000, Field(min_length=1)] | None
+    evaluableCampaignIds: Annotated[list[Integer], Field(fail_fast=True)] | None
+    experimentVariantAllocations: Annotated[list[ExperimentVariantAllocation], Field(fail_fast=True)] | None
+    couponCodes: Annotated[list[Text100], Field(fail_fast=True)] | None
+    referralCode: Text100 | None
+    loyaltyCards: Annotated[list[Text], Field(max_length=1)] | None
+    state: State | None
+    cartItems: Annotated[list[CartItem], Field(fail_fast=True, json_schema_extra={"maxItems": MAX_ITEMS})] | None
+    additionalCosts: dict[str, AdditionalCost] | None
+    identifiers: Annotated[list[Text], Field(max_length=5)] | None
+    attributes: Attributes | None
+    coupon: Annotated[Text100, Field(description="The v1 name: one couponCode, or none when empty.")] | None
+    referral: Annotated[Text100, Field(description="The v1 name of referralCode.")] | None
+
+
+@with_config(_FORBID)
+class ReturnedCartItem(TypedDict, total=False):
+    """Names a line by `position` or by `sku`; without `quantity`, all that remains of it."""
+
+    position: NaturalNumber | None
+    sku: Text | None
+    quantity: Annotated[int, _integer(minimum=1), WithJsonSchema({**_JSON_INTEGER, "minimum": 1})] | None
+
+
+@with_config(_FORBID)
+class Return(TypedDict):
+    returnedCartItems: Annotated[list[ReturnedCartItem], Field(fail_fast=True, json_schema_extra={"minItems": 1})]
+
+
+_ReturnField = TypedDict("_ReturnField", {"return": Return | None}, total=False)
+"""A field named by a keyword of Python can only be declared this way."""
+
+
+@with_config(_FORBID)
+class UpdateRecord(_ReturnField, total=False):
+    """The value of an update record; a Kafka record without a value deletes the session of its key."""
+
+    type: Kind | None
+    integrationId: Annotated[Text1000, Field(json_schema_extra={"minLength": 1})] | None
+    eventId: Annotated[Text, Field(min_length=1, max_length=255)] | None
+    occurredAt: Instant | None
+    applicationId: Integer | None
+    dry: Flag | None
+    customerSession: CustomerSession | None
+    responseContent: Annotated[Any, Field(description="Accepted and ignored.")]
+
+
+# ------------------------------------------------------------------------------------------ what a snapshot has
+
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$")]
+Total = Annotated[float, Field(description="An exact decimal of at most 15 significant digits.")]
+
+
+@with_config(_FORBID)
+class SnapshotItem(TypedDict):
+    """A line of a session's cart: what was sold, what was returned of it, what remains."""
+
+    name: NotRequired[str]
+    sku: str
+    quantity: Quantity
+    returnedQuantity: NaturalNumber
+    remainingQuantity: NaturalNumber
+    price: Amount
+    category: NotRequired[str]
+    product: NotRequired[Product]
+    weight: NotRequired[Dimension]
+    height: NotRequired[Dimension]
+    width: NotRequired[Dimension]
+    length: NotRequired[Dimension]
+    position: NaturalNumber
+    attributes: NotRequired[Attributes]
+    additionalCosts: NotRequired[dict[str, AdditionalCost]]
+
+
+@with_config(_FORBID)
+class Snapshot(TypedDict):
+    """CustomerSessionV2: the state of a session after an update record, totals before discounts and as sold."""
+
+    id: Annotated[int, Field(gt=0, description="partition * 2^40 + offset + 1 of the record that created the session.")]
+    created: Time
+    integrationId: Annotated[Text1000, Field(min_length=1)]
+    applicationId: int
+    profileId: Text1000
+    storeIntegrationId: NotRequired[Annotated[Text1000, Field(min_length=1)]]
+    evaluableCampaignIds: NotRequired[Annotated[list[Integer], Field(min_length=1)]]
+    experimentVariantAllocations: NotRequired[Annotated[list[ExperimentVariantAllocation], Field(min_length=1)]]
+    couponCodes: NotRequired[Annotated[list[Text100], Field(min_length=1)]]
+    referralCode: NotRequired[Annotated[Text100, Field(min_length=1)]]
+    loyaltyCards: NotRequired[Annotated[list[str], Field(min_length=1, max_length=1)]]
+    state: State
+    cartItems: Annotated[list[SnapshotItem], Field(max_length=MAX_ITEMS)]
+    additionalCosts: NotRequired[Annotated[dict[str, AdditionalCost], Field(min_length=1)]]
+    identifiers: NotRequired[Annotated[list[str], Field(min_length=1, max_length=5)]]
+    attributes: Attributes
+    firstSession: bool
+    updateCount: Annotated[int, Field(ge=1)]
+    total: Total
+    cartItemTotal: Total
+    additionalCostTotal: Total
+    cartItemAdditionalCostTotal: Total
+    updated: Time
+    closurePrediction: NotRequired[Annotated[float, Field(ge=0, le=1)]]
+
+
+@with_config(_FORBID)
+class SnapshotV1(TypedDict):
+    """CustomerSession v1: the same session in the older form, for readers that have not moved on."""
+
+    integrationId: Annotated[Text1000, Field(min_length=1)]
+    created: Time
+    applicationId: int
+    profileId: Text1000
+    coupon: Text100
+    referral: Text100
+    state: State
+    cartItems: Annotated[list[SnapshotItem], Field(max_length=MAX_ITEMS)]
+    identifiers: Annotated[list[str], Field(max_length=5)]
+    total: Total
+    attributes: Attributes
+    firstSession: bool
+    discounts: Annotated[dict[str, float], Field(max_length=0, description="This worker evaluates no campaigns.")]
+    updated: Time
+
+
+Session = dict[str, Any]
+"""A Snapshot as plain data, the fold's state; its keys are in the order of SNAPSHOT_FIELDS."""
+
+SNAPSHOT_FIELDS = tuple(Snapshot.__annotations__)
+
+# ------------------------------------------------------------------------------------------------- the request
+
+
+class Cart(NamedTuple):
+    """A whole cart, ready for a snapshot, with its totals in billionths of the currency's unit."""
+
+    items: list[dict[str, Any]]
+    item_total: int
+    cost_total: int
+
+
+@dataclass(slots=True)
+class Request:
+    """An update record that no rule without the session's state refuses.
+
+    *occurred_at* is in the snapshot's form. *changes* is an update's customerSession without cartItems, which *cart*
+    holds; *cost_total* is the sum of its additionalCosts in billionths. *returned* are a return's entries.
+    """
+
+    kind: Kind | Literal["delete"]
+    integration_id: str
+    occurred_at: str
+    event_id: str | None = None
+    dry: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+    cart: Cart | None = None
+    cost_total: int | None = None
+    returned: list[ReturnedCartItem] = field(default_factory=list)

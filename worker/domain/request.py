@@ -1,0 +1,430 @@
+"""Reads an update record's value: a Request, or the Rejection of the first failing row.
+
+The good path is one call of pydantic from bytes to data, then the few rules that types cannot say. Only a record that
+fails is parsed a second time, exactly and slowly, so that every rule is judged and the first failing row is found.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from math import isinf
+from typing import Any, Literal, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from worker.domain.model import (
+    AMOUNT_LIMIT,
+    DIMENSIONS,
+    IGNORED_ITEM_FIELDS,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    MAX_DEPTH,
+    MAX_ITEMS,
+    MAX_UNITS,
+    ROW_OF,
+    Cart,
+    CartItem,
+    ExperimentVariantAllocation,
+    Integer,
+    Rejection,
+    Request,
+    ReturnedCartItem,
+    Rules,
+    Text100,
+    UpdateRecord,
+    instant,
+    to_the_second,
+)
+from worker.domain.money import nanos
+
+FUTURE_MILLISECONDS = 3_600_000
+"""How far occurredAt may lie after the record's Kafka timestamp."""
+
+_RECORD: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
+_ELEMENTS: dict[tuple[str, str], TypeAdapter[Any]] = {
+    ("customerSession", "cartItems"): TypeAdapter(CartItem),
+    ("customerSession", "couponCodes"): TypeAdapter(Text100),
+    ("customerSession", "evaluableCampaignIds"): TypeAdapter(Integer),
+    ("customerSession", "experimentVariantAllocations"): TypeAdapter(ExperimentVariantAllocation),
+    ("return", "returnedCartItems"): TypeAdapter(ReturnedCartItem),
+}
+"""The lists that may be long, with the type of their elements."""
+
+_KINDS = ("update", "return", "reopen")
+
+
+def read(value: bytes | None, key: bytes | None, timestamp: int, rules: Rules) -> Request | Rejection:
+    """Read the *value* and *key* of an update record whose Kafka timestamp (its origin's) is *timestamp* milliseconds.
+
+    >>> read(b'{"customerSession": {"cartItems": []}}', b"s-1", 1795372800000, Rules()).kind
+    'update'
+    >>> read(b'{"customerSession": {"cartItem": []}}', b"s-1", 1795372800000, Rules()).pointer
+    '/customerSession/cartItem'
+    """
+    if value is None:
+        return _deletion(key, timestamp)
+    if len(value) > rules.max_record_bytes:
+        message = f"The value has {len(value)} bytes, more than the {rules.max_record_bytes} allowed."
+        return Rejection("record_too_large", "", message)
+    extra: Literal["forbid", "ignore"] = "ignore" if rules.unknown_fields == "ignore" else "forbid"
+    if _is_nested_too_deep(value) or _may_hold_constants(value):
+        return _judge(value, key, timestamp, rules, extra)
+    try:
+        record = _RECORD.validate_json(value, extra=extra)
+    except ValidationError:
+        return _judge(value, key, timestamp, rules, extra)
+    return _head(record, key, rules) or _body(record, key, timestamp)
+
+
+def _deletion(key: bytes | None, timestamp: int) -> Request | Rejection:
+    integration_id = _text(key)
+    if not integration_id:
+        return Rejection("missing_integration_id", "", "A tombstone needs the session's integrationId as its key.")
+    return _long_key(integration_id) or Request("delete", integration_id, instant(timestamp))
+
+
+def _judge(
+    value: bytes, key: bytes | None, timestamp: int, rules: Rules, extra: Literal["forbid", "ignore"]
+) -> Request | Rejection:
+    """Read a doubtful record again, every rule in its row."""
+    document = _parse(value)
+    if isinstance(document, Rejection):
+        return document
+    head = _head(document, key, rules)
+    try:
+        record = _RECORD.validate_python(document, extra=extra)
+    except ValidationError:
+        findings = [head, *_findings(document, extra)] if head else _findings(document, extra)
+        return min(findings, key=lambda found: ROW_OF[found.code])
+    return head or _body(record, key, timestamp)
+
+
+def _findings(document: dict[str, Any], extra: Literal["forbid", "ignore"]) -> Iterator[Rejection]:
+    """Find everything that pydantic holds against *document*.
+
+    The types stop at a list's first failing element. Here the elements are judged one at a time, up to 1,000 failing
+    ones: a cart can have no more, and a megabyte of broken elements must not hold up its partition for seconds.
+    """
+    shell = {**document}
+    for (outer, inner), element_type in _ELEMENTS.items():
+        body = shell.get(outer)
+        if type(body) is not dict or type(body.get(inner)) is not list:
+            continue
+        shell[outer] = {**body, inner: []}
+        failing = 0
+        for index, element in enumerate(body[inner]):
+            try:
+                element_type.validate_python(element, extra=extra)
+            except ValidationError as error:
+                yield from (_finding(details, (outer, inner, index)) for details in _details(error))
+                failing += 1
+                if failing == MAX_ITEMS:
+                    break
+    try:
+        _RECORD.validate_python(shell, extra=extra)
+    except ValidationError as error:
+        yield from (_finding(details, ()) for details in _details(error))
+
+
+def _details(error: ValidationError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_context=False)
+
+
+# ------------------------------------------------------------------------------------ rows that types cannot say
+
+
+def _head(record: Mapping[str, Any], key: bytes | None, rules: Rules) -> Rejection | None:
+    """Judge identity, type, application and fields that exclude each other, in the order of their rows.
+
+    Takes a validated record or a document that failed validation, so nothing here trusts a type.
+    """
+    integration_id = record.get("integrationId")
+    if integration_id is None and not _text(key):
+        return Rejection("missing_integration_id", "", "No integrationId, and the key is null, empty or not UTF-8.")
+    if integration_id == "":
+        return Rejection("missing_integration_id", "/integrationId", "integrationId is empty.")
+    changes, returned = record.get("customerSession"), record.get("return")
+    kind = _kind(record)
+    if kind is None:
+        message = f"type is {_cut(record.get('type'))}: neither update, return nor reopen, nor do the fields tell it."
+        return Rejection("unknown_type", "/type", message)
+    application_id = record.get("applicationId")
+    if type(application_id) in (int, float) and application_id != rules.application_id:
+        message = f"applicationId is {_cut(application_id)}, this worker's is {rules.application_id}."
+        return Rejection("wrong_application", "/applicationId", message)
+    if changes is not None and kind != "update":
+        return Rejection("ambiguous_field", "/customerSession", f"A {kind} takes no customerSession.")
+    if returned is not None and kind != "return":
+        return Rejection("ambiguous_field", "/return", f"A record of type {kind} takes no return.")
+    if isinstance(changes, dict):
+        for old, new in (("coupon", "couponCodes"), ("referral", "referralCode")):
+            if changes.get(old) is not None and changes.get(new) is not None:
+                message = f"{old} is the v1 name of {new}: give one of them."
+                return Rejection("ambiguous_field", f"/customerSession/{old}", message)
+    if kind == "update" and changes is None:
+        return Rejection("invalid_field", "/customerSession", "An update needs a customerSession.")
+    if kind == "return" and returned is None:
+        return Rejection("invalid_field", "/return", "A return needs a return with its returnedCartItems.")
+    return None if integration_id is not None else _long_key(_text(key))
+
+
+def _body(record: dict[str, Any], key: bytes | None, timestamp: int) -> Request | Rejection:
+    """Judge numbers, counts, time and the entries of a return, in the order of their rows, and make the request."""
+    kind = _kind(record) or "update"
+    dry = record.get("dry") or False
+    changes: dict[str, Any] = record.get("customerSession") or {}
+    cart = cost_total = None
+    units = 0
+    if changes:
+        items, costs = changes.pop("cartItems", None), changes.get("additionalCosts")
+        if items is not None:
+            cart, units, unfit = _read_cart(items)
+            if unfit:
+                return _out_of_range(unfit)
+        if costs is not None:
+            cost_total, unfit = _read_costs(costs, "/customerSession/additionalCosts")
+            if unfit:
+                return _out_of_range(unfit)
+        if changes.get("attributes") and (unfit := _unfit(changes["attributes"], "/customerSession/attributes")):
+            return _out_of_range(unfit)
+        if items is not None and len(items) > MAX_ITEMS:
+            message = f"The cart has {len(items)} items, more than {MAX_ITEMS}."
+            return Rejection("too_many_items", "/customerSession/cartItems", message)
+        if units > MAX_UNITS:
+            message = f"The quantities add up to {units}, more than {MAX_UNITS}."
+            return Rejection("too_many_units", "/customerSession/cartItems", message)
+    occurred_at = record.get("occurredAt")
+    if occurred_at is None:
+        occurred_at = instant(timestamp)
+    elif occurred_at > to_the_second(timestamp // 1000) and occurred_at > instant(timestamp + FUTURE_MILLISECONDS):
+        message = f"occurredAt is {occurred_at}, over an hour after the record's own {instant(timestamp)}."
+        return Rejection("occurred_in_future", "/occurredAt", message)
+    if dry and kind == "reopen":
+        return Rejection("dry_not_supported", "/dry", "A reopen cannot be tried dry.")
+    returned = (record.get("return") or {}).get("returnedCartItems", ())
+    if kind == "return" and (refused := _judge_entries(returned)):
+        return refused
+    integration_id = record.get("integrationId") or _text(key) or ""
+    event_id = record.get("eventId")
+    return Request(kind, integration_id, occurred_at, event_id, dry, changes, cart, cost_total, returned)
+
+
+def _judge_entries(entries: list[dict[str, Any]]) -> Rejection | None:
+    where = "/return/returnedCartItems"
+    if not entries:
+        return Rejection("empty_return", where, "A return needs at least one entry.")
+    for index, entry in enumerate(entries):
+        by_position, by_sku = entry.get("position") is not None, entry.get("sku") is not None
+        if by_position and by_sku:
+            return Rejection("ambiguous_item", f"{where}/{index}", "The entry names a position and a sku: give one.")
+        if not by_position and not by_sku:
+            return Rejection("missing_item", f"{where}/{index}", "The entry names neither a position nor a sku.")
+    return None
+
+
+# ------------------------------------------------------------------------------------------------- money in carts
+
+
+def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
+    """Bring validated *items* to a snapshot's form, in place; also give their units, and where an unfit number is."""
+    item_total = item_costs = units = 0
+    for position, item in enumerate(items):
+        quantity: int = item["quantity"]
+        price: float = item["price"]
+        units += quantity
+        item["returnedQuantity"] = 0
+        item["remainingQuantity"] = quantity
+        item["position"] = position
+        scaled = nanos(price)
+        if scaled is None:
+            return _NO_CART, 0, f"/customerSession/cartItems/{position}/price"
+        item_total += scaled * quantity
+        if not price:
+            item["price"] = 0.0
+        plain = _PLAIN_FIELDS
+        if "name" in item and item["name"] is not None:
+            plain += 1
+        if "category" in item and item["category"] is not None:
+            plain += 1
+        if len(item) > plain:
+            costs, unfit = _read_rare(item, f"/customerSession/cartItems/{position}")
+            if unfit:
+                return _NO_CART, 0, unfit
+            item_costs += costs * quantity
+    return Cart(items, item_total, item_costs), units, ""
+
+
+_NO_CART = Cart([], 0, 0)
+_PLAIN_FIELDS = 6
+"""So many fields has an item of sku, quantity and price, with those that the fold writes; name and category are plain
+too. Any other item is looked at twice (0.5 µs)."""
+
+
+def _read_rare(item: dict[str, Any], where: str) -> tuple[int, str]:
+    """Drop nulls and ignored fields of an *item*, in place; give its additional costs and where an unfit number is."""
+    if None in item.values() or not IGNORED_ITEM_FIELDS.isdisjoint(item):
+        for name in [name for name, value in item.items() if value is None or name in IGNORED_ITEM_FIELDS]:
+            del item[name]
+    for name in DIMENSIONS:
+        if name in item:
+            if nanos(item[name]) is None:
+                return 0, f"{where}/{name}"
+            item[name] += 0.0
+    if "attributes" in item and (unfit := _unfit(item["attributes"], f"{where}/attributes")):
+        return 0, unfit
+    if "additionalCosts" in item:
+        return _read_costs(item["additionalCosts"], f"{where}/additionalCosts")
+    return 0, ""
+
+
+def _read_costs(costs: dict[str, dict[str, float]], where: str) -> tuple[int, str]:
+    """Add up additional costs, in billionths, and write them without a negative zero, in place."""
+    total = 0
+    for name, cost in costs.items():
+        scaled = nanos(cost["price"])
+        if scaled is None:
+            return 0, f"{where}/{_escaped(name)}/price"
+        cost["price"] += 0.0
+        total += scaled
+    return total, ""
+
+
+def _unfit(value: Any, where: str) -> str:
+    """Point to the first number below *value* that neither 64 bits nor a double can hold; empty when there is none."""
+    for name, inner in value.items() if type(value) is dict else enumerate(value):
+        kind = type(inner)
+        if kind is int:
+            if not INTEGER_MIN <= inner <= INTEGER_MAX:
+                return f"{where}/{_escaped(name)}"
+        elif kind is float:
+            if isinf(inner):
+                return f"{where}/{_escaped(name)}"
+        elif (kind is dict or kind is list) and (unfit := _unfit(inner, f"{where}/{_escaped(name)}")):
+            return unfit
+    return ""
+
+
+def _out_of_range(pointer: str) -> Rejection:
+    message = "The number has more digits or a greater magnitude than totals can carry exactly."
+    return Rejection("number_out_of_range", pointer, message)
+
+
+# -------------------------------------------------------------------------------------------------- exact parsing
+
+_PAIRS = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_LONE = re.compile(r"\\u[dD][89a-fA-F]")
+_TO_BRACES = bytes.maketrans(b"[]", b"{}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _parse(value: bytes) -> dict[str, Any] | Rejection:
+    """Parse JSON as the contract understands it, integers of any length and all."""
+    try:
+        if _is_nested_too_deep(value):
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        text = value.decode()
+        if _LONE.search(_PAIRS.sub("", text)):
+            raise ValueError("a string holds a lone surrogate")
+        document = json.loads(text, parse_constant=_no_constant, parse_int=_whole)
+    except UnicodeDecodeError as error:
+        return Rejection("malformed_json", "", f"The value is not UTF-8: byte {error.start} is wrong.")
+    except ValueError as error:
+        return Rejection("malformed_json", "", f"The value is not a JSON document: {error}.")
+    if type(document) is not dict:
+        return Rejection("malformed_json", "", f"The value is not a JSON object: {_cut(document)}.")
+    return document
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _whole(digits: str) -> int | float:
+    """Read an integer; one that no double could hold is infinite, since only its being out of range matters."""
+    return int(digits) if len(digits) < 300 else float(digits)
+
+
+def _may_hold_constants(value: bytes) -> bool:
+    """Tell whether NaN or Infinity may stand in a text, which pydantic takes for JSON; most have not even an N."""
+    return (b"N" in value and b"NaN" in value) or b"Infinity" in value
+
+
+def _is_nested_too_deep(value: bytes) -> bool:
+    """Tell whether a JSON document is nested deeper than allowed; for anything else the answer means nothing."""
+    if value.count(b"{") + value.count(b"[") <= MAX_DEPTH:
+        return False
+    without_escapes = value.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(without_escapes.split(b'"')[::2]).translate(_TO_BRACES, _NO_BRACKETS)
+    for _level in range(MAX_DEPTH):
+        brackets = brackets.replace(b"{}", b"")  # takes the innermost level off
+    return bool(brackets)
+
+
+# ------------------------------------------------------------------------------------------------- small questions
+
+
+def _finding(details: ErrorDetails, where: tuple[str | int, ...]) -> Rejection:
+    """Name the code and the place of what pydantic found in the part of the record at *where*."""
+    names, given = where + details["loc"], details["input"]
+    pointer = "".join(f"/{_escaped(name)}" for name in names)
+    error, last = details["type"], names[-1]
+    if names == ("type",):
+        code = "unknown_type"
+    elif error == "extra_forbidden":
+        code = "unknown_field"
+    elif last == "price" and (error == "missing" or given is None):
+        code = "missing_price"
+    elif error in _NUMBER_ERRORS and _is_out_of_range(given, last):
+        code = "number_out_of_range"
+    else:
+        code = "invalid_field"
+    what = "is missing" if error == "missing" else f"is {_cut(given)}"
+    return Rejection(code, pointer, f"{_cut(last)} {what}: {details['msg']}.")
+
+
+_NUMBER_ERRORS = {"integer", "finite_number", "greater_than", "less_than", "greater_than_equal", "less_than_equal"}
+_NEVER_NEGATIVE = {"quantity", "position", *DIMENSIONS}
+
+
+def _is_out_of_range(given: object, name: int | str) -> bool:
+    """Tell whether a number that failed is one that the contract's numbers cannot hold, however it is meant."""
+    if type(given) not in (int, float) or not isinstance(given, int | float):
+        return False
+    if given < 0 and name in _NEVER_NEGATIVE:
+        return False
+    if name == "price" or name in DIMENSIONS:
+        return abs(given) >= AMOUNT_LIMIT
+    return isinf(given) or (int(given) == given and not INTEGER_MIN <= given <= INTEGER_MAX)
+
+
+def _kind(record: Mapping[str, Any]) -> Literal["update", "return", "reopen"] | None:
+    kind = record.get("type")
+    if kind is None:
+        changes, returned = record.get("customerSession"), record.get("return")
+        if (changes is None) == (returned is None):
+            return None
+        return "update" if returned is None else "return"
+    return kind if kind in _KINDS else None
+
+
+def _long_key(integration_id: str) -> Rejection | None:
+    if len(integration_id) <= 1000:
+        return None
+    return Rejection("invalid_field", "/integrationId", "The key is the integrationId and has over 1000 characters.")
+
+
+def _text(key: bytes | None) -> str:
+    try:
+        return key.decode() if key else ""
+    except UnicodeDecodeError:
+        return ""
+
+
+def _escaped(name: object) -> str:
+    return str(name).replace("~", "~0").replace("/", "~1")
+
+
+def _cut(value: object) -> str:
+    """Show an offending value in at most 100 characters."""
+    return repr(value)[:100]

@@ -1,0 +1,57 @@
+"""Takes returned units off a cart, all or none."""
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import Any
+
+from worker.domain.model import Rejection, ReturnedCartItem
+
+Line = dict[str, Any]
+
+
+def take_back(lines: Sequence[Line], entries: Sequence[ReturnedCartItem]) -> list[Line] | Rejection:
+    """Return what *entries* name, in their order, from the lines of a cart; without a quantity, all that remains.
+
+    An entry by sku takes from the lines that carry it, first line first. The lines given are not changed: a refused
+    return must leave no trace. The cost grows with lines and entries, never with their product.
+
+    >>> mugs = [{"sku": "mug", "quantity": 2, "returnedQuantity": 0, "remainingQuantity": 2}]
+    >>> take_back(mugs, [{"sku": "mug", "quantity": 1}])[0]["remainingQuantity"]
+    1
+    >>> take_back(mugs, [{"position": 0, "quantity": 3}]).code
+    'return_exceeds_remaining'
+    """
+    after = [{**line} for line in lines]
+    by_sku: defaultdict[str, deque[Line]] = defaultdict(deque)
+    remaining: defaultdict[str, int] = defaultdict(int)
+    for line in after:
+        by_sku[line["sku"]].append(line)
+        remaining[line["sku"]] += line["remainingQuantity"]
+    for index, entry in enumerate(entries):
+        position, sku = entry.get("position"), entry.get("sku") or ""
+        if position is None and sku in remaining:
+            queue, rest = by_sku[sku], remaining[sku]
+        elif position is not None and position < len(after):
+            line = after[position]
+            sku, queue, rest = line["sku"], deque((line,)), line["remainingQuantity"]
+        else:
+            name = f"sku {sku[:100]!r}" if position is None else f"position {position}"
+            return Rejection("unknown_item", _pointer(index), f"The cart has no line with {name}.")
+        quantity = entry.get("quantity") or rest
+        if not 0 < quantity <= rest:
+            message = f"{quantity or 'All'} to return, but {rest} of sku {sku[:100]!r} remain."
+            return Rejection("return_exceeds_remaining", _pointer(index), message)
+        remaining[sku] -= quantity
+        while quantity:
+            line = queue[0]
+            taken = min(quantity, line["remainingQuantity"])
+            line["returnedQuantity"] += taken
+            line["remainingQuantity"] -= taken
+            quantity -= taken
+            if quantity:
+                queue.popleft()
+    return after
+
+
+def _pointer(index: int) -> str:
+    return f"/return/returnedCartItems/{index}"

@@ -1,0 +1,216 @@
+"""Folds one request into a session: the new session, or a Rejection.
+
+Pure: the session given is never changed, parts of it are shared with the new one.
+"""
+
+from typing import Any, NamedTuple
+
+from worker.domain.lifecycle import MOVES, Event, refusal
+from worker.domain.model import SNAPSHOT_FIELDS, Kind, Rejection, Request, Rules, Session, SnapshotV1, State
+from worker.domain.money import MAX_DIGITS, NANOS, amount, total_nanos
+from worker.domain.returns import take_back
+
+
+class Folded(NamedTuple):
+    """An accepted request: the session after it, what happened, and what of the request was not applied.
+
+    *claims* tells that the session has a profile whose first session is not known to be this one or another; its
+    firstSession is False until a verdict says so.
+    """
+
+    session: Session
+    event: Event
+    ignored: tuple[str, ...]
+    claims: bool
+
+
+def fold(session: Session | None, request: Request, session_id: int, rules: Rules) -> Folded | Rejection:
+    """Fold an update, return or reopen into *session* (None: there is none, then *session_id* becomes its id).
+
+    >>> request = Request("update", "s-1", "2026-11-22T10:00:00.000Z", changes={"profileId": ""})
+    >>> folded = fold(None, request, 1, Rules())
+    >>> folded.event, folded.session["state"], folded.session["firstSession"]
+    ('created', 'open', True)
+    >>> fold(None, Request("reopen", "s-1", "2026-11-22T10:00:00.000Z"), 1, Rules()).code
+    'unknown_session'
+    """
+    match request.kind:
+        case "update":
+            return _update(session, request, session_id, rules)
+        case "return":
+            return _return(session, request)
+        case "reopen":
+            return _moved(session, request, "open")
+        case "delete":
+            raise ValueError("a deletion leaves no session to fold into")
+
+
+def v1_view(session: Session) -> SnapshotV1:
+    """Show a session in the older form, CustomerSession v1."""
+    coupons = session.get("couponCodes")
+    return {
+        "integrationId": session["integrationId"],
+        "created": session["created"],
+        "applicationId": session["applicationId"],
+        "profileId": session["profileId"],
+        "coupon": coupons[0] if coupons else "",
+        "referral": session.get("referralCode", ""),
+        "state": session["state"],
+        "cartItems": session["cartItems"],
+        "identifiers": session.get("identifiers", []),
+        "total": session["total"],
+        "attributes": session["attributes"],
+        "firstSession": session["firstSession"],
+        "discounts": {},
+        "updated": session["updated"],
+    }
+
+
+# ------------------------------------------------------------------------------------------- one function a kind
+
+
+def _update(session: Session | None, request: Request, session_id: int, rules: Rules) -> Folded | Rejection:
+    changes = request.changes
+    if session is None:
+        return _created(request, session_id, rules)
+    folded = _moved(session, request, changes.get("state") or "open")
+    if isinstance(folded, Rejection):
+        return folded
+    after = folded.session
+    if session["state"] != "open":
+        names = [name for name, value in changes.items() if value is not None and name != "state"]
+        if request.cart is not None:
+            names.append("cartItems")
+        return folded._replace(ignored=tuple(sorted(names)))
+    if refused := _apply(after, request):
+        return refused
+    if after["profileId"] == session["profileId"]:
+        return Folded(_in_order(after), folded.event, (), claims=False)
+    has_profile = bool(after["profileId"])
+    after["firstSession"] = not has_profile
+    return Folded(_in_order(after), folded.event, (), has_profile)
+
+
+def _created(request: Request, session_id: int, rules: Rules) -> Folded | Rejection:
+    state: State = request.changes.get("state") or "open"
+    event = MOVES.get((None, "update", state))
+    if event is None:
+        return _refused(None, "update", state)
+    session: Session = {
+        "id": session_id,
+        "created": request.occurred_at,
+        "integrationId": request.integration_id,
+        "applicationId": rules.application_id,
+        "profileId": "",
+        "state": state,
+        "cartItems": [],
+        "attributes": {},
+        "firstSession": True,
+        "updateCount": 1,
+        "total": 0.0,
+        "cartItemTotal": 0.0,
+        "additionalCostTotal": 0.0,
+        "cartItemAdditionalCostTotal": 0.0,
+        "updated": request.occurred_at,
+    }
+    if refused := _apply(session, request):
+        return refused
+    has_profile = bool(session["profileId"])
+    session["firstSession"] = not has_profile
+    return Folded(_in_order(session), event, (), has_profile)
+
+
+def _return(session: Session | None, request: Request) -> Folded | Rejection:
+    folded = _moved(session, request, "partially_returned")
+    if isinstance(folded, Rejection):
+        return folded
+    lines = take_back(folded.session["cartItems"], request.returned)
+    if isinstance(lines, Rejection):
+        return lines
+    folded.session["cartItems"] = lines
+    return folded
+
+
+# ------------------------------------------------------------------------------------------------- their parts
+
+
+def _moved(session: Session | None, request: Request, asked: State) -> Folded | Rejection:
+    """Move a session to the state *asked* and count the request, or refuse the move."""
+    kind: Kind = request.kind  # type: ignore[assignment]
+    state = session["state"] if session else None
+    event = MOVES.get((state, kind, asked))
+    if session is None or event is None:
+        return _refused(state, kind, asked)
+    after = {**session, "state": asked, "updateCount": session["updateCount"] + 1}
+    if request.occurred_at > session["updated"]:
+        after["updated"] = request.occurred_at
+    return Folded(after, event, (), False)
+
+
+def _refused(state: State | None, kind: Kind, asked: State) -> Rejection:
+    code = refusal(state, kind, asked)
+    pointer = "/customerSession/state" if kind == "update" and code == "invalid_state" else ""
+    what = "There is no such session" if state is None else f"The session is {state}"
+    return Rejection(code, pointer, f"{what}: no {kind} can make it {asked}.")
+
+
+def _apply(session: Session, request: Request) -> Rejection | None:
+    """Write what an update asks into *session*, in place; refuse a total that no double carries."""
+    for name, value in request.changes.items():
+        if value is None or name == "state":
+            continue
+        if name == "attributes":
+            merged = {**session["attributes"], **value}
+            session["attributes"] = {key: kept for key, kept in merged.items() if kept is not None}
+        elif name == "profileId":
+            session["profileId"] = value
+        elif name == "coupon":
+            _set(session, "couponCodes", [value] if value else [])
+        elif name == "referral":
+            _set(session, "referralCode", value)
+        else:
+            _set(session, name, value)
+    return None if request.cart is None and request.cost_total is None else _write_totals(session, request)
+
+
+def _write_totals(session: Session, request: Request) -> Rejection | None:
+    """Put a new cart and the totals into *session*, in place; what the request leaves alone keeps its total."""
+    if request.cart is not None:
+        session["cartItems"], item_total, item_cost_total = request.cart
+    else:
+        item_total = total_nanos(session["cartItemTotal"])
+        item_cost_total = total_nanos(session["cartItemAdditionalCostTotal"])
+    cost_total = request.cost_total
+    if cost_total is None:
+        cost_total = total_nanos(session["additionalCostTotal"])
+    totals = (
+        ("total", item_total + cost_total + item_cost_total),
+        ("cartItemTotal", item_total),
+        ("additionalCostTotal", cost_total),
+        ("cartItemAdditionalCostTotal", item_cost_total),
+    )
+    for name, total in totals:
+        written = amount(total) if total else 0.0
+        if written is None:
+            message = f"{name} would be {total / NANOS!r}, which needs more than {MAX_DIGITS} significant digits."
+            return Rejection("number_out_of_range", "/customerSession", message)
+        session[name] = written
+    return None
+
+
+def _set(session: Session, name: str, value: Any) -> None:
+    """Set a field, or discard it when *value* is empty."""
+    if value:
+        session[name] = value
+    else:
+        session.pop(name, None)
+
+
+def _in_order(session: Session) -> Session:
+    """Bring the fields into the snapshot's order; only a field that is new can be out of it, and then stands last."""
+    if next(reversed(session)) in _LAST_FIELDS:
+        return session
+    return {name: session[name] for name in SNAPSHOT_FIELDS if name in session}
+
+
+_LAST_FIELDS = SNAPSHOT_FIELDS[-2:]

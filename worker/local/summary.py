@@ -1,0 +1,64 @@
+"""Shows what a replay came to, in tables a person wants to read."""
+
+from collections import Counter
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from worker.pipeline.replay import Replay
+
+
+def summary(replay: Replay, seconds: float) -> RenderableType:
+    """Lay out sessions by state with their turnover, what became of the records, and the speed (records a second).
+
+    Turnover is the sum of the sessions' totals as sold; it is a double for reading, each total in it is exact.
+    """
+    counts = replay.counts()
+    return Group(_sessions(replay), _outcomes(counts), _rejections(counts), _speed(replay.records, seconds))
+
+
+def _table(title: str, first: str, *numbers: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", min_width=46)
+    table.add_column(first)
+    for number in numbers:
+        table.add_column(number, justify="right")
+    return table
+
+
+def _sessions(replay: Replay) -> Table:
+    states: Counter[str] = Counter()
+    turnover: Counter[str] = Counter()
+    for session in replay.sessions():
+        states[session["state"]] += 1
+        turnover[session["state"]] += session["total"]
+    table = _table("Sessions", "state", "sessions", "turnover")
+    for state, number in states.most_common():
+        table.add_row(state, f"{number:,}", f"{turnover[state]:,.2f}")
+    table.add_section()
+    table.add_row("all", f"{states.total():,}", f"{sum(turnover.values()):,.2f}")
+    return table
+
+
+def _outcomes(counts: Counter[str]) -> Table:
+    table = _table("What became of the records", "outcome", "records")
+    for outcome, number in counts.most_common():
+        if not outcome.startswith("rejected."):
+            table.add_row(outcome.replace("_", " "), f"{number:,}")
+    table.add_row("rejected", f"{_rejected(counts).total():,}")
+    return table
+
+
+def _rejections(counts: Counter[str]) -> Table:
+    table = _table("Rejections", "code", "records")
+    for code, number in _rejected(counts).most_common():
+        table.add_row(code, f"{number:,}")
+    return table
+
+
+def _rejected(counts: Counter[str]) -> Counter[str]:
+    head = "rejected."
+    return Counter({key.removeprefix(head): number for key, number in counts.items() if key.startswith(head)})
+
+
+def _speed(records: int, seconds: float) -> str:
+    return f"\n{records:,} records in {seconds:.1f} s: {records / seconds:,.0f} records a second on one core"

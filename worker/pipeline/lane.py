@@ -1,0 +1,229 @@
+"""One partition's state and ledgers, and the overlay of a cycle.
+
+Theory of operation. A lane is what a worker holds for one partition number of one stage. It changes only when a cycle
+was committed:
+
+N1. A cycle folds into overlays. An overlay holds everything it changes, table entries, parked records, ledgers, and
+    reads through to its lane; the lane itself is not touched. An aborted cycle is an overlay that is dropped.
+N2. `adopt` makes an overlay the lane's state, only when the commit was answered. A crash between the two is a crash
+    after the commit: the lane is restored from what was committed.
+N3. Records queue in the order of their positions, without a gap or a repetition: `queue` drops what was queued before
+    and refuses a batch that starts beyond the lane's position (a stale prefetch; the caller seeks).
+N4. A restored lane first reads again the records that were not done, all of them (`is_complete`), and folds them
+    before anything new: heads, then their followers, then verdicts, then new records.
+N5. While a ledger is full, new records of its topic stay queued. Verdicts never do, so the ledger empties again.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from itertools import islice
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from worker.domain.model import Request
+from worker.domain.profile import Claim
+from worker.domain.session import Folded
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.wire import ConsumerRecord, Origin, ProducerRecord
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Batch(NamedTuple):
+    """What a fetch gave of one partition: the records between two positions, *start* up to but not including *end*.
+
+    Offsets may be missing in between, where transaction markers were or compaction took records out.
+    """
+
+    topic: str
+    start: int
+    end: int
+    records: Sequence[ConsumerRecord]
+
+
+class Arrival(NamedTuple):
+    """An update record whose fields are valid, and where it was taken from (its topic here and its offset there)."""
+
+    topic: str
+    offset: int
+    key: bytes
+    origin: Origin
+    value: bytes | None
+    request: Request
+
+
+class Pending(NamedTuple):
+    """An arrival whose claim waits for its verdict, with the snapshot that it will be then but for firstSession."""
+
+    arrival: Arrival
+    profile_id: str
+    claim: Claim
+    folded: Folded
+    snapshot: bytes
+    events: bytes
+
+
+class LostRecords(Exception):
+    """Records that were not done yet are not in the topic any more: what they said cannot be folded."""
+
+
+class Stage(Protocol):
+    """What a lane runs: folds one record after the other into an overlay."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The topics that it reads, in the order in which a cycle takes them."""
+
+    @property
+    def parks(self) -> frozenset[str]:
+        """Those of them whose records may have to wait."""
+
+    def fold(self, overlay: "Overlay", topic: str, record: ConsumerRecord) -> None:
+        """Fold one record of *topic*, new or not done yet."""
+
+
+class Layer(Generic[K, V]):
+    """What a cycle changes of a mapping, over what was committed; None stands for a removed key."""
+
+    __slots__ = ("_base", "changes")
+
+    def __init__(self, base: MutableMapping[K, V]) -> None:
+        self._base = base
+        self.changes: dict[K, V | None] = {}
+
+    def get(self, key: K) -> V | None:
+        """Read a key as this cycle sees it."""
+        if key in self.changes:
+            return self.changes[key]
+        return self._base.get(key)
+
+    def put(self, key: K, value: V | None) -> None:
+        """Change a key, or remove it with None."""
+        self.changes[key] = value
+
+    def adopt(self) -> None:
+        """Make the changes part of what they were laid over."""
+        for key, value in self.changes.items():
+            if value is None:
+                self._base.pop(key, None)
+            else:
+                self._base[key] = value
+
+
+class Lane:
+    """The state of one partition of a stage, as it was committed last."""
+
+    def __init__(
+        self, stage: Stage, partition: int, table: MutableMapping[bytes, bytes], ledgers: Mapping[str, Ledger]
+    ) -> None:
+        """Open a lane over its restored *table* and the ledgers, by topic, that were committed with it."""
+        self.stage = stage
+        self.partition = partition
+        self.table = table
+        self.ledgers = {topic: ledgers.get(topic) or Ledger() for topic in stage.reads}
+        self.heads: dict[bytes, Pending] = {}
+        self.followers: dict[bytes, tuple[Arrival, ...]] = {}
+        self.asked: dict[tuple[str, Claim], tuple[Pending, ...]] = {}
+        self.counts: Counter[str] = Counter()
+        self.queued: dict[str, deque[ConsumerRecord]] = {topic: deque() for topic in stage.reads}
+        self.again: dict[tuple[str, int], ConsumerRecord] = {}
+        self._ends = {topic: ledger.commit()[0] for topic, ledger in self.ledgers.items()}
+        self._missing = {(topic, offset) for topic, ledger in self.ledgers.items() for offset in ledger.not_done}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all records that were not done have been read again, so that cycles may start (N4)."""
+        return not self._missing
+
+    def position(self, topic: str) -> int:
+        """Give the offset at which the next batch of *topic* has to start."""
+        return self._ends[topic]
+
+    def queue(self, batch: Batch) -> bool:
+        """Queue what is new of a batch; False when it starts too late and has to be fetched from `position` (N3).
+
+        Raises LostRecords when the batch passes a record that is not done without bringing it.
+        """
+        topic, end = batch.topic, self._ends[batch.topic]
+        if batch.start > end:
+            return False
+        ledger = self.ledgers[topic]
+        for record in batch.records:
+            if record.offset >= max(end, ledger.next):
+                self.queued[topic].append(record)
+            elif (topic, record.offset) in self._missing:
+                self._missing.discard((topic, record.offset))
+                self.again[topic, record.offset] = record
+        self._ends[topic] = max(end, batch.end)
+        if self._missing and (lost := [at for at in self._missing if at[0] == topic and at[1] < batch.end]):
+            raise LostRecords(f"{topic}/{self.partition} no longer holds {len(lost)} records, first {min(lost)[1]}")
+        return True
+
+    def has_work(self) -> bool:
+        """Tell whether a cycle would find something to fold."""
+        return self.is_complete and (bool(self.again) or any(self.queued.values()))
+
+
+class Overlay:
+    """What one cycle changes of a lane (N1)."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.partition = lane.partition
+        self.table = Layer(lane.table)
+        self.heads = Layer(lane.heads)
+        self.followers = Layer(lane.followers)
+        self.asked = Layer(lane.asked)
+        self.ledgers: dict[str, Ledger] = {topic: ledger.copy() for topic, ledger in lane.ledgers.items()}
+        self.out: list[ProducerRecord] = []
+        self.counts: Counter[str] = Counter()
+        self._taken: dict[str, int] = {}
+
+    def run(self, limit: int) -> int:
+        """Fold what the lane has queued, at most *limit* records, and say how many; called once."""
+        stage, lane = self.lane.stage, self.lane
+        for topic, record in self._not_done():
+            stage.fold(self, topic, record)
+        folded = len(lane.again)
+        for topic in stage.reads:
+            ledger, queued, parks = self.ledgers[topic], lane.queued[topic], topic in stage.parks
+            taken = 0
+            for record in islice(queued, max(0, limit - folded)):
+                if parks and not ledger.has_room(record.offset):
+                    break  # N5
+                stage.fold(self, topic, record)
+                ledger.next = record.offset + 1
+                taken += 1
+            if taken == len(queued):
+                ledger.next = max(ledger.next, lane.position(topic))  # nothing but markers up to there
+            self._taken[topic] = taken
+            folded += taken
+        return folded
+
+    def offsets(self) -> dict[str, tuple[int, str]]:
+        """Give what to commit of each topic: the offset and the ledger in its metadata."""
+        return {topic: ledger.commit() for topic, ledger in self.ledgers.items()}
+
+    def adopt(self) -> None:
+        """Make this the lane's state; only when the commit was answered (N2)."""
+        for layer in (self.table, self.heads, self.followers, self.asked):
+            layer.adopt()
+        self.lane.ledgers = self.ledgers
+        self.lane.counts.update(self.counts)
+        self.lane.again.clear()
+        for topic, taken in self._taken.items():
+            queued = self.lane.queued[topic]
+            for _record in range(taken):
+                queued.popleft()
+
+    def _not_done(self) -> Iterator[tuple[str, ConsumerRecord]]:
+        """Yield the records read again, heads before their followers (N4)."""
+        order = {topic: place for place, topic in enumerate(self.lane.stage.reads)}
+        ledgers = self.lane.ledgers
+
+        def place(at: tuple[str, int]) -> tuple[bool, int, int]:
+            topic, offset = at
+            return not ledgers[topic].not_done[offset], order[topic], offset
+
+        for topic, offset in sorted(self.lane.again, key=place):
+            yield topic, self.lane.again[topic, offset]

@@ -1,0 +1,132 @@
+"""What of a source partition is done, what is parked, how far may be committed, and its encoding.
+
+Theory of operation. A stage takes the records of a source partition in order, but a record that waits for a verdict is
+finished later than records behind it. The ledger is what must be known of that after a crash:
+
+L1. Every offset below `next` is done, except those listed in `not_done`. So a record below `next` that arrives again
+    (a seek back, a second delivery) is dropped unless it is listed: nothing counts twice.
+L2. The committed offset is the first one not done, or `next`: a reader that starts there reads every listed record
+    again, and a tool that knows nothing of ledgers sees a true lag. It never passes a record that is not done.
+L3. `not_done` says of each record whether its claim was sent (it is a *head*): after a crash a head waits for its
+    verdict again and is not asked a second time.
+L4. The encoding fits the commit's metadata because a record is parked only when the ledger with it still fits. Taking
+    one out never lengthens the encoding: two deltas become one that is no longer than both were. (A bitmap of what is
+    done would grow by a verdict in the middle, and a full lane could never commit again.) The room that a growing
+    `next` needs is set aside once.
+
+The ledger is committed in the transaction that carries the outputs, so a crash finds both or neither. Offsets rise in
+`not_done`: records are parked in the order in which they are taken.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+
+MAX_METADATA_BYTES = 4096
+"""What a broker takes as an offset commit's metadata (offset.metadata.max.bytes, its default)."""
+
+_VERSION = 1
+_MAX_ENCODED = MAX_METADATA_BYTES // 4 * 3  # base64 writes three bytes as four characters
+_RESERVED = 1 + 10  # the version and the widest varint, for `next`
+
+
+class Ledger:
+    """The ledger of one source partition.
+
+    >>> ledger = Ledger(next=7)
+    >>> ledger.park(7, is_head=True); ledger.next = 9
+    >>> offset, metadata = ledger.commit()
+    >>> offset, Ledger.restore(offset, metadata).next
+    (7, 9)
+    """
+
+    __slots__ = ("_bytes", "next", "not_done")
+
+    def __init__(self, next: int = 0, not_done: dict[int, bool] | None = None) -> None:  # noqa: A002 (Kafka's word)
+        self.next = next
+        self.not_done: dict[int, bool] = not_done if not_done is not None else {}
+        self._bytes = sum(_width(entry) for entry in self._entries())
+
+    def copy(self) -> "Ledger":
+        """Give a ledger to change in a cycle that may be aborted."""
+        twin = Ledger(self.next)
+        twin.not_done = self.not_done.copy()
+        twin._bytes = self._bytes
+        return twin
+
+    def has_room(self, offset: int) -> bool:
+        """Tell whether the record at *offset*, behind all others, may be parked (L4)."""
+        if not self.not_done:
+            return True
+        added = _width(offset - next(reversed(self.not_done)) << 1)
+        if self._bytes + added > _MAX_ENCODED - _RESERVED:
+            self._bytes = sum(_width(entry) for entry in self._entries())  # what is done since made room
+        return self._bytes + added <= _MAX_ENCODED - _RESERVED
+
+    def park(self, offset: int, *, is_head: bool) -> None:
+        """List the record at *offset* as not done, or change whether it is a head; the caller has seen to `has_room`."""
+        if offset not in self.not_done:
+            last = next(reversed(self.not_done), offset)
+            self._bytes += _width(offset - last << 1)
+        self.not_done[offset] = is_head
+
+    def done(self, offset: int) -> None:
+        """Strike the record at *offset* off, if it is listed."""
+        self.not_done.pop(offset, None)
+
+    def commit(self) -> tuple[int, str]:
+        """Give the offset to commit and its metadata: empty when everything below the offset is done."""
+        if not self.not_done:
+            return self.next, ""
+        offset = next(iter(self.not_done))
+        encoded = bytearray((_VERSION,))
+        for number in (self.next - offset, *self._entries()):
+            _append_varint(encoded, number)
+        return offset, b64encode(encoded).decode()
+
+    @classmethod
+    def restore(cls, offset: int, metadata: str) -> "Ledger":
+        """Read back what `commit` gave.
+
+        Raises ValueError for metadata that this version did not write.
+        """
+        if not metadata:
+            return cls(offset)
+        encoded = b64decode(metadata, validate=True)
+        if encoded[0] != _VERSION:
+            raise ValueError(f"a ledger of version {encoded[0]}, this worker reads version {_VERSION}")
+        numbers = _varints(encoded[1:])
+        following = offset + next(numbers)
+        not_done: dict[int, bool] = {}
+        at = offset
+        for number in numbers:
+            at += number >> 1
+            not_done[at] = bool(number & 1)
+        return cls(following, not_done)
+
+    def _entries(self) -> Iterator[int]:
+        """Yield each record that is not done as the distance from the one before, and in the last bit whether a head."""
+        before = next(iter(self.not_done), 0)
+        for offset, is_head in self.not_done.items():
+            yield offset - before << 1 | is_head
+            before = offset
+
+
+def _width(number: int) -> int:
+    return max(1, (number.bit_length() + 6) // 7)
+
+
+def _append_varint(encoded: bytearray, number: int) -> None:
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+
+
+def _varints(encoded: bytes) -> Iterator[int]:
+    number = shift = 0
+    for byte in encoded:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            yield number
+            number = shift = 0

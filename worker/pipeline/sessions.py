@@ -1,0 +1,259 @@
+"""The stage by integrationId: folds update records into sessions, and publishes their snapshots.
+
+Theory of operation. A record is read (its fields), routed (is it at home?) and applied (to the session's state). One
+that gives a session a profile has to know first whether that makes it the profile's first session:
+
+S1. It is folded, so that a record which is refused claims nothing; then its claim is published and it becomes the
+    session's *head*. Nothing of it is in the table and nothing of it is published until the verdict is there.
+S2. Later records of that session follow behind the head, in order; those of other sessions go on.
+S3. A verdict is taken by the head that asked for it: the one with the same integrationId, profileId and created. Then
+    the followers are applied until one of them becomes a head. A verdict that nobody waits for changes nothing, so
+    one that is repeated after a crash is harmless.
+S4. Word that a session was demoted changes the table at once, also under a head: it touches the stored session only,
+    and only when that still has the profile, the created and the firstSession that the word is about.
+S5. Heads, followers and the ledger's lists change in the same overlay as the table. A crash before the commit leaves
+    the record new; after it, the record is not done, its claim is sent, and it becomes the head again without asking
+    (the ledger's L3). State cannot have moved in between: only the head itself may change its session.
+S6. A dry update asks without being a head: it depends on no state, so nobody waits behind it.
+S7. A record is done as soon as its outcome is in the overlay: published, refused, forwarded, dropped.
+"""
+
+from worker.domain.model import Rejection, Request, Rules, Session
+from worker.domain.profile import Claim
+from worker.domain.request import read
+from worker.domain.session import Folded, fold, v1_view
+from worker.pipeline import wire
+from worker.pipeline.lane import Arrival, Overlay, Pending
+from worker.pipeline.topology import Topology
+from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
+
+
+class Sessions:
+    """The sessions stage under the operator's *rules*, over the topics of *topology*."""
+
+    def __init__(self, rules: Rules, topology: Topology) -> None:
+        self.rules = rules
+        self.topology = topology
+        self.reads = (topology.verdicts, topology.rekeyed, topology.updates)
+        self.parks = frozenset((topology.rekeyed, topology.updates))
+        self._headers = SnapshotHeaders(rules.application_id)
+
+    def fold(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> None:
+        """Fold an update record, a stray that was sent home, or a verdict."""
+        if topic == self.topology.verdicts:
+            self._take_verdict(overlay, record)
+        elif not self._take(overlay, topic, record):
+            overlay.ledgers[topic].done(record.offset)  # S7
+
+    # ------------------------------------------------------------------------------------ read, route and apply
+
+    def _take(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> bool:
+        """Read and route an update record; tell whether it has to wait."""
+        origin = None
+        if topic == self.topology.rekeyed:
+            origin = wire.origin_of_stray(record)
+        is_lost = origin is None and topic == self.topology.rekeyed
+        offset, timestamp, record_key, value, headers = record
+        if origin is None:
+            origin = Origin(topic, overlay.partition, offset, timestamp, record_key, headers)
+        request = read(value, origin.key, origin.timestamp, self.rules)
+        if is_lost and not (isinstance(request, Rejection) and request.code == "record_too_large"):
+            message = "A record on this topic needs its origin in the last headers: only the worker writes here."
+            request = Rejection("missing_origin", "", message)
+        if isinstance(request, Rejection):
+            self._refuse(overlay, value, origin, request)
+            return False
+        key = request.integration_id.encode()
+        if record_key != key or overlay.table.get(key) is None:
+            home = self.topology.home(key, overlay.partition)
+            if home != overlay.partition or (record_key != key and self.topology.partitions is not None):
+                self._forward(overlay, home, key, value, origin)
+                return False
+        arrival = Arrival(topic, offset, key, origin, value, request)
+        if overlay.heads.get(key) is not None and not _stands_alone(request):
+            overlay.ledgers[topic].park(offset, is_head=False)
+            overlay.followers.put(key, (*(overlay.followers.get(key) or ()), arrival))
+            return True
+        return self._apply(overlay, arrival)
+
+    def _forward(self, overlay: Overlay, home: int, key: bytes, value: bytes | None, origin: Origin) -> None:
+        size = wire.frame_bytes(origin.key, origin.headers)
+        if size > wire.MAX_FRAME_BYTES:
+            message = f"A stray cannot be sent home: its key and headers have {size} bytes."
+            self._refuse(overlay, value, origin, Rejection("record_too_large", "", message))
+            return
+        overlay.counts["forwarded"] += 1
+        overlay.out.append(wire.forwarded(self.topology.rekeyed, home, key, value, origin))
+
+    def _apply(self, overlay: Overlay, arrival: Arrival) -> bool:
+        """Fold an arrival into its session; tell whether it has to wait for a verdict."""
+        _topic, _offset, key, origin, value, request = arrival
+        alone = _stands_alone(request)
+        entry = None if alone else overlay.table.get(key)
+        snapshot, events = wire.unpack(entry) if entry is not None else (None, b"")
+        if request.kind == "delete":
+            if entry is not None:
+                self._delete(overlay, arrival)
+            return False
+        if request.event_id is not None and not request.dry:
+            event = wire.event_entry(request.event_id, value or b"")
+            known = wire.recollect(events, event)
+            if known == "duplicate":
+                overlay.counts["duplicate"] += 1
+                return False
+            if known == "reused":
+                message = f"eventId {request.event_id[:100]!r} came before, with another value."
+                self._refuse(overlay, value, origin, Rejection("event_id_reused", "/eventId", message))
+                return False
+            events = wire.remember(events, event)
+        session = wire.decode(snapshot) if snapshot is not None else None
+        folded = fold(session, request, origin.session_id, self.rules)
+        if isinstance(folded, Rejection):
+            self._refuse(overlay, value, origin, folded)
+            return False
+        snapshot = wire.encode(folded.session)
+        # A first session may be demoted later: its size is that with "false", whenever that comes.
+        size = len(snapshot) + (folded.session["firstSession"] and folded.session["profileId"] != "")
+        if size > self.rules.max_snapshot_bytes:
+            message = f"The snapshot would have {size} bytes, more than the {self.rules.max_snapshot_bytes} allowed."
+            self._refuse(overlay, value, origin, Rejection("session_too_large", "", message))
+            return False
+        if folded.claims:
+            self._claim(overlay, arrival, folded, snapshot, events)
+            return True
+        self._publish(overlay, arrival, folded, snapshot, events)
+        return False
+
+    def _delete(self, overlay: Overlay, arrival: Arrival) -> None:
+        overlay.table.put(arrival.key, None)
+        overlay.counts["deleted"] += 1
+        headers = self._headers.of(wire.happening(arrival.origin, arrival.request.occurred_at), "deleted")
+        self._send(overlay, arrival.key, None, None, arrival.origin.timestamp, headers)
+
+    # -------------------------------------------------------------------------------------- claims and verdicts
+
+    def _claim(self, overlay: Overlay, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> None:
+        """Ask for a verdict, unless that was done before a crash (S5), and let the arrival wait for it (S1)."""
+        request, session = arrival.request, folded.session
+        profile_id = session["profileId"]
+        claim = Claim(session["created"], request.integration_id)
+        pending = Pending(arrival, profile_id, claim, folded, snapshot, events)
+        ledger = overlay.ledgers[arrival.topic]
+        if not ledger.not_done.get(arrival.offset):
+            what = wire.happening(arrival.origin, request.occurred_at)
+            home = self.topology.home(profile_id.encode(), overlay.partition)
+            message = ClaimMessage(profile_id, claim, request.dry, what)
+            overlay.out.append(wire.encode_claim(self.topology.claims, home, message))
+            ledger.park(arrival.offset, is_head=True)
+        if request.dry:
+            question = (profile_id, claim)
+            overlay.asked.put(question, (*(overlay.asked.get(question) or ()), pending))
+        else:
+            overlay.heads.put(arrival.key, pending)
+
+    def _take_verdict(self, overlay: Overlay, record: ConsumerRecord) -> None:
+        message = wire.decode_verdict(record)
+        if message is None:
+            overlay.counts["unreadable"] += 1
+            return
+        question = (message.profile_id, message.claim)
+        key = message.claim.integration_id.encode()
+        is_first = message.answer == "first"
+        if message.answer == "demoted":
+            self._demote(overlay, key, message)
+        elif message.dry:
+            for pending in overlay.asked.get(question) or ():
+                self._settle(overlay, pending, is_first=is_first)
+            overlay.asked.put(question, None)
+        else:
+            head = overlay.heads.get(key)
+            if head is not None and (head.profile_id, head.claim) == question:
+                overlay.heads.put(key, None)
+                self._settle(overlay, head, is_first=is_first)
+                self._release(overlay, key)
+
+    def _settle(self, overlay: Overlay, pending: Pending, *, is_first: bool) -> None:
+        """Publish what waited, now that its firstSession is known (S3)."""
+        arrival, folded, snapshot = pending.arrival, pending.folded, pending.snapshot
+        if is_first:
+            folded = folded._replace(session={**folded.session, "firstSession": True})
+            snapshot = wire.as_first_session(snapshot)
+        self._publish(overlay, arrival, folded, snapshot, pending.events)
+        overlay.ledgers[arrival.topic].done(arrival.offset)
+
+    def _release(self, overlay: Overlay, key: bytes) -> None:
+        """Apply the followers of a head that is done, up to the first that becomes a head itself (S3)."""
+        followers = overlay.followers.get(key) or ()
+        for place, arrival in enumerate(followers):
+            if self._apply(overlay, arrival):
+                overlay.followers.put(key, followers[place + 1 :] or None)
+                return
+            overlay.ledgers[arrival.topic].done(arrival.offset)
+        overlay.followers.put(key, None)
+
+    def _demote(self, overlay: Overlay, key: bytes, message: VerdictMessage) -> None:
+        """Publish a session again that another one turned out to be before (S4)."""
+        entry = overlay.table.get(key)
+        if entry is None:
+            return
+        snapshot, events = wire.unpack(entry)
+        session = wire.decode(snapshot)
+        if not session["firstSession"]:
+            return
+        if (session["profileId"], session["created"]) != (message.profile_id, message.claim.created):
+            return
+        session["firstSession"] = False
+        snapshot = wire.encode(session)
+        overlay.table.put(key, wire.pack(snapshot, events))
+        overlay.counts["reclassified"] += 1
+        what = message.what._replace(event_id=f"{message.what.event_id}/reclassified")
+        headers = self._headers.of(what, "reclassified", events=events)
+        self._send(overlay, key, snapshot, session, what.timestamp, headers)
+
+    # ------------------------------------------------------------------------------------------------- publishing
+
+    def _publish(self, overlay: Overlay, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> None:
+        """Publish the snapshot of an accepted record, and make it the session's state unless it was a dry run."""
+        key, origin, request = arrival.key, arrival.origin, arrival.request
+        what = wire.happening(origin, request.occurred_at)
+        if request.dry:
+            overlay.counts["dry_run"] += 1
+            headers = self._headers.of(what, folded.event, dry=True)
+            topic = self.topology.dry_runs
+            overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, origin.timestamp, headers))
+            return
+        overlay.table.put(key, wire.pack(snapshot, events))
+        overlay.counts[folded.event] += 1
+        headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
+        self._send(overlay, key, snapshot, folded.session, origin.timestamp, headers)
+
+    def _send(
+        self,
+        overlay: Overlay,
+        key: bytes,
+        snapshot: bytes | None,
+        session: Session | None,
+        timestamp: int,
+        headers: list[tuple[str, bytes]],
+    ) -> None:
+        """Send a snapshot or a tombstone, and its v1 view where that is asked for."""
+        partition = overlay.partition
+        overlay.out.append(ProducerRecord(self.topology.sessions, partition, key, snapshot, timestamp, headers))
+        if self.topology.v1 is not None:
+            view = None if session is None else wire.encode(v1_view(session))
+            v1 = wire.v1_headers(headers)
+            overlay.out.append(ProducerRecord(self.topology.v1, partition, key, view, timestamp, v1))
+
+    def _refuse(self, overlay: Overlay, value: bytes | None, origin: Origin, why: Rejection) -> None:
+        """Publish a rejection, or drop a record of another application where the operator wants that."""
+        if why.code == "wrong_application" and self.rules.other_applications == "skip":
+            overlay.counts["skipped"] += 1
+            return
+        overlay.counts[f"rejected.{why.code}"] += 1
+        topic, limit = self.topology.rejections, self.rules.max_record_bytes
+        overlay.out.append(wire.rejected(topic, overlay.partition, value, origin, why, limit))
+
+
+def _stands_alone(request: Request) -> bool:
+    """Tell whether a request is judged as if no session existed (S6)."""
+    return request.dry and request.kind == "update"
