@@ -55,7 +55,7 @@ class Fault(Enum):
     CRASH = "the worker dies with whatever was not committed, and starts again"
     ABORT = "the transaction is aborted, and the same records are folded again"
     REVOKE = "another worker takes the partitions; the commit of the one that had them is refused"
-    SEEK_BACK = "the consumer goes back to the committed offsets: records are delivered a second time"
+    SEEK_BACK = "the consumer goes back to the beginning: all that was fetched is delivered a second time"
     DUPLICATE = "the producer sends its last update record once more"
 
 
@@ -196,7 +196,7 @@ class StreamDriver:
         generation, lanes = self._generation, [lane for lane in self._lanes if lane.has_work()]
         overlays = [Overlay(lane) for lane in lanes]
         for overlay in overlays:
-            limit = 1 + self._choose(100) if self._choose else len(overlay.lane.stage.reads) * self._max_poll_records
+            limit = 1 + self._choose(100) if self._choose else 1_000_000
             self._progress |= overlay.run(limit) > 0
         yield "fold"
         if not self._commit(overlays, generation):
@@ -211,7 +211,8 @@ class StreamDriver:
         self._progress = bool(sources)
         if self._choose is None:
             for lane, topic in sources:
-                self._poll(lane, topic, lane.position(topic), self._max_poll_records)
+                if not lane.queued[topic]:
+                    self._poll(lane, topic, lane.position(topic), self._max_poll_records)
         elif sources:
             lane, topic = sources[self._choose(len(sources))]
             self._poll(lane, topic, lane.position(topic), 1 + self._choose(50))
@@ -255,8 +256,9 @@ class StreamDriver:
                 return step in ("fetch", "fold")
             case Fault.SEEK_BACK:
                 for lane, topic in self._sources():
-                    start, _ledger = self._commits.get((topic, lane.partition), (0, ""))
-                    self._poll(lane, topic, start, self._max_poll_records)
+                    end = lane.position(topic)
+                    known = [record for record in self._log(topic, lane.partition).records if record.offset < end]
+                    lane.queue(Batch(topic, 0, end, known))
                 return False
             case Fault.DUPLICATE:
                 if self._last is not None:

@@ -9,7 +9,7 @@ from worker.pipeline.wire import ConsumerRecord
 from worker.testing import StreamDriver, Update
 
 REKEYED = "session-updates-rekeyed"
-EMPTY = {"customerSession": {}}
+EMPTY: dict[str, object] = {"customerSession": {}}
 ANYTHING = "integrationId, or anything"
 TABLE = [
     ("updates", "session-updates", ANYTHING, "delete"),
@@ -165,7 +165,9 @@ def test_a_tombstone_in_the_wrong_partition_deletes_the_session_at_home(network)
 
 def test_update_records_of_one_session_that_come_through_one_partition_keep_their_order(network):
     for number in range(30):
-        network.driver.send(Update({"integrationId": "s-1", "customerSession": {"referralCode": f"r-{number}"}}, None, AWAY))
+        network.driver.send(
+            Update({"integrationId": "s-1", "customerSession": {"referralCode": f"r-{number}"}}, None, AWAY)
+        )
     network.driver.run()
     referrals = [snapshot.snapshot["referralCode"] for snapshot in network.snapshots]
     assert referrals == [f"r-{number}" for number in range(30)]
@@ -174,7 +176,9 @@ def test_update_records_of_one_session_that_come_through_one_partition_keep_thei
 def test_update_records_of_one_session_that_come_through_several_partitions_all_apply(network):
     for partition in range(4):
         for number in range(5):
-            network.driver.send(Update({"customerSession": {"attributes": {f"{partition}/{number}": 1}}}, "s-1", partition))
+            network.driver.send(
+                Update({"customerSession": {"attributes": {f"{partition}/{number}": 1}}}, "s-1", partition)
+            )
     network.driver.run()
     assert network.session["updateCount"] == 20
     assert len(network.session["attributes"]) == 20

@@ -127,13 +127,28 @@ def test_a_rejection_sent_again_has_the_new_reason_only():
     assert dict(told)["rejection-code"] == b"invalid_field"
 
 
+def cut(record) -> bytes | None:
+    return dict(record.headers).get("rejection-cut")
+
+
+def test_a_record_that_is_too_large_but_fits_comes_out_whole():
+    record = wire.rejected("session-rejections", 2, b"v" * 200, ORIGIN, WHY, 100)
+    assert (record.value, cut(record)) == (b"v" * 200, None)
+
+
 def test_what_would_not_fit_is_cut_and_named():
     huge = ORIGIN._replace(key=b"k" * 100_000)
     record = wire.rejected("session-rejections", 2, b"v" * 200, huge, WHY, 100)
-    assert (record.value, record.key) == (b"v" * 100, b"k" * 65_536)
+    assert (record.value, record.key, cut(record)) == (b"v" * 100, b"k" * 65_536, b"value,headers,key")
     assert [name for name, _value in record.headers] == [*wire.REJECTION_HEADERS, "rejection-cut"]
-    assert dict(record.headers)["rejection-cut"] == b"value,headers,key"
     wide = ORIGIN._replace(headers=[("a", b"1" * 70_000)])
     record = wire.rejected("session-rejections", 2, None, wide, WHY, 100)
-    assert (record.value, record.key) == (None, b"s-1")
-    assert dict(record.headers)["rejection-cut"] == b"headers"
+    assert (record.value, record.key, cut(record)) == (None, b"s-1", b"headers")
+    record = wire.rejected("session-rejections", 2, b"v" * 66_000, ORIGIN, WHY, 100)
+    assert (record.value, cut(record)) == (b"v" * 100, b"value")
+
+
+def test_a_pointer_into_long_names_leads_as_deep_as_fits():
+    why = WHY._replace(pointer="/customerSession/attributes/" + "n" * 2000)
+    record = wire.rejected("session-rejections", 2, b"{}", ORIGIN, why, 100)
+    assert dict(record.headers)["rejection-pointer"] == b"/customerSession/attributes"

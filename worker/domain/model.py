@@ -158,6 +158,7 @@ Quantity = Annotated[int, _integer(minimum=1), WithJsonSchema({"type": "integer"
 Text = Annotated[str, Strict()]
 Text100 = Annotated[str, Strict(), Field(max_length=100)]
 Text1000 = Annotated[str, Strict(), Field(max_length=1000)]
+Sku = Annotated[str, Strict(), Field(min_length=1)]
 Flag = Annotated[bool, Strict()]
 Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=-AMOUNT_LIMIT, lt=AMOUNT_LIMIT)]
 """At most 15 significant digits and 9 decimal places; `worker.domain.money` checks those."""
@@ -200,7 +201,7 @@ class CartItem(TypedDict, total=False):
     """
 
     name: Text | None
-    sku: Required[Annotated[Text, Field(min_length=1)]]
+    sku: Required[Sku]
     quantity: Required[Quantity]
     returnedQuantity: Annotated[Any, _IGNORED, Field(default=0)]
     remainingQuantity: Annotated[Any, _IGNORED, Field(default=0)]
@@ -266,7 +267,7 @@ class ReturnedCartItem(TypedDict, total=False):
     """Names a line by `position` or by `sku`; without `quantity`, all that remains of it."""
 
     position: NaturalNumber | None
-    sku: Text | None
+    sku: Sku | None
     quantity: Annotated[int, _integer(minimum=1), WithJsonSchema({**_JSON_INTEGER, "minimum": 1})] | None
 
 

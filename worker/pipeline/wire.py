@@ -352,19 +352,24 @@ REJECTION_HEADERS: Final = (
     "__streams.errors.message",
 )
 _CUT: Final = "rejection-cut"
+_MAX_POINTER: Final = 1000
+"""A longer pointer, into attributes with long names, is shortened to the nearest place above that is not."""
 
 
 def rejected(
-    topic: str, partition: int, value: bytes | None, origin: Origin, why: Rejection, max_value_bytes: int
+    topic: str, partition: int, value: bytes | None, origin: Origin, why: Rejection, max_record_bytes: int
 ) -> ProducerRecord:
     """Write a rejection: the record as it arrived, and why it was refused.
 
-    What would not fit the output topic is cut, and the header `rejection-cut` names it: a value to *max_value_bytes*,
-    a key to its first bytes, headers are left out. The origin's offset still leads to the whole record.
+    A record that would not fit the output topic is cut, and the header `rejection-cut` names what was: its value to
+    *max_record_bytes*, its headers are left out, its key to its first bytes. The origin leads to the whole record.
     """
+    pointer = why.pointer
+    while len(pointer) > _MAX_POINTER:
+        pointer = pointer.rpartition("/")[0]
     told = (
         why.code,
-        why.pointer,
+        pointer,
         why.message,
         origin.topic,
         str(origin.partition),
@@ -372,13 +377,15 @@ def rejected(
         why.code,
         why.message,
     )
-    key, kept, cut = origin.key, [header for header in origin.headers if header[0] not in REJECTION_HEADERS], []
-    if value is not None and len(value) > max_value_bytes:
-        value = value[:max_value_bytes]
-        cut.append("value")
-    if frame_bytes(key, kept) > MAX_FRAME_BYTES:
-        kept = []
-        cut.append("headers")
+    key, kept = origin.key, [header for header in origin.headers if header[0] not in REJECTION_HEADERS]
+    cut = []
+    if len(value or b"") + frame_bytes(key, kept) > max_record_bytes + MAX_FRAME_BYTES:
+        if value is not None and len(value) > max_record_bytes:
+            value = value[:max_record_bytes]
+            cut.append("value")
+        if frame_bytes(key, kept) > MAX_FRAME_BYTES:
+            kept = []
+            cut.append("headers")
         if key is not None and len(key) > MAX_FRAME_BYTES:
             key = key[:MAX_FRAME_BYTES]
             cut.append("key")
