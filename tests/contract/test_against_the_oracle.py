@@ -63,13 +63,51 @@ def test_a_simulated_day_folds_alike(seed):
 NUMBERS = ["0", "-1", "1.5", "2.0", "2e0", "1e3", "-0.0", "1e-10", "0.1234567891", "999999999999.5", "1e12", "1e400"]
 NUMBERS += ["1" + "0" * 18, "9223372036854775807", "9223372036854775808", "-9223372036854775809", "1" * 30, "10001"]
 OTHERS = ["null", '""', '"x"', '"cup"', "true", "[]", "{}", '["x"]', '{"price": 1}', "[1]", '"2026-11-22T10:00:00Z"']
-OTHERS += ['"open"', '"closed"', '"cancelled"', '"partially_returned"', '"' + "y" * 101 + '"', '"' + "y" * 1001 + '"', "NaN"]
+OTHERS += [
+    '"open"',
+    '"closed"',
+    '"cancelled"',
+    '"partially_returned"',
+    '"' + "y" * 101 + '"',
+    '"' + "y" * 1001 + '"',
+    "NaN",
+]
 OTHERS += ["[" * 63 + "]" * 63, '"\\ud800"', '"\\ud83d\\ude00"', '{"a": null}', '"2026-11-22T19:40:00.001Z"', "[null]"]
-NAMES = ["type", "dry", "eventId", "occurredAt", "applicationId", "integrationId", "return", "responseContent", "cartItem"]
-NAMES += ["coupon", "couponCodes", "referral", "referralCode", "attributes", "price", "quantity", "position", "sku", "prices"]
-NAMES += ["additionalCosts", "weight", "product", "name", "evaluableCampaignIds", "loyaltyCards", "identifiers", "state"]
+NAMES = [
+    "type",
+    "dry",
+    "eventId",
+    "occurredAt",
+    "applicationId",
+    "integrationId",
+    "return",
+    "responseContent",
+    "cartItem",
+]
+NAMES += [
+    "coupon",
+    "couponCodes",
+    "referral",
+    "referralCode",
+    "attributes",
+    "price",
+    "quantity",
+    "position",
+    "sku",
+    "prices",
+]
+NAMES += [
+    "additionalCosts",
+    "weight",
+    "product",
+    "name",
+    "evaluableCampaignIds",
+    "loyaltyCards",
+    "identifiers",
+    "state",
+]
 
-SEEDS = [
+SEEDS: list[dict] = [
     {
         "type": "update",
         "eventId": "e-1",
@@ -80,7 +118,13 @@ SEEDS = [
             "state": "open",
             "cartItems": [
                 {"sku": "cup", "quantity": 2, "price": 9.99, "name": "Cup", "attributes": {"a": 1}},
-                {"sku": "tea", "quantity": 1, "price": 4.5, "additionalCosts": {"deposit": {"price": 0.25}}, "weight": 0.5},
+                {
+                    "sku": "tea",
+                    "quantity": 1,
+                    "price": 4.5,
+                    "additionalCosts": {"deposit": {"price": 0.25}},
+                    "weight": 0.5,
+                },
             ],
             "additionalCosts": {"shipping": {"price": 4.9}},
             "attributes": {"channel": "till", "nested": {"b": [1, 2.5]}},
@@ -146,7 +190,7 @@ def strange(record: dict, chance: random.Random) -> dict:
 def test_strange_records_are_judged_alike(seed):
     chance = random.Random(seed)
     both = Both()
-    outcomes = set()
+    outcomes: set[str] = set()
     for _record in range(1_000):
         record = chance.choice(SEEDS)
         if chance.random() < 0.8:

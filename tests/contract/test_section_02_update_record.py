@@ -392,6 +392,7 @@ LIMITS: list[tuple[str, str, list[Any], list[Any]]] = [
     ("allocation", "variantID", [0, -1, 2**63 - 1, -(2**63)], [1.5, None]),
     ("entry", "position", [0, 1], [-1, 0.5, -(2**70)]),
     ("entry", "quantity", [1, 2], [0, -1, 0.5]),
+    ("entry by sku", "sku", ["cup"], [""]),
     ("entry by sku", "quantity", [1, 2], [0, -1, 0.5]),
 ]
 
@@ -603,6 +604,7 @@ def test_a_count_beyond_64_bits_is_out_of_range(till, template, pointer, number)
 
 ATTRIBUTES = [
     ('{"customerSession": {"attributes": {"a": #}}}', "/customerSession/attributes/a"),
+    ('{"customerSession": {"profileId": "NaN", "attributes": {"a": #}}}', "/customerSession/attributes/a"),
     ('{"customerSession": {"attributes": {"a": [0, {"b/c": [#]}]}}}', "/customerSession/attributes/a/1/b~1c/0"),
     (
         '{"customerSession": {"cartItems": [{"sku": "a", "quantity": 1, "price": 1, "attributes": {"a": #}}]}}',
@@ -613,8 +615,11 @@ ATTRIBUTES = [
 
 @pytest.mark.parametrize(
     "number",
-    [str(2**63), str(-(2**63) - 1), "9" * 400, "9" * 5000, "-" + "9" * 5000, "1e309", "-1e309", "1e400"],
-    ids=lambda number: number[:12],
+    [
+        *(str(2**63), str(-(2**63) - 1), str(2**64), "9" * 30, "9" * 299, "9" * 300, "-" + "9" * 300, "9" * 308),
+        *("9" * 309, "9" * 5000, "-" + "9" * 5000, "1e309", "-1e309", "1e400", "1" + "0" * 309 + ".0"),
+    ],
+    ids=lambda number: f"{number[:12]} of {len(number)}",
 )
 @pytest.mark.parametrize(("template", "pointer"), ATTRIBUTES)
 def test_no_attribute_holds_an_integer_beyond_64_bits_or_a_number_beyond_a_double(till, template, pointer, number):

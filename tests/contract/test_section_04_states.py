@@ -187,7 +187,7 @@ REFUSED: list[tuple[str, list[dict[str, object]], str, str]] = [
     ("an empty entry", [{}], "missing_item", "/0"),
     ("neither, behind a good one", [{"position": 0}, {}], "missing_item", "/1"),
     ("no such sku", [{"sku": "tea"}], "unknown_item", "/0"),
-    ("an empty sku", [{"sku": ""}], "unknown_item", "/0"),
+    ("an empty sku", [{"sku": ""}], "invalid_field", "/0/sku"),
     ("a sku in another case", [{"sku": "Mug"}], "unknown_item", "/0"),
     ("no such position", [{"position": 3}], "unknown_item", "/0"),
     ("the largest position", [{"position": 2**63 - 1}], "unknown_item", "/0"),

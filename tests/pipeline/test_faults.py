@@ -76,9 +76,11 @@ def test_faults_between_update_records_lose_and_double_nothing(fault):
 def folded(updates: list[Update]) -> tuple[dict[str, dict], Replay]:
     """Fold the updates one after the other, each with the offset that the driver's input topic gave it."""
     replay = Replay(Rules())
-    offsets = Counter()
+    offsets: Counter[int] = Counter()
     for update in updates:
         key = update.key.encode() if isinstance(update.key, str) else update.key
+        assert update.partition is not None
+        assert update.timestamp is not None
         replay.fold(update.partition, ConsumerRecord(offsets[update.partition], update.timestamp, key, raw(update)))
         offsets[update.partition] += 1
     return {session["integrationId"]: session for session in replay.sessions()}, replay

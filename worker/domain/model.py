@@ -160,24 +160,26 @@ Text100 = Annotated[str, Strict(), Field(max_length=100)]
 Text1000 = Annotated[str, Strict(), Field(max_length=1000)]
 Sku = Annotated[str, Strict(), Field(min_length=1)]
 Flag = Annotated[bool, Strict()]
-Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=-AMOUNT_LIMIT, lt=AMOUNT_LIMIT)]
-"""At most 15 significant digits and 9 decimal places; `worker.domain.money` checks those."""
-Dimension = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0, lt=AMOUNT_LIMIT)]
+_DIGITS = "At most 15 significant digits and 9 decimal places."  # worker.domain.money checks them
+Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=-AMOUNT_LIMIT, lt=AMOUNT_LIMIT, description=_DIGITS)]
+Dimension = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0, lt=AMOUNT_LIMIT, description=_DIGITS)]
+_RFC_3339 = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]+)?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+)
 Instant = Annotated[
     str,
     Strict(),
-    Field(
-        pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])\z"
-    ),
+    Field(pattern=_RFC_3339),
     AfterValidator(to_instant),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _RFC_3339}),
 ]
 Attributes = Annotated[
     dict[str, Any], Field(description="Free-form; an integer has 64 bits, any other number a double.")
 ]
 
 _FORBID = ConfigDict(extra="forbid")
-_IGNORED = Field(description="Read-only: accepted and ignored.")
+_IGNORED = Field(description="Accepted and ignored.", json_schema_extra={"readOnly": True})
 
 # ----------------------------------------------------------------------------------- what an update record has
 
@@ -257,7 +259,7 @@ class CustomerSession(TypedDict, total=False):
     cartItems: Annotated[list[CartItem], Field(fail_fast=True, json_schema_extra={"maxItems": MAX_ITEMS})] | None
     additionalCosts: dict[str, AdditionalCost] | None
     identifiers: Annotated[list[Text], Field(max_length=5)] | None
-    attributes: Attributes | None
+    attributes: Annotated[Attributes, Field(description="Merged key by key; null removes a key.")] | None
     coupon: Annotated[Text100, Field(description="The v1 name: one couponCode, or none when empty.")] | None
     referral: Annotated[Text100, Field(description="The v1 name of referralCode.")] | None
 
@@ -276,6 +278,9 @@ class Return(TypedDict):
     returnedCartItems: Annotated[list[ReturnedCartItem], Field(fail_fast=True, json_schema_extra={"minItems": 1})]
 
 
+_SESSION_KEY = Field(json_schema_extra={"minLength": 1}, description="Left out: the Kafka key. It wins over the key.")
+_EVENT_ID = "Makes the record idempotent among the last 32 accepted of its session."
+
 _ReturnField = TypedDict("_ReturnField", {"return": Return | None}, total=False)
 """A field named by a keyword of Python can only be declared this way."""
 
@@ -284,19 +289,19 @@ _ReturnField = TypedDict("_ReturnField", {"return": Return | None}, total=False)
 class UpdateRecord(_ReturnField, total=False):
     """The value of an update record; a Kafka record without a value deletes the session of its key."""
 
-    type: Kind | None
-    integrationId: Annotated[Text1000, Field(json_schema_extra={"minLength": 1})] | None
-    eventId: Annotated[Text, Field(min_length=1, max_length=255)] | None
-    occurredAt: Instant | None
-    applicationId: Integer | None
-    dry: Flag | None
+    type: Annotated[Kind, Field(description="May be left out when customerSession or return tells it.")] | None
+    integrationId: Annotated[Text1000, _SESSION_KEY] | None
+    eventId: Annotated[Text, Field(min_length=1, max_length=255, description=_EVENT_ID)] | None
+    occurredAt: Annotated[Instant, Field(description="Left out: the record's Kafka timestamp.")] | None
+    applicationId: Annotated[Integer, Field(description="Must be the worker's own.")] | None
+    dry: Annotated[Flag, Field(description="Evaluate and change nothing; not on a reopen.")] | None
     customerSession: CustomerSession | None
     responseContent: Annotated[Any, Field(description="Accepted and ignored.")]
 
 
 # ------------------------------------------------------------------------------------------ what a snapshot has
 
-Time = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$")]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$", description="UTC, milliseconds.")]
 Total = Annotated[float, Field(description="An exact decimal of at most 15 significant digits.")]
 
 
@@ -305,7 +310,7 @@ class SnapshotItem(TypedDict):
     """A line of a session's cart: what was sold, what was returned of it, what remains."""
 
     name: NotRequired[str]
-    sku: str
+    sku: Sku
     quantity: Quantity
     returnedQuantity: NaturalNumber
     remainingQuantity: NaturalNumber
@@ -325,7 +330,9 @@ class SnapshotItem(TypedDict):
 class Snapshot(TypedDict):
     """CustomerSessionV2: the state of a session after an update record, totals before discounts and as sold."""
 
-    id: Annotated[int, Field(gt=0, description="partition * 2^40 + offset + 1 of the record that created the session.")]
+    id: Annotated[
+        int, Field(gt=0, lt=2**53, description="partition * 2^40 + offset + 1 of the record that created the session.")
+    ]
     created: Time
     integrationId: Annotated[Text1000, Field(min_length=1)]
     applicationId: int

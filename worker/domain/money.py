@@ -12,6 +12,7 @@ MAX_DIGITS = 15
 
 _EXACT = 10**MAX_DIGITS
 _LIMIT = 10**12
+_PROVEN = 10**6
 
 
 def nanos(amount: float) -> int | None:
@@ -29,6 +30,21 @@ def nanos(amount: float) -> int | None:
     if not -_LIMIT < amount < _LIMIT:
         return None
     return _shortest(amount)
+
+
+def all_nanos(amounts: list[float]) -> list[int] | None:
+    """Read a column of *amounts*, in billionths; None when `nanos` gives None for any of them.
+
+    >>> all_nanos([0.1, -2.5]), all_nanos([0.1, 1e-10])
+    ([100000000, -2500000000], None)
+    """
+    scaled = [round(amount * 1e9) for amount in amounts]
+    if not amounts or (
+        max(amounts) < _PROVEN and min(amounts) > -_PROVEN and [number / 1e9 for number in scaled] == amounts
+    ):
+        return scaled
+    exact = [nanos(amount) for amount in amounts]
+    return None if None in exact else [number for number in exact if number is not None]
 
 
 def total_nanos(total: float) -> int:

@@ -210,7 +210,9 @@ def _in_order(session: Session) -> Session:
     """Bring the fields into the snapshot's order; only a field that is new can be out of it, and then stands last."""
     if next(reversed(session)) in _LAST_FIELDS:
         return session
-    return {name: session[name] for name in SNAPSHOT_FIELDS if name in session}
+    names = sorted(session, key=_PLACES.__getitem__)
+    return dict(zip(names, map(session.__getitem__, names), strict=True))
 
 
 _LAST_FIELDS = SNAPSHOT_FIELDS[-2:]
+_PLACES = {name: place for place, name in enumerate(SNAPSHOT_FIELDS)}

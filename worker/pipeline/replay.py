@@ -162,8 +162,11 @@ def _consumed(record: ProducerRecord) -> ConsumerRecord:
 # ------------------------------------------------------------------------------------------------ values in a line
 
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[ \t\r\n]+')
-_LOOSE = (b"\\u", b"\t", b"\n", b"\r", b"{ ", b"[ ", b", ", b": ", b" }", b" ]", b" ,", b" :")
-"""A JSON text without any of these is compact; in a text with some of them they may stand inside a string."""
+
+
+def _is_compact(text: bytes) -> bool:
+    """Tell whether a JSON text surely has no white space outside its strings, and no escapes inside them."""
+    return b"\\" not in text and len(b"".join(text.split(b'"')[::2]).split()) == 1
 
 
 def _value(text: bytes) -> bytes | None:
@@ -174,7 +177,7 @@ def _value(text: bytes) -> bytes | None:
         return msgspec.json.decode(text, type=str).encode()
     if not text.startswith(b"{"):
         raise ValueError("value is neither an object nor a string nor null")
-    return _TOKENS.sub(_tightened, text) if any(mark in text for mark in _LOOSE) else text
+    return text if _is_compact(text) else _TOKENS.sub(_tightened, text)
 
 
 def _tightened(token: re.Match[bytes]) -> bytes:

@@ -172,6 +172,8 @@ def event_entry(event_id: str, value: bytes) -> bytes:
 def recollect(events: bytes, entry: bytes) -> Literal["new", "duplicate", "reused"]:
     """Tell whether the eventId of *entry* is remembered, and with the same value."""
     half = _ENTRY // 2
+    if entry[:half] not in events:
+        return "new"
     known = [events[at : at + _ENTRY] for at in range(0, len(events), _ENTRY)]
     if entry in known:
         return "duplicate"

@@ -1,0 +1,328 @@
+"""Generates the JSON Schemas and the AsyncAPI document from the model and the topology."""
+
+import json
+from collections import defaultdict
+from typing import Any, Final, Literal, get_args
+
+import orjson
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
+
+from worker.domain.lifecycle import MOVES, Event
+from worker.domain.model import ROWS, Rules, Snapshot, SnapshotV1, Text1000, Time, UpdateRecord
+from worker.pipeline.replay import Replay
+from worker.pipeline.topology import TOPICS, Topic, Topology
+from worker.pipeline.wire import REJECTION_HEADERS, Answer, ConsumerRecord, Happening, SnapshotHeaders, v1_headers
+
+Json = dict[str, Any]
+
+VERSION: Final = "0.1.0"
+V1: Final = "customer-sessions-v1"
+"""What the documents call the v1 view's topic, which has no name until an operator gives it one."""
+NAMES: Final = Topology(partitions=None, v1=V1)
+
+
+def documents() -> dict[str, str]:
+    """Write every document of `schemas/`: its file's name and its text, always the same."""
+    examples = _examples()
+    bodies = {
+        "update-record": _schema(UpdateRecord),
+        "snapshot": _schema(Snapshot),
+        "snapshot-v1": _schema(SnapshotV1),
+        "rejection-headers": _rejection_headers(),
+    }
+    files = {_file(name): _finished(name, body, examples[name]) for name, body in bodies.items()}
+    files["asyncapi.json"] = _asyncapi()
+    return {name: json.dumps(document, ensure_ascii=False, indent=2) + "\n" for name, document in files.items()}
+
+
+def _file(name: str) -> str:
+    return f"{name}.schema.json"
+
+
+def _finished(name: str, body: Json, examples: list[Any]) -> Json:
+    """Put what a reader wants first in front, and the types that a schema refers to behind its examples."""
+    head = {"$schema": _Plain.schema_dialect, "$id": f"urn:session-worker:schema:{name}"}
+    head |= {word: body[word] for word in ("title", "description", "type")}
+    definitions = body.pop("$defs")
+    return {**head, **body, "examples": examples, "$defs": definitions}
+
+
+# ----------------------------------------------------------------------------------------------------- examples
+
+SENT: Final = 1_795_372_800_000
+_CUP: Final = {"name": "Espresso cup", "sku": "cup", "quantity": 2, "price": 4.5, "category": "tableware"}
+
+EXAMPLES: Final[tuple[tuple[str, Json], ...]] = (
+    (  # the body of a Talon.One request, as it stands
+        "cart-7",
+        {
+            "customerSession": {"profileId": "ada", "state": "open", "couponCodes": ["SPRING"], "cartItems": [_CUP]},
+            "responseContent": ["customerSession", "triggeredCampaigns"],
+        },
+    ),
+    ("cart-7", {"type": "update", "integrationId": "cart-7", "customerSession": {"coupon": "", "referral": "BOB-4"}}),
+    ("cart-7", {"customerSession": {"state": "cancelled"}}),
+    (  # a receipt, from a till that numbers what it sends
+        "till-3",
+        {
+            "type": "update",
+            "integrationId": "receipt-4711",
+            "eventId": "till-3/88211",
+            "occurredAt": "2026-11-22T19:42:08+01:00",
+            "applicationId": 1,
+            "customerSession": {
+                "profileId": "ada",
+                "storeIntegrationId": "store-12",
+                "loyaltyCards": ["LC-2203"],
+                "state": "closed",
+                "cartItems": [
+                    {**_CUP, "quantity": 3, "additionalCosts": {"engraving": {"price": 0.1}}},
+                    {"sku": "chair", "quantity": 1, "price": 89, "product": {"name": "Chair"}, "weight": 6.25},
+                    {"sku": "discount", "quantity": 1, "price": -5, "attributes": {"reason": "scratch"}},
+                ],
+                "additionalCosts": {"delivery": {"price": 12.9}},
+                "attributes": {"cashier": 17, "paidBy": ["card", "voucher"]},
+            },
+        },
+    ),
+    ("receipt-4711", {"return": {"returnedCartItems": [{"sku": "cup", "quantity": 1}]}}),
+    (
+        "receipt-4711",
+        {"type": "return", "integrationId": "receipt-4711", "return": {"returnedCartItems": [{"position": 1}]}},
+    ),
+    ("receipt-4712", {"customerSession": {"state": "closed", "cartItems": [_CUP]}}),
+    ("receipt-4712", {"type": "reopen", "integrationId": "receipt-4712"}),
+    ("cart-8", {"dry": True, "customerSession": {"profileId": "ada", "cartItems": [_CUP], "identifiers": ["kiosk-2"]}}),
+)
+"""Update records, each with its key, that are accepted one after the other."""
+
+_REFUSED: Final[tuple[tuple[str, Json], ...]] = (
+    ("cart-7", {"customerSession": {"cartItem": [_CUP]}}),
+    ("cart-9", {"customerSession": {"cartItems": [{"sku": "cup", "quantity": 2}]}}),
+    ("receipt-4711", {"return": {"returnedCartItems": [{"sku": "cup", "quantity": 9}]}}),
+    ("receipt-4711", {"type": "reopen"}),
+)
+
+
+def _examples() -> dict[str, list[Any]]:
+    """Fold the examples, and pick from what is published: the first snapshot in every state, all rejections."""
+    run = Replay(Rules(), NAMES.v1)
+    snapshots: dict[str, Json] = defaultdict(dict)
+    rejections = []
+    for offset, (key, value) in enumerate((*EXAMPLES, *_REFUSED)):
+        record = ConsumerRecord(offset, SENT + offset * 60_000, key.encode(), orjson.dumps(value))
+        for published in run.fold(0, record):
+            if published.topic == NAMES.rejections:
+                rejections.append({name: text.decode() for name, text in published.headers})
+            else:
+                snapshot = orjson.loads(published.value or b"")
+                snapshots[published.topic].setdefault(snapshot["state"], snapshot)
+    return {
+        "update-record": [value for _key, value in EXAMPLES],
+        "snapshot": [*snapshots[NAMES.sessions].values(), *snapshots[NAMES.dry_runs].values()],
+        "snapshot-v1": [*snapshots[V1].values()],
+        "rejection-headers": rejections,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ schemas
+
+_NULL: Final[Json] = {"type": "null"}
+
+
+def _given(*names: str) -> Json:
+    return {"required": [*names], "properties": {name: {"not": _NULL} for name in names}}
+
+
+def _kind(kind: str, required: str, **fields: Json) -> Json:
+    named = {"type": {"enum": [kind, None]}, "customerSession": _NULL, "return": _NULL, **fields}
+    return {"title": kind, "required": [required], "properties": named}
+
+
+_ANONYMOUS: Final[Json] = {
+    "if": {"properties": {"profileId": {"const": ""}}},
+    "then": {"properties": {"firstSession": {"const": True}}},
+}
+_RULES: Final[dict[str, Json]] = {
+    "UpdateRecord": {
+        "oneOf": [
+            _kind("update", "customerSession", customerSession={"type": "object"}),
+            _kind("return", "return", **{"return": {"type": "object"}}),
+            _kind("reopen", "type", type={"const": "reopen"}, dry={"enum": [False, None]}),
+        ]
+    },
+    "CustomerSession": {
+        "not": {
+            "anyOf": [
+                _given("coupon", "couponCodes"),
+                _given("referral", "referralCode"),
+                {"required": ["state"], "properties": {"state": {"const": "partially_returned"}}},
+            ]
+        }
+    },
+    "ReturnedCartItem": {"oneOf": [_given("position"), _given("sku")]},
+    "Snapshot": _ANONYMOUS,
+    "SnapshotV1": _ANONYMOUS,
+}
+"""By the name of a type: rules of the contract that its fields cannot say one by one."""
+
+
+class _Plain(GenerateJsonSchema):
+    """Leaves out what tells a reader nothing: titles of fields, places held by defaults, notes behind a first line."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic asks for each field
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> Json:
+        return self.generate_inner(schema["schema"])
+
+    def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> Json:
+        written = super().typed_dict_schema(schema)
+        if "description" in written:
+            written["description"] = written["description"].partition("\n")[0]
+        return {**written, **_RULES.get(written["title"], {})}
+
+
+def _schema(of: Any) -> Json:
+    return TypeAdapter(of).json_schema(schema_generator=_Plain)
+
+
+def _object(required: Json, optional: Json | None = None) -> Json:
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": [*required]}
+
+
+def _rejection_headers() -> Json:
+    code, number = {"$ref": "#/$defs/code"}, {"pattern": "^[0-9]+$"}
+    told: dict[str, Json] = {
+        "rejection-code": code,
+        "rejection-pointer": {"format": "json-pointer", "description": "The place in the value; may be empty."},
+        "rejection-message": {"description": "One sentence a person can act on."},
+        "__streams.errors.topic": {"description": "Where the record arrived first, as are partition and offset."},
+        "__streams.errors.partition": number,
+        "__streams.errors.offset": number,
+        "__streams.errors.exception": code,
+        "rejection-cut": {"description": "What was cut to fit the topic, comma-separated: value, headers, key."},
+    }
+    return {
+        "title": "RejectionHeaders",
+        "description": "Why an update record was refused; beside these stand the headers with which it arrived.",
+        "type": "object",
+        "properties": {
+            name: {"type": "string", **told.get(name, {})} for name in (*REJECTION_HEADERS, "rejection-cut")
+        },
+        "required": [*REJECTION_HEADERS],
+        "$defs": {"code": {"enum": [code for row in ROWS for code in row]}},
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ AsyncAPI
+
+_BINDING: Final = {"bindingVersion": "0.5.0"}
+_STAGES: Final = ("sessions", "profiles")
+_TRACE: Final[Json] = {
+    "traceparent": {"type": "string", "maxLength": 512, "description": "W3C Trace Context, when it came in."}
+}
+
+
+def _asyncapi() -> Json:
+    """Describe every topic, and which of them the worker reads and writes."""
+    carried = _messages()
+    roles = [(topic.reader, "receive", field) for field, topic in TOPICS.items()]
+    roles += [(topic.writer, "send", field) for field, topic in TOPICS.items()]
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "session-worker",
+            "version": VERSION,
+            "description": "Folds session-update records of shops into exact CustomerSessionV2 snapshots. The addresses "
+            "are the topics' default names.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {field: _channel(field, topic, carried[field]) for field, topic in TOPICS.items()},
+        "operations": {
+            f"{action}-{field}": {"action": action, "channel": {"$ref": f"#/channels/{field}"}}
+            for role, action, field in roles
+            if role in _STAGES
+        },
+        "components": {"schemas": {"CloudEvents": _cloud_events()}},
+    }
+
+
+def _channel(field: str, topic: Topic, messages: dict[str, Json]) -> Json:
+    """Describe a topic; one that only the worker's stages use is tagged as internal."""
+    text = {**_schema(Text1000), "minLength": 1}
+    key = {"integrationId": text, "profileId": text}.get(topic.key, {"description": topic.key})
+    binding = {"kafka": {"key": key, **_BINDING}}
+    is_internal = topic.writer in _STAGES and topic.reader != "anyone"
+    return {
+        "address": getattr(NAMES, field),
+        "summary": topic.holds,
+        "description": f"Key: {topic.key}. Written by: {topic.writer}. Read by: {topic.reader}.",
+        "messages": {name: {"name": name, **message, "bindings": binding} for name, message in messages.items()},
+        "tags": [{"name": "internal" if is_internal else "public"}],
+        "bindings": {"kafka": {"topicConfiguration": {"cleanup.policy": [topic.cleanup]}, **_BINDING}},
+    }
+
+
+def _messages() -> dict[str, dict[str, Json]]:
+    """Give the messages of each topic, by the field of Topology that names it."""
+    claim = {"integrationId": _schema(Text1000), "created": _schema(Time)}
+    dry = {"dry": {"type": "boolean", "description": "Asked by a dry run, which claims nothing."}}
+    answer = {"profileId": _schema(Text1000), "created": _schema(Time), **dry, "answer": {"enum": [*get_args(Answer)]}}
+    forgotten: Json = {"summary": "The profile of the key is forgotten.", "payload": _NULL}
+    tried = dict.fromkeys(event for (state, kind, _), event in MOVES.items() if state is None or kind == "return")
+    headers = {"type": "object", "properties": _TRACE}
+    updates: dict[str, Json] = {
+        "update-record": {"payload": {"$ref": _file("update-record")}, "headers": headers},
+        "tombstone": {"summary": "Deletes the session of the key.", "payload": _NULL, "headers": headers},
+    }
+    return {
+        "updates": updates,
+        "rekeyed": updates,
+        "sessions": _snapshots("snapshot"),
+        "rejections": {
+            "rejection": {
+                "summary": "The update record as it arrived, which need not be JSON.",
+                "contentType": "application/octet-stream",
+                "payload": {},
+                "headers": {"$ref": _file("rejection-headers")},
+            }
+        },
+        "dry_runs": {"snapshot": {"payload": {"$ref": _file("snapshot")}, "headers": _events(*tried, dry=True)}},
+        "claims": {"claim": {"payload": _object({**claim, **dry})}, "tombstone": forgotten},
+        "verdicts": {"verdict": {"payload": _object(answer)}},
+        "first_sessions": {"claim": {"payload": _object(claim)}, "tombstone": forgotten},
+        "v1": _snapshots("snapshot-v1", v1=True),
+    }
+
+
+def _snapshots(name: str, *, v1: bool = False) -> dict[str, Json]:
+    changes = _events(*dict.fromkeys(MOVES.values()), "reclassified", v1=v1)
+    return {
+        "snapshot": {"payload": {"$ref": _file(name)}, "headers": changes},
+        "tombstone": {"payload": _NULL, "headers": _events("deleted", v1=v1)},
+    }
+
+
+def _events(*events: Event | Literal["reclassified"], dry: bool = False, v1: bool = False) -> Json:
+    """Describe the headers of the snapshots that *events* bring about, each with its own ce_type."""
+    writer, what = SnapshotHeaders(0), Happening("", "", 0, None)
+    written = [writer.of(what, event, dry=dry) for event in events]
+    types = [dict(v1_headers(headers) if v1 else headers)["ce_type"].decode() for headers in written]
+    return {"allOf": [{"$ref": "#/components/schemas/CloudEvents"}], **_object({"ce_type": {"enum": types}})}
+
+
+def _cloud_events() -> Json:
+    required = {
+        "ce_specversion": {"const": "1.0"},
+        "ce_id": {"type": "string", "description": "<topic>/<partition>/<offset> of the update record's origin."},
+        "ce_source": {"type": "string", "pattern": "^/applications/[0-9]+$"},
+        "ce_time": _schema(Time),
+        "content-type": {"const": "application/json"},
+    }
+    ignored = {"type": "string", "description": "Fields not applied, since the session was not open; comma-separated."}
+    private = {"type": "string", "description": "The worker's own state."}
+    return {**_object(required, {**_TRACE, "ignored-fields": ignored}), "patternProperties": {"^worker-": private}}
