@@ -126,7 +126,7 @@ EVENTS = [
     "partially_returned.dry_run",
 ]
 
-_SNAPSHOT = TypeAdapter(Snapshot)
+SNAPSHOT = TypeAdapter(Snapshot)
 _V1 = TypeAdapter(SnapshotV1)
 
 
@@ -327,7 +327,7 @@ def _check_snapshot(record: ProducerRecord, outcome: Outcome, rules: Rules) -> N
     if record.value is None:
         return
     assert len(record.value) <= rules.max_snapshot_bytes
-    _SNAPSHOT.validate_json(record.value, strict=True)
+    SNAPSHOT.validate_json(record.value, strict=True)
     snapshot = outcome.snapshot
     assert snapshot["integrationId"].encode() == record.key
     assert snapshot["applicationId"] == rules.application_id

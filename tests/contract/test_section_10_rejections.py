@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tests.contract.conftest import (
     CUP,
     HOUR,
-    MAX_OVERHEAD,
     PEN,
     REJECTION_HEADERS,
     ROWS,
@@ -633,7 +632,3 @@ def test_no_input_however_broken_stops_the_worker_or_touches_another_session(rec
     answered = sum(count for name, count in counts.items() if name not in ("forwarded", "reclassified", "duplicate"))
     assert answered == len([outcome for outcome in outcomes if outcome.what != "reclassified"])
     assert counts["forwarded"] == len(driver.published(REKEYED))
-
-
-def test_what_outputs_may_carry_beside_a_value_is_128_kib():
-    assert MAX_OVERHEAD == 131_072

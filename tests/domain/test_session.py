@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from worker.domain.model import SNAPSHOT_FIELDS, Rejection, Request, Rules, Session
+from worker.domain.model import SNAPSHOT_FIELDS, Rejection, Request, Rules, Session, Snapshot
 from worker.domain.request import read
 from worker.domain.session import Folded, fold, v1_view
 
 unhurried = settings(deadline=None)
+SNAPSHOT = TypeAdapter(Snapshot)
 SOME: dict[str, st.SearchStrategy[Any]] = {
     "profileId": st.sampled_from(["", "p", "q"]),
     "storeIntegrationId": st.sampled_from(["a", "b"]),
@@ -99,8 +101,8 @@ def test_the_fields_of_a_session_keep_the_snapshots_order(records):
         if isinstance(outcome, Folded):
             session = outcome.session
             assert list(session) == [name for name in SNAPSHOT_FIELDS if name in session]
-            updated = session["updated"]
-            assert updated >= session["created"]
+            SNAPSHOT.validate_json(json.dumps(session), strict=True)
+            assert session["updated"] >= session["created"]
 
 
 @unhurried

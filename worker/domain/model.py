@@ -123,7 +123,7 @@ def to_instant(text: str) -> str:
     '2026-11-22T20:00:00.999Z'
     """
     moment = datetime.fromisoformat(text.upper())
-    if len(text) == 24 and text[23] == "Z" and text >= "1970":
+    if len(text) == 24 and text[10] == "T" and text[23] == "Z" and text >= "1970":
         return text
     try:
         moment = moment.astimezone(UTC)

@@ -13,6 +13,7 @@ MAX_DIGITS = 15
 _EXACT = 10**MAX_DIGITS
 _LIMIT = 10**12
 _PROVEN = 10**6
+"""Amounts below this are below 10^15 in billionths."""
 
 
 def nanos(amount: float) -> int | None:
@@ -23,12 +24,12 @@ def nanos(amount: float) -> int | None:
     >>> nanos(0.1), nanos(-2.5), nanos(0.1 + 0.2), nanos(1e-10)
     (100000000, -2500000000, None, None)
     """
+    if not -_LIMIT < amount < _LIMIT:
+        return None
     scaled = round(amount * 1e9)
     # Below 10^15 a quotient that gives the double back is its one decimal of at most 15 digits, hence the shortest.
     if -_EXACT < scaled < _EXACT and scaled / 1e9 == amount:
         return scaled
-    if not -_LIMIT < amount < _LIMIT:
-        return None
     return _shortest(amount)
 
 
@@ -38,11 +39,12 @@ def all_nanos(amounts: list[float]) -> list[int] | None:
     >>> all_nanos([0.1, -2.5]), all_nanos([0.1, 1e-10])
     ([100000000, -2500000000], None)
     """
-    scaled = [round(amount * 1e9) for amount in amounts]
-    if not amounts or (
-        max(amounts) < _PROVEN and min(amounts) > -_PROVEN and [number / 1e9 for number in scaled] == amounts
-    ):
-        return scaled
+    if not amounts:
+        return []
+    if max(amounts) < _PROVEN and min(amounts) > -_PROVEN:
+        scaled = [round(amount * 1e9) for amount in amounts]
+        if [number / 1e9 for number in scaled] == amounts:
+            return scaled
     exact = [nanos(amount) for amount in amounts]
     return None if None in exact else [number for number in exact if number is not None]
 

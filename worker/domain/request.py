@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import repeat
-from math import isinf
+from math import inf, isinf
 from operator import mul
 from typing import Any, Literal, NoReturn
 
@@ -44,14 +44,19 @@ FUTURE_MILLISECONDS = 3_600_000
 """How far occurredAt may lie after the record's Kafka timestamp."""
 
 _RECORD: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
-_ELEMENTS: dict[tuple[str, str], TypeAdapter[Any]] = {
-    ("customerSession", "cartItems"): TypeAdapter(CartItem),
-    ("customerSession", "couponCodes"): TypeAdapter(Text100),
-    ("customerSession", "evaluableCampaignIds"): TypeAdapter(Integer),
-    ("customerSession", "experimentVariantAllocations"): TypeAdapter(ExperimentVariantAllocation),
-    ("return", "returnedCartItems"): TypeAdapter(ReturnedCartItem),
+_ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
+    (outer, inner): (TypeAdapter(element), frozenset(getattr(element, "__annotations__", ())))
+    for outer, inner, element in (
+        ("customerSession", "cartItems", CartItem),
+        ("customerSession", "couponCodes", Text100),
+        ("customerSession", "evaluableCampaignIds", Integer),
+        ("customerSession", "experimentVariantAllocations", ExperimentVariantAllocation),
+        ("return", "returnedCartItems", ReturnedCartItem),
+    )
 }
-"""The lists that may be long, with the type of their elements."""
+"""The lists that may be long, with the type of their elements and the fields that it knows."""
+_NESTED = frozenset(("product", "additionalCosts"))
+"""The fields of an element that are objects with known fields themselves."""
 
 _KINDS = ("update", "return", "reopen")
 
@@ -105,24 +110,26 @@ def _judge(
 def _findings(document: dict[str, Any], extra: Literal["forbid", "ignore"]) -> Iterator[Rejection]:
     """Find everything that pydantic holds against *document*.
 
-    The types stop at a list's first failing element. Here the elements are judged one at a time, up to 1,000 failing
-    ones: a cart can have no more, and a megabyte of broken elements must not hold up its partition for seconds.
+    The types stop at a list's first failing element. Here the elements are judged one at a time, and once one of them
+    is invalid, only those that may have an unknown field: a megabyte of broken ones must not hold up its partition.
     """
     shell = {**document}
-    for (outer, inner), element_type in _ELEMENTS.items():
+    for (outer, inner), (element_type, known) in _ELEMENTS.items():
         body = shell.get(outer)
         if type(body) is not dict or type(body.get(inner)) is not list:
             continue
         shell[outer] = {**body, inner: []}
-        failing = 0
+        is_invalid = False
         for index, element in enumerate(body[inner]):
+            if is_invalid and (type(element) is not dict or (element.keys() <= known and _NESTED.isdisjoint(element))):
+                continue
             try:
                 element_type.validate_python(element, extra=extra)
             except ValidationError as error:
-                yield from (_finding(details, (outer, inner, index)) for details in _details(error))
-                failing += 1
-                if failing == MAX_ITEMS:
-                    break
+                for details in _details(error):
+                    found = _finding(details, (outer, inner, index))
+                    is_invalid |= found.code == "invalid_field"
+                    yield found
     try:
         _RECORD.validate_python(shell, extra=extra)
     except ValidationError as error:
@@ -347,8 +354,8 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _whole(digits: str) -> int | float:
-    """Read an integer; one that no double could hold is infinite, since only its being out of range matters."""
-    return int(digits) if len(digits) < 300 else float(digits)
+    """Read an integer; one of hundreds of digits is infinite, since only its being out of range matters."""
+    return int(digits) if len(digits) < 300 else inf
 
 
 def _may_hold_constants(value: bytes) -> bool:
@@ -379,7 +386,7 @@ def _finding(details: ErrorDetails, where: tuple[str | int, ...]) -> Rejection:
         code = "unknown_type"
     elif error == "extra_forbidden":
         code = "unknown_field"
-    elif last == "price" and (error == "missing" or given is None):
+    elif last == "price" and (error == "missing" or (error == "float_type" and given is None)):
         code = "missing_price"
     elif error in _NUMBER_ERRORS and _is_out_of_range(given, last):
         code = "number_out_of_range"

@@ -34,15 +34,13 @@ def fold(session: Session | None, request: Request, session_id: int, rules: Rule
     >>> fold(None, Request("reopen", "s-1", "2026-11-22T10:00:00.000Z"), 1, Rules()).code
     'unknown_session'
     """
-    match request.kind:
-        case "update":
-            return _update(session, request, session_id, rules)
-        case "return":
-            return _return(session, request)
-        case "reopen":
-            return _moved(session, request, "open")
-        case "delete":
-            raise ValueError("a deletion leaves no session to fold into")
+    if request.kind == "update":
+        return _update(session, request, session_id, rules)
+    if request.kind == "return":
+        return _return(session, request)
+    if request.kind == "reopen":
+        return _moved(session, request, "open")
+    raise ValueError("a deletion leaves no session to fold into")
 
 
 def v1_view(session: Session) -> SnapshotV1:

@@ -67,6 +67,7 @@ def partition_of_session(session_id: int) -> int:
 
 _ORIGIN: Final = "worker-origin"
 _ORIGIN_KEY: Final = "worker-origin-key"
+_MAX_TOPIC: Final = 249
 MAX_FRAME_BYTES: Final = 64 << 10
 """What a record's key and headers may take together where they are passed on; half of what outputs leave for headers."""
 
@@ -92,7 +93,11 @@ def origin_of_stray(record: ConsumerRecord) -> Origin | None:
         place = int(partition), int(offset), int(timestamp)
     except ValueError:
         return None
-    if last[0] != _ORIGIN or not (0 <= place[0] < 1 << 13 and 0 <= place[1] < 1 << 40 and abs(place[2]) < 1 << 63):
+    if (
+        last[0] != _ORIGIN
+        or len(topic) > _MAX_TOPIC
+        or not (0 <= place[0] < 1 << 13 and 0 <= place[1] < 1 << 40 and abs(place[2]) < 1 << 63)
+    ):
         return None
     return Origin(topic, *place, key, headers)
 
@@ -354,6 +359,7 @@ REJECTION_HEADERS: Final = (
     "__streams.errors.message",
 )
 _CUT: Final = "rejection-cut"
+_REPLACED: Final = frozenset((*REJECTION_HEADERS, _CUT))
 _MAX_POINTER: Final = 1000
 """A longer pointer, into attributes with long names, is shortened to the nearest place above that is not."""
 
@@ -379,7 +385,7 @@ def rejected(
         why.code,
         why.message,
     )
-    key, kept = origin.key, [header for header in origin.headers if header[0] not in REJECTION_HEADERS]
+    key, kept = origin.key, [header for header in origin.headers if header[0] not in _REPLACED]
     cut = []
     if len(value or b"") + frame_bytes(key, kept) > max_record_bytes + MAX_FRAME_BYTES:
         if value is not None and len(value) > max_record_bytes:
