@@ -65,6 +65,24 @@ def schemas(out: Path) -> None:
         click.echo(out / name)
 
 
+@main.command()
+@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True, help="Three replicate.")
+@click.option("--port", type=click.IntRange(0, 65533), default=9092, show_default=True, help="Of the first; 0: any.")
+@click.option(
+    "--data", type=click.Path(file_okay=False, path_type=Path), help="Its folder; the user's cache by default."
+)
+def kafka(brokers: str, port: int, data: Path | None) -> None:
+    """Run a real Apache Kafka on this machine until Ctrl-C; needs neither Docker nor Java."""
+    try:
+        from worker.local.kafka import KafkaFailed, serve  # noqa: PLC0415 (what it needs is an extra)
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is missing: pip install 'session-worker[local]'") from error
+    try:
+        serve(int(brokers), port, data, click.echo)
+    except KafkaFailed as error:
+        raise click.ClickException(str(error)) from error
+
+
 def _settings() -> Settings:
     try:
         return Settings()

@@ -7,9 +7,9 @@ fails is parsed a second time, exactly and slowly, so that every rule is judged 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from itertools import repeat
+from itertools import compress, count, repeat
 from math import inf, isinf
-from operator import mul
+from operator import itemgetter, mul, not_
 from typing import Any, Literal, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
@@ -238,27 +238,29 @@ def _judge_entries(entries: list[dict[str, Any]]) -> Rejection | None:
 def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
     """Bring validated *items* to a snapshot's form, in place; also give their units, and where an unfit number is.
 
-    What all items need is done a column at a time: half the time of a loop that does everything for each item.
+    What all items need is done a column at a time, in C: half the time of a loop that does everything for each item.
     """
-    quantities: list[int] = [item["quantity"] for item in items]
-    prices: list[float] = [item["price"] for item in items]
+    quantities: list[int] = list(map(_QUANTITY, items))
+    prices: list[float] = list(map(_PRICE, items))
     scaled = all_nanos(prices)
     if scaled is None:
         position = next(place for place, price in enumerate(prices) if nanos(price) is None)
         return _NO_CART, 0, f"/customerSession/cartItems/{position}/price"
-    for position, item in enumerate(items):
+    for item, position, quantity in zip(items, count(), quantities, strict=False):
         item["returnedQuantity"] = 0
-        item["remainingQuantity"] = quantities[position]
+        item["remainingQuantity"] = quantity
         item["position"] = position
     if 0.0 in prices:  # -0.0 is equal to it
         for item in items:
             item["price"] += 0.0
     item_costs = 0
-    for position in [place for place, item in enumerate(items) if not _PLAIN_FIELDS.issuperset(item)]:
-        costs, unfit = _read_rare(items[position], f"/customerSession/cartItems/{position}")
-        if unfit:
-            return _NO_CART, 0, unfit
-        item_costs += costs * quantities[position]
+    are_plain = list(map(_PLAIN_FIELDS.issuperset, items))
+    if False in are_plain:
+        for position in compress(count(), map(not_, are_plain)):
+            costs, unfit = _read_rare(items[position], f"/customerSession/cartItems/{position}")
+            if unfit:
+                return _NO_CART, 0, unfit
+            item_costs += costs * quantities[position]
     for name in ("name", "category"):
         if None in map(dict.get, items, repeat(name), repeat("")):
             for item in items:
@@ -268,6 +270,7 @@ def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
 
 
 _NO_CART = Cart([], 0, 0)
+_QUANTITY, _PRICE = itemgetter("quantity"), itemgetter("price")
 _PLAIN_FIELDS = frozenset(
     ("sku", "quantity", "price", "name", "category", "position", "returnedQuantity", "remainingQuantity")
 )
@@ -305,7 +308,8 @@ def _read_costs(costs: dict[str, dict[str, float]], where: str) -> tuple[int, st
 
 def _unfit(value: Any, where: str) -> str:
     """Point to the first number below *value* that neither 64 bits nor a double can hold; empty when there is none."""
-    for name, inner in value.items() if type(value) is dict else enumerate(value):
+    pairs = value.items() if type(value) is dict else enumerate(value)
+    for name, inner in pairs:
         kind = type(inner)
         if kind is int:
             if not INTEGER_MIN <= inner <= INTEGER_MAX:

