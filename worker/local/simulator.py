@@ -380,7 +380,7 @@ def _later_changes(day: Day, visit: Visit) -> Json:
 
 def _send_cart(day: Day, visit: Visit, changes: Json, wait: float = CART) -> Script:
     """Put some lines into the cart and send *changes* with all of it, now and then as a dry run before."""
-    cart = [*visit.cart, *day.draw.choices(day.shelf, k=day.draw.randint(1, 3))]
+    cart = [*visit.cart, *day.draw.choices(day.shelf, k=day.draw.randint(1, 2))]
     if len(cart) > 3 and day.may("line removed"):
         del cart[day.draw.randrange(len(cart))]
     if day.may("discount line"):

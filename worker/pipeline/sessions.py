@@ -20,7 +20,7 @@ S7. A record is done as soon as its outcome is in the overlay: published, refuse
 
 from worker.domain.model import Rejection, Request, Rules, Session
 from worker.domain.profile import Claim
-from worker.domain.request import read
+from worker.domain.request import read, too_large
 from worker.domain.session import Folded, fold, v1_view
 from worker.pipeline import wire
 from worker.pipeline.lane import Arrival, Overlay, Pending
@@ -49,17 +49,14 @@ class Sessions:
 
     def _take(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> bool:
         """Read and route an update record; tell whether it has to wait."""
-        origin = None
-        if topic == self.topology.rekeyed:
-            origin = wire.origin_of_stray(record)
-        is_lost = origin is None and topic == self.topology.rekeyed
         offset, timestamp, record_key, value, headers = record
-        if origin is None:
-            origin = Origin(topic, overlay.partition, offset, timestamp, record_key, headers)
+        origin = Origin(topic, overlay.partition, offset, timestamp, record_key, headers)
+        told = origin if topic == self.topology.updates else wire.origin_of_stray(record)
+        if told is None:
+            self._refuse(overlay, value, origin, _lost(value, self.rules))
+            return False
+        origin = told
         request = read(value, origin.key, origin.timestamp, self.rules)
-        if is_lost and not (isinstance(request, Rejection) and request.code == "record_too_large"):
-            message = "A record on this topic needs its origin in the last headers: only the worker writes here."
-            request = Rejection("missing_origin", "", message)
         if isinstance(request, Rejection):
             self._refuse(overlay, value, origin, request)
             return False
@@ -257,3 +254,11 @@ class Sessions:
 def _stands_alone(request: Request) -> bool:
     """Tell whether a request is judged as if no session existed (S6)."""
     return request.dry and request.kind == "update"
+
+
+def _lost(value: bytes | None, rules: Rules) -> Rejection:
+    """Refuse a record on the topic of strays that does not tell its origin; only its size is judged before that."""
+    if value is not None and len(value) > rules.max_record_bytes:
+        return too_large(value, rules)
+    message = "A record on this topic needs its origin in the last headers: only the worker writes here."
+    return Rejection("missing_origin", "", message)
