@@ -19,6 +19,12 @@ from worker.pipeline.schemas import documents
 from worker.settings import PREFIX, Settings
 
 
+class BadInput(click.ClickException):
+    """What the user gave is wrong; one line says what."""
+
+    exit_code = 2
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="session-worker")
 def main() -> None:
@@ -41,7 +47,7 @@ def replay(source: BinaryIO, output: BinaryIO, *, summary: bool) -> None:
         output.flush()
     except BadLine as error:
         output.flush()
-        raise click.UsageError(f"{source.name}, {error}") from error
+        raise BadInput(f"{getattr(source, 'name', '<stdin>')}, {error}") from error
     if summary:
         Console(stderr=True).print(tables(run, time.perf_counter() - started))
 
@@ -89,7 +95,7 @@ def _settings() -> Settings:
     except ValidationError as error:
         wrong = error.errors()[0]
         name = PREFIX + str(wrong["loc"][0]).upper()
-        raise click.UsageError(f"{name}: {wrong['msg']}, but it is {wrong['input']!r}") from error
+        raise BadInput(f"{name}: {wrong['msg']}, but it is {wrong['input']!r}") from error
 
 
 def _shown(source: BinaryIO) -> Iterable[bytes]:
