@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha1
 from pathlib import Path
+from ssl import create_default_context
+from typing import Any
 
 import requests
 from filelock import FileLock
@@ -58,7 +60,7 @@ def _fetch(folder: Path, coordinates: Sequence[str], remote: str | None, show: C
     local = folder.with_name(f"{folder.name}.repository")
     with requests.Session() as session:
         retry = Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
-        session.mount("https://", HTTPAdapter(pool_maxsize=_AT_ONCE, max_retries=retry))
+        session.mount("https://", _SystemTrust(pool_maxsize=_AT_ONCE, max_retries=retry))
         download = _Download(session, show)
         maven = MavenContext(download, repo_cache=local, remote_repos={"remote": remote} if remote else None)
         try:
@@ -78,6 +80,13 @@ def _fetch(folder: Path, coordinates: Sequence[str], remote: str | None, show: C
         path.rename(part / path.name)
     part.rename(folder)
     shutil.rmtree(local)
+
+
+class _SystemTrust(HTTPAdapter):
+    """Trusts the certificates that the system trusts, too: behind a company's proxy certifi alone is not enough."""
+
+    def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
+        super().init_poolmanager(*arguments, ssl_context=create_default_context(), **keywords)
 
 
 class _Download(PythonResolver):
