@@ -188,6 +188,7 @@ def test_a_tombstone_deletes_the_session_of_its_key_and_a_later_update_starts_a_
     till.update({}, "s-2")
     (deleted,) = till.delete("s-1")
     assert (deleted.event, deleted.key, deleted.raw) == ("deleted", b"s-1", None)
+    assert till.counts() == {"created": 2, "deleted": 1}
     created = till.update({}, "s-1", offset=9)
     assert created.event == "created"
     assert created.snapshot["id"] == 10
@@ -501,6 +502,14 @@ WRONG_TYPES = [
 @pytest.mark.parametrize(("place", "field", "kind"), WRONG_TYPES)
 def test_no_field_takes_one_json_type_for_another(till, place, field, kind):
     rejection = till.one(with_fields(place, {field: SAMPLES[kind]}))
+    assert (rejection.code, rejection.pointer) == ("invalid_field", f"{OBJECTS[place][1]}/{field}")
+
+
+@pytest.mark.parametrize("number", [str(2**63), "-" + "9" * 400, "1e400"], ids=lambda number: number[:12])
+@pytest.mark.parametrize(("place", "field"), [(place, field) for place, field, right in TYPES if right == "string"])
+def test_a_number_instead_of_a_string_is_an_invalid_field_however_large_it_is(till, place, field, number):
+    text = encoded(with_fields(place, {field: "#"})).replace(b'"#"', number.encode())
+    rejection = till.one(text)
     assert (rejection.code, rejection.pointer) == ("invalid_field", f"{OBJECTS[place][1]}/{field}")
 
 
@@ -1044,6 +1053,16 @@ def test_a_profiles_first_session_counts_a_byte_more_for_it_may_be_demoted():
     assert till.update({"profileId": "p"}).snapshot["firstSession"] is True
     _created, demoted = till.send({"customerSession": {"profileId": "p"}, "occurredAt": "2026-01-01T00:00:00Z"}, "s-0")
     assert (demoted.event, len(demoted.raw)) == ("reclassified", size + 1)
+
+
+def test_a_first_session_counts_its_byte_more_in_every_later_update_too():
+    till = Till()
+    till.update({"profileId": "p"})
+    size = len(till.update({"referralCode": "r"}).raw)
+    for limit, expected in ((size, "session_too_large"), (size + 1, "updated")):
+        till = Till(max_snapshot_bytes=limit)
+        till.update({"profileId": "p"})
+        assert till.update({"referralCode": "r"}).what == expected
 
 
 def test_an_update_that_would_make_a_session_too_large_leaves_it_as_it_was():

@@ -268,6 +268,12 @@ def test_a_reclassified_snapshot_tells_of_the_claiming_record_in_its_own_partiti
     assert again.snapshot == {**first.snapshot, "firstSession": False}
 
 
+def test_a_session_is_reclassified_in_its_own_partition_also_at_the_largest_offset(till):
+    till.one({"customerSession": {"profileId": "p"}}, "s-1", partition=1, offset=2**40 - 1)
+    _created, again = till.send({"customerSession": {"profileId": "p"}}, "s-0", partition=5)
+    assert (again.event, again.key, again.partition) == ("reclassified", b"s-1", 1)
+
+
 def test_private_state_travels_in_headers_that_begin_with_worker_and_never_in_the_value(till):
     with_event = till.one({"customerSession": {}, "eventId": "e-1"}, "s-1", offset=1)
     without = till.update({}, "s-1", offset=2, partition=1)

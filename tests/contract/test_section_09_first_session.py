@@ -264,6 +264,15 @@ def test_a_snapshot_is_published_only_once_its_answer_is_known_and_only_its_own_
     assert all(session["firstSession"] for session in of_one)
 
 
+def test_dry_runs_that_ask_the_same_at_the_same_time_are_all_answered(network):
+    for _again in range(3):
+        network.driver.send(Update(dry("p", TEN), "s-1", timestamp=SENT))
+    network.driver.send(Update(claiming("p", ELEVEN), "s-1", timestamp=SENT))
+    network.driver.run()
+    assert [is_first(outcome) for outcome in network.published("session-dry-runs")] == [True] * 3
+    assert [is_first(outcome) for outcome in network.snapshots] == [True]
+
+
 def test_a_tombstone_and_a_new_session_wait_in_their_order_too(network):
     for value in (b'{"customerSession": {"profileId": "p"}}', None, b'{"customerSession": {}}', b'{"type": "reopen"}'):
         network.driver.send(Update(value, "s-1"))
