@@ -1,0 +1,1 @@
+"""What moves the bytes between Kafka and the pipeline."""
