@@ -60,7 +60,7 @@ class App(faust.App):
             TableManager=Tables,
         )
         self._opened = ExitStack()
-        stages = Sessions(settings.rules(), topology), Profiles(topology)
+        stages: tuple[Stage, ...] = Sessions(settings.rules(), topology), Profiles(topology)
         opener = self._openers(settings)
         tables: Mapping[Stage, Table] = {
             stage: self._table(name, changelog, opener(name))

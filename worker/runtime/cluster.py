@@ -200,7 +200,7 @@ class Cluster:
 
     async def start(self) -> None:
         """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
-        self._client = AIOKafkaClient(**self._settings)  # type: ignore[no-untyped-call]
+        self._client = AIOKafkaClient(**self._settings)
         try:
             await self._client.bootstrap()
         except BaseException:

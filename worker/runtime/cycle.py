@@ -235,7 +235,9 @@ class Cycle(Service):
         (low, high) = (await self._cluster.watermarks([tp]))[tp]
         self._checked.discard(tp)
         if not low <= position <= high:
-            raise LostRecords(f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next")
+            raise LostRecords(
+                f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next"
+            )
 
     def _hold_back(self, tp: TopicPartition, lane: Lane, batch: Batch) -> None:
         """Pause a partition of which more is queued than memory should hold (C5)."""

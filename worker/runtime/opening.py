@@ -67,12 +67,14 @@ class Prepared(NamedTuple):
 class Tables(TableManager):
     """Faust's table manager, with the opening in place of its recovery."""
 
+    _opening: "Opening | None" = None
+
     @property
     def recovery(self) -> "Opening":
         """The opening of this app's lanes."""
-        if self._recovery is None:
-            self._recovery = Opening(self.app, self, beacon=self.beacon, loop=self.loop)
-        return self._recovery
+        if self._opening is None:
+            self._opening = self._recovery = Opening(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._opening
 
 
 class Latch(asyncio.Event):
@@ -169,12 +171,12 @@ class Opening(Recovery):
 
     # ------------------------------------------------------------------------------------------------------- step 6
 
-    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:  # noqa: ARG002
+    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
         """Find out where each changelog partition has to be read on from."""
         for tp, (low, high) in (await self._parts.cluster.watermarks(list(tps))).items():
             destination[TP(*tp)] = self._store(tp).begin(tp.partition, low, high) - 1
 
-    async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:  # noqa: ARG002
+    async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:
         """Seek to what follows, where Faust would read its last record again."""
         await consumer.seek_wait({tp: offsets[tp] + 1 for tp in tps})
 

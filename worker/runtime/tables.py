@@ -86,8 +86,8 @@ class Partitions(Store):
     def apply_changelog_batch(
         self,
         batch: Iterable[EventT],
-        to_key: Callable[[Any], Any],  # noqa: ARG002 (Faust's signature)
-        to_value: Callable[[Any], Any],  # noqa: ARG002
+        to_key: Callable[[Any], Any],
+        to_value: Callable[[Any], Any],
     ) -> None:
         """Apply fetched batches of the changelog, each where it goes on from what is there (T1)."""
         for event in batch:
@@ -104,9 +104,9 @@ class Partitions(Store):
     async def on_rebalance(
         self,
         assigned: set[TP],
-        revoked: set[TP],  # noqa: ARG002 (Faust's signature)
-        newly_assigned: set[TP],  # noqa: ARG002
-        generation_id: int = 0,  # noqa: ARG002
+        revoked: set[TP],
+        newly_assigned: set[TP],
+        generation_id: int = 0,
     ) -> None:
         """Let go of the partitions that are not assigned any more."""
         topic = self.table.changelog_topic_name

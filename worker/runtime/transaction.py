@@ -306,9 +306,7 @@ class TransactionalProducer:
             await self._cluster.coordinate(
                 CoordinationType.GROUP,
                 group,
-                TxnOffsetCommitRequest(
-                    self.transactional_id, group, *self._identity, generation, member, None, topics
-                ),
+                TxnOffsetCommitRequest(self.transactional_id, group, *self._identity, generation, member, None, topics),
                 lambda response: each_partition(response.errors),
                 backoff,
                 repeatable=False,
