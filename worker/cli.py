@@ -15,7 +15,7 @@ from worker.local.simulator import simulate as simulated
 from worker.local.summary import summary as tables
 from worker.pipeline.replay import BadLine, Replay, written
 from worker.pipeline.schemas import documents
-from worker.settings import Settings, WrongSetting, load
+from worker.settings import Settings, WrongSetting, example_file, in_force, load
 
 
 class BadInput(click.ClickException):
@@ -80,6 +80,19 @@ def schemas(out: Path) -> None:
     for name, text in documents().items():
         (out / name).write_text(text, encoding="utf-8")
         click.echo(out / name)
+
+
+@main.command()
+@click.option("--example", is_flag=True, help="Print a TOML file to start from instead.")
+def settings(*, example: bool) -> None:
+    """Print the settings in force and where each comes from; secrets are masked."""
+    if example:
+        click.echo(example_file())
+        return
+    rows = [*in_force(_settings())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 @main.command()
