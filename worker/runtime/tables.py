@@ -57,6 +57,7 @@ class Partitions(Store):
         super().__init__("partitions://", app, table)
         self._opener = opener
         self._kept: dict[int, Kept] = {}
+        self._count = 0
 
     def partition(self, number: int) -> Kept:
         """Give a partition, opened if it is not."""
@@ -99,7 +100,13 @@ class Partitions(Store):
             if fetched.start > kept.end:
                 self.app.consumer.go_to(message.tp, kept.end)
             elif fetched.end > kept.end:
+                self._count += len(fetched.records)
                 kept.apply({record.key or b"": wire.stored(record) for record in fetched.records}, fetched.end)
+
+    def take_count(self) -> int:
+        """Count the records that were applied since the last call."""
+        count, self._count = self._count, 0
+        return count
 
     async def on_rebalance(
         self,
