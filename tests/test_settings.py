@@ -281,7 +281,7 @@ def without(given: dict[str, Any], *names: str):
         ({**SASL, "sasl_password": ""}, "SASL_PASSWORD: Value should have at least 1 item"),
         (
             {**SASL, "security_protocol": "PLAINTEXT"},
-            "SASL_PASSWORD: has no effect with SESSION_WORKER_SECURITY_PROTOCOL",
+            "SASL_USERNAME: has no effect with SESSION_WORKER_SECURITY_PROTOCOL",
         ),
         ({**TRUSTED, **SASL}, "SSL_CAFILE: has no effect with SESSION_WORKER_SECURITY_PROTOCOL SASL_PLAINTEXT"),
         (without(KEYED, "ssl_certfile"), "SSL_CERTFILE: is missing, and SESSION_WORKER_SSL_KEYFILE needs it"),
