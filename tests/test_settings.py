@@ -296,6 +296,12 @@ def test_half_a_login_half_a_certificate_and_what_would_be_left_out_are_refused(
     assert refused(**given).startswith(PREFIX + told)
 
 
+@pytest.mark.parametrize("value", [f'["{SECRET}"]', "4711"])
+def test_a_secret_that_is_wrong_itself_is_not_shown(value):
+    Path("session-worker.toml").write_text(f"sasl_password = {value}\n", "utf-8")
+    assert refused() == "sasl_password in session-worker.toml: Input should be a valid string"
+
+
 @pytest.mark.parametrize("times", [1, 30])
 def test_a_key_in_the_place_of_its_files_name_is_not_shown(times):
     line = refused(**{**KEYED, "ssl_keyfile": Path(KEY).read_text("utf-8") * times})
@@ -314,7 +320,7 @@ def test_secrets_are_masked_wherever_settings_are_shown(caplog):
         assert KEY_SECRET not in text
     assert in_force(**given)["sasl_password"] == ("**********", "environment")
     with pytest.raises(ValidationError) as wrong:
-        Settings(**{**given, "security_protocol": "PLAINTEXT"})
+        Settings(**{**given, "sasl_password": [SECRET]})
     assert SECRET not in str(wrong.value)
 
 
