@@ -18,7 +18,7 @@ from worker.domain.model import Rejection, Request, Rules, UpdateRecord
 from worker.domain.request import read
 from worker.domain.session import fold
 from worker.pipeline import wire
-from worker.pipeline.lane import Lane, Overlay
+from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
@@ -73,7 +73,9 @@ def measure(items: int) -> dict[str, float]:
     snapshot = wire.encode(created.session)
 
     sessions = Sessions(rules, Topology(PARTITIONS))
-    lane = Lane(sessions, partition_of(KEY, PARTITIONS), {KEY: snapshot}, {})
+    table = MemoryTable[bytes, bytes]()
+    table.apply({KEY: snapshot}, None)
+    lane = Lane(sessions, partition_of(KEY, PARTITIONS), table, {})
     overlay = Overlay(lane)
     record = ConsumerRecord(7, TIMESTAMP, KEY, value)
     topic = sessions.topology.updates

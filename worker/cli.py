@@ -8,7 +8,6 @@ from typing import IO, BinaryIO
 
 import click
 import orjson
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -17,7 +16,7 @@ from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
-from worker.settings import PREFIX, Settings
+from worker.settings import Settings, WrongSetting, load
 
 
 class BadInput(click.ClickException):
@@ -92,11 +91,9 @@ def kafka(brokers: str, port: int, data: Path | None) -> None:
 
 def _settings() -> Settings:
     try:
-        return Settings()
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        name = PREFIX + str(wrong["loc"][0]).upper()
-        raise BadInput(f"{name}: {wrong['msg']}, but it is {wrong['input']!r}") from error
+        return load()
+    except WrongSetting as error:
+        raise BadInput(str(error)) from error
 
 
 def _shown(source: BinaryIO) -> Iterable[bytes]:

@@ -1,20 +1,99 @@
-"""What an operator may set, by environment variables that begin with SESSION_WORKER_ or an .env file."""
+"""What an operator may set: environment variables that begin with SESSION_WORKER_, an .env file, a TOML file."""
 
-from typing import Literal
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv.parser import parse_stream
+from platformdirs import user_data_path
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from worker.domain.model import Rules
+from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
 
-PREFIX = "SESSION_WORKER_"
+PREFIX: Final = "SESSION_WORKER_"
+ENV_FILE: Final = ".env"
+TOML_FILE: Final = "session-worker.toml"
+
+_MAX_REPEATED: Final = 100
+"""A wrong value that is longer is not repeated: it may be a key where the key's file is meant."""
+_NAMES: Final = Topology(partitions=None)
+
+
+class WrongSetting(Exception):
+    """The settings are not usable; the message is one line that says why, without any secret."""
+
+
+# ------------------------------------------------------------------------------------------------------- types
+
+
+def _addresses(text: str) -> str:
+    """Refuse what is not `host:port,…`; spaces around the commas are left out."""
+    addresses = [address.strip() for address in text.split(",")]
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not re.fullmatch(r"[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+\]", host) or not re.fullmatch(r"[0-9]{1,5}", port):
+            raise ValueError("each broker is host:port, with a comma between two")
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError("a port is a number from 1 to 65535")
+    return ",".join(addresses)
+
+
+def _legal_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in {".", ".."}:
+        raise ValueError("a name in Kafka is 1 to 249 characters of a-z, A-Z, 0-9, '.', '_', '-'; not '.', not '..'")
+    return name
+
+
+def _readable(path: Path) -> Path:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    return path
+
+
+Brokers = Annotated[str, AfterValidator(_addresses)]
+KafkaName = Annotated[str, AfterValidator(_legal_name)]
+File = Annotated[Path, AfterValidator(_readable)]
+Bytes = Annotated[int, Field(ge=1, le=1 << 30)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+# ---------------------------------------------------------------------------------------------------- settings
 
 
 class Settings(BaseSettings):
     """The settings in force; a wrong one is a ValidationError, before anything is opened."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        dotenv_filtering="match_prefix",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
 
+    config: File | None = Field(
+        default=None, description=f"The TOML file; `{TOML_FILE}` in the working directory, if it is there."
+    )
+    brokers: Brokers = Field(default="localhost:9092", description="Where Kafka is: `host:port,…`.")
+    app_id: KafkaName = Field(
+        default="session-worker", max_length=200, description="The consumer group, and the prefix of transactional ids."
+    )
     application_id: int = Field(default=1, ge=0, description="The application whose sessions these are.")
     other_applications: Literal["reject", "skip"] = Field(
         default="reject", description="What to do with update records of another application."
@@ -22,9 +101,101 @@ class Settings(BaseSettings):
     unknown_fields: Literal["reject", "ignore"] = Field(
         default="reject", description="What to do with fields that the contract does not know."
     )
-    max_record_bytes: int = Field(default=1 << 20, ge=1, description="The largest value of an update record.")
-    max_snapshot_bytes: int = Field(default=1 << 20, ge=1, description="The largest value of a snapshot.")
-    v1_topic: str | None = Field(default=None, min_length=1, description="Where to publish the v1 view, if at all.")
+    max_record_bytes: Bytes = Field(default=1 << 20, description="The largest value of an update record.")
+    max_snapshot_bytes: Bytes = Field(default=1 << 20, description="The largest value of a snapshot.")
+
+    updates_topic: KafkaName = Field(default=_NAMES.updates, description="Where update records arrive.")
+    rekeyed_topic: KafkaName = Field(default=_NAMES.rekeyed, description="Where strays are sent home.")
+    sessions_topic: KafkaName = Field(default=_NAMES.sessions, description="Where snapshots are published.")
+    rejections_topic: KafkaName = Field(default=_NAMES.rejections, description="Where rejections are published.")
+    dry_runs_topic: KafkaName = Field(default=_NAMES.dry_runs, description="Where dry runs are published.")
+    claims_topic: KafkaName = Field(default=_NAMES.claims, description="Where sessions ask for firstSession.")
+    verdicts_topic: KafkaName = Field(default=_NAMES.verdicts, description="Where they are answered.")
+    first_sessions_topic: KafkaName = Field(
+        default=_NAMES.first_sessions, description="The changelog of the profiles table."
+    )
+    v1_topic: KafkaName | None = Field(default=None, description="Where to publish the v1 view, if at all.")
+    partitions: int = Field(
+        default=8,
+        ge=1,
+        le=MAX_PARTITIONS,
+        description="Of topics that have to be created, unless the updates topic is there and tells it.",
+    )
+    replication_factor: int = Field(
+        default=-1, ge=-1, le=1 << 15, description="Of topics that have to be created; -1: the brokers' default."
+    )
+
+    store: Literal["memory://", "rocksdb://"] = Field(default="memory://", description="Where tables are kept.")
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("session-worker"), description="The folder of tables on disk."
+    )
+    standby_replicas: int = Field(default=0, ge=0, description="How many other workers keep a copy of each table.")
+    session_timeout_seconds: int = Field(
+        default=10, ge=6, le=1800, description="After so long without a sign of life a worker is taken for dead."
+    )
+    transaction_timeout_seconds: int = Field(
+        default=10, ge=1, le=900, description="After so long Kafka aborts a transaction that a dead worker left open."
+    )
+    web_host: Text = Field(default="127.0.0.1", description="The address at which the worker's web server listens.")
+    web_port: int = Field(default=0, ge=0, le=65535, description="Its port; 0: any that is free.")
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT",
+        description="How to speak to the brokers: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`.",
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="PLAIN", description="`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."
+    )
+    sasl_username: Text | None = Field(default=None, description="Who the worker is.")
+    sasl_password: SecretStr | None = Field(default=None, min_length=1, description="Its password.")
+    ssl_cafile: File | None = Field(
+        default=None, description="Certificates (PEM) by which brokers are believed; the system's by default."
+    )
+    ssl_certfile: File | None = Field(default=None, description="The worker's own certificate (PEM).")
+    ssl_keyfile: File | None = Field(default=None, description="The key of that certificate (PEM).")
+    ssl_password: SecretStr | None = Field(default=None, min_length=1, description="The password of that key.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (ours tells unknown variables, too)
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read, the strongest first: what the call gives, the environment, the .env file, the TOML file."""
+        return init_settings, *_sources(settings_cls).values()
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        """Refuse equal names, and those that Kafka takes for equal in its metrics: '.' and '_' are one there."""
+        seen: dict[str, str] = {}
+        for field in TOPICS:
+            setting = f"{field}_topic"
+            if name := getattr(self, setting):
+                other = seen.setdefault(name.replace(".", "_"), setting)
+                if other != setting:
+                    both = f"{_variable(other)} and {_variable(setting)}"
+                    raise ValueError(f"{both} are {getattr(self, other)!r} and {name!r}: topics need names that differ")
+        return self
+
+    @model_validator(mode="after")
+    def _security_is_whole(self) -> Self:
+        """Refuse half a login and half a certificate, and either where the protocol would silently leave it out."""
+        for kind, is_used in (("sasl_", self._has_sasl), ("ssl_", self._has_ssl)):
+            if not is_used and (given := sorted(name for name in self.model_fields_set if name.startswith(kind))):
+                how = f"{_variable('security_protocol')} {self.security_protocol}"
+                raise ValueError(f"{_variable(given[0])}: has no effect with {how}")
+        pairs = [("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("ssl_password", "ssl_keyfile")]
+        if self._has_sasl:
+            pairs += [("sasl_mechanism", "sasl_username"), ("sasl_mechanism", "sasl_password")]
+        for name, needed in pairs:
+            if getattr(self, name) and not getattr(self, needed):
+                raise ValueError(f"{_variable(needed)}: is missing beside {_variable(name)}")
+        if self._has_ssl:
+            self._ssl_context()
+        return self
 
     def rules(self) -> Rules:
         """Give the rules that the pure code needs to know."""
@@ -35,3 +206,155 @@ class Settings(BaseSettings):
             max_record_bytes=self.max_record_bytes,
             max_snapshot_bytes=self.max_snapshot_bytes,
         )
+
+    def topology(self, partitions: int | None) -> Topology:
+        """Name the topics, of which each has so many partitions."""
+        return Topology(partitions, **{field: getattr(self, f"{field}_topic") for field in TOPICS})
+
+    def connection(self) -> dict[str, Any]:
+        """Give what each client of aiokafka needs to know to reach the brokers; the SASL password is in it."""
+        keywords: dict[str, Any] = {
+            "bootstrap_servers": self.brokers,
+            "client_id": self.app_id,
+            "security_protocol": self.security_protocol,
+        }
+        if self._has_ssl:
+            keywords["ssl_context"] = self._ssl_context()
+        if self._has_sasl and self.sasl_password is not None:
+            keywords["sasl_mechanism"] = self.sasl_mechanism
+            keywords["sasl_plain_username"] = self.sasl_username
+            keywords["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        return keywords
+
+    @property
+    def _has_sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL")
+
+    @property
+    def _has_ssl(self) -> bool:
+        return self.security_protocol.endswith("SSL")
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        """Load the certificates; a key that needs a password is refused without one, where OpenSSL would ask for it."""
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_cafile)
+        except OSError as error:
+            raise ValueError(f"{_variable('ssl_cafile')}: cannot be loaded: {error}") from error
+        if self.ssl_certfile is not None:
+            password = self.ssl_password.get_secret_value() if self.ssl_password else ""
+            try:
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
+            except OSError as error:
+                told = f"cannot be loaded with {_variable('ssl_keyfile')} and {_variable('ssl_password')}: {error}"
+                raise ValueError(f"{_variable('ssl_certfile')}: {told}") from error
+        return context
+
+
+def load() -> Settings:
+    """Read the settings; raise WrongSetting when one is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise WrongSetting(_told(error)) from None
+    except (SettingsError, OSError) as error:
+        raise WrongSetting(str(error)) from None
+
+
+class InForce(NamedTuple):
+    """A setting as it is in force, for a person to read; secrets are masked."""
+
+    name: str
+    value: str
+    source: str
+
+
+def in_force(settings: Settings) -> Iterator[InForce]:
+    """Tell every setting that *settings*, as loaded, holds, and where it comes from."""
+    origins = _origins()
+    for field in Settings.model_fields:
+        value = getattr(settings, field)
+        yield InForce(_variable(field), "–" if value is None else str(value), origins.get(field, "default"))
+
+
+# ----------------------------------------------------------------------------------------------------- sources
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, from which what begins with our prefix and is no setting is passed on, too: to be refused."""
+
+    def __call__(self) -> dict[str, Any]:
+        prefix = PREFIX.lower()
+        ours = {name: value for name, value in self.env_vars.items() if name.startswith(prefix)}
+        unknown = {
+            name.removeprefix(prefix): value for name, value in ours.items() if not _is_service_link(name, value or "")
+        }
+        return unknown | super().__call__()
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Tell what Kubernetes puts into the environment of each container where a Service is named session-worker."""
+    return bool(re.search(r"_service_host$|_service_port(_|$)|_port_\d+_(tc|ud|sct)p(_|$)", name)) or (
+        name.endswith("_port") and bool(re.match(r"(tc|ud|sct)p://", value))
+    )
+
+
+def _sources(settings: type[BaseSettings]) -> dict[str, PydanticBaseSettingsSource]:
+    """Open what settings are read from, by names for a person, the strongest first."""
+    environment = _Environment(settings)
+    with _reading(ENV_FILE):
+        _check_lines(Path(ENV_FILE))
+        dotenv = DotEnvSettingsSource(settings, ENV_FILE)
+    file = str((dotenv() | environment()).get("config") or TOML_FILE)
+    with _reading(file):
+        toml = TomlConfigSettingsSource(settings, file)
+        if "config" in toml():
+            raise ValueError("config is the name of this file, and no setting in it")
+    return {"environment": environment, ENV_FILE: dotenv, file: toml}
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"{file}: {error}") from error
+
+
+def _check_lines(file: Path) -> None:
+    """Refuse lines that python-dotenv would only warn of and leave out."""
+    if file.is_file():
+        with file.open(encoding="utf-8") as lines:
+            for binding in parse_stream(lines):
+                if binding.error:
+                    raise ValueError(f"line {binding.original.line} is not NAME=value")
+
+
+def _origins() -> dict[str, str]:
+    """Name the source of each setting that has one."""
+    origins: dict[str, str] = {}
+    for source, values in _sources(Settings).items():
+        origins = dict.fromkeys(values(), source) | origins
+    return origins
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _told(error: ValidationError) -> str:
+    """Say in one line what is wrong first; what may be a secret, or misspelt, is not repeated."""
+    wrong = error.errors(include_url=False)[0]
+    message = wrong["msg"].removeprefix("Value error, ")
+    if not wrong["loc"]:
+        return message
+    field = str(wrong["loc"][0])
+    source = _origins().get(field, "environment")
+    is_toml = source not in {"environment", ENV_FILE}
+    where = (field if is_toml else _variable(field)) + ("" if source == "environment" else f" in {source}")
+    if wrong["type"] == "extra_forbidden":
+        nearest = get_close_matches(field.lower(), Settings.model_fields, n=1)
+        hint = f"; is it {nearest[0] if is_toml else _variable(nearest[0])}?" if nearest else ""
+        return f"{where}: there is no such setting{hint}"
+    given = repr(wrong["input"])
+    is_secret = SecretStr in get_args(Settings.model_fields[field].annotation) or len(given) > _MAX_REPEATED
+    return f"{where}: {message}" + ("" if is_secret else f", but it is {given}")

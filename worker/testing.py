@@ -26,7 +26,7 @@ import orjson
 
 from worker.domain.model import Rules, Session
 from worker.pipeline import wire
-from worker.pipeline.lane import Batch, Lane, Overlay, Stage
+from worker.pipeline.lane import Batch, Lane, MemoryTable, Overlay, Stage
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
@@ -271,13 +271,9 @@ class StreamDriver:
         self._lanes = []
         for stage, changelog in self._stages:
             for partition in range(self.topology.partitions or 0):
-                table: dict[bytes, bytes] = {}
-                for record in self._log(changelog, partition).records:
-                    entry = wire.stored(record)
-                    if entry is None:
-                        table.pop(record.key or b"", None)
-                    else:
-                        table[record.key or b""] = entry
+                table = MemoryTable[bytes, bytes]()
+                log = self._log(changelog, partition)
+                table.apply({record.key or b"": wire.stored(record) for record in log.records}, log.end)
                 commits = {topic: self._commits.get((topic, partition), (0, "")) for topic in stage.reads}
                 ledgers = {topic: Ledger.restore(*commit) for topic, commit in commits.items()}
                 lane = Lane(stage, partition, table, ledgers)

@@ -3,7 +3,7 @@
 import pytest
 
 from worker.domain.model import Rules
-from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, Overlay
+from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, MemoryTable, Overlay
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.sessions import Sessions
@@ -21,7 +21,7 @@ def record(offset: int, value: bytes = ANONYMOUS, key: bytes = b"s-1") -> Consum
 
 
 def lane(ledger: Ledger | None = None) -> Lane:
-    return Lane(Sessions(Rules(), Topology(1)), 0, {}, {UPDATES: ledger or Ledger()})
+    return Lane(Sessions(Rules(), Topology(1)), 0, MemoryTable(), {UPDATES: ledger or Ledger()})
 
 
 def batch(start: int, end: int, *records: ConsumerRecord) -> Batch:
@@ -37,7 +37,7 @@ def cycle(of: Lane, limit: int = 100) -> Overlay:
 
 class TestLayer:
     def test_it_reads_through_to_its_base_and_changes_it_only_when_adopted(self):
-        base = {"a": 1, "b": 2}
+        base = MemoryTable({"a": 1, "b": 2})
         layer = Layer(base)
         layer.put("a", 9)
         layer.put("b", None)
@@ -45,6 +45,9 @@ class TestLayer:
         assert base == {"a": 1, "b": 2}
         layer.adopt()
         assert base == {"a": 9}
+        assert base.end is None
+        layer.adopt(7)
+        assert base.end == 7
 
 
 class TestQueue:
@@ -99,7 +102,7 @@ class TestOpening:
         rekeyed = "session-updates-rekeyed"
         stage = Sessions(Rules(), Topology(1))
         ledgers = {UPDATES: Ledger(2, {1: True}), rekeyed: Ledger(1, {0: False})}
-        opened = Lane(stage, 0, {}, ledgers)
+        opened = Lane(stage, 0, MemoryTable(), ledgers)
         origin = [("worker-origin", b"session-updates/3/17/1795372800000"), ("worker-origin-key", b"s-1")]
         stray = record(0)._replace(headers=origin)
         opened.queue(Batch(rekeyed, 0, 1, [stray]))
@@ -121,7 +124,7 @@ class TestOverlay:
         dropped = Overlay(kept)
         assert dropped.run(100) == 3
         assert dropped.out
-        assert (kept.table, kept.heads, kept.followers, kept.ledgers[UPDATES].not_done) == ({}, {}, {}, {})
+        assert not any((kept.table, kept.heads, kept.followers, kept.ledgers[UPDATES].not_done))
         again = Overlay(kept)
         again.run(100)
         assert (again.out, again.offsets()) == (dropped.out, dropped.offsets())

@@ -6,7 +6,7 @@ import pytest
 from worker.domain.model import Rules
 from worker.domain.profile import Claim
 from worker.pipeline import wire
-from worker.pipeline.lane import Lane, Overlay
+from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
@@ -25,7 +25,7 @@ class Stage:
 
     def __init__(self, stage) -> None:
         self.stage = stage
-        self.overlay = Overlay(Lane(stage, 0, {}, {}))
+        self.overlay = Overlay(Lane(stage, 0, MemoryTable(), {}))
         self.offset = 0
 
     def fold(self, topic: str, key: bytes | None, value: bytes | None, headers=()) -> list:
@@ -194,7 +194,7 @@ class TestProfiles:
     def test_a_wish_to_be_forgotten_is_sent_where_the_profile_is(self, profiles):
         topology = Topology(partitions=8)
         here = 1 + topology.home(b"p-1", 0)
-        overlay = Overlay(Lane(Profiles(topology), here % 8, {}, {}))
+        overlay = Overlay(Lane(Profiles(topology), here % 8, MemoryTable(), {}))
         overlay.lane.stage.fold(overlay, topology.claims, ConsumerRecord(0, NOW, b"p-1", None))
         (sent,) = overlay.out
         assert (sent.topic, sent.partition, sent.value) == (topology.claims, here - 1, None)

@@ -15,7 +15,7 @@ N5. While a ledger is full, new records of its topic stay queued. Verdicts never
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -82,12 +82,41 @@ class Stage(Protocol):
         """Fold one record of *topic*, new or not done yet."""
 
 
+class Table(Protocol[K, V]):
+    """What a lane keeps by key, in memory or on disk: what its changelog says up to some offset."""
+
+    def get(self, key: K, /) -> V | None:
+        """Read an entry."""
+
+    def apply(self, changes: Mapping[K, V | None], end: int | None = None) -> None:
+        """Change entries at once, or remove them with None.
+
+        The table then stands for its changelog up to *end*; without one, for what it did before.
+        """
+
+
+class MemoryTable(dict[K, V]):
+    """A table in memory; *end* is the offset up to which it stands for its changelog."""
+
+    end: int | None = None
+
+    def apply(self, changes: Mapping[K, V | None], end: int | None = None) -> None:
+        """Change entries, or remove them with None."""
+        for key, entry in changes.items():
+            if entry is None:
+                self.pop(key, None)
+            else:
+                self[key] = entry
+        if end is not None:
+            self.end = end
+
+
 class Layer(Generic[K, V]):
-    """What a cycle changes of a mapping, over what was committed; None stands for a removed key."""
+    """What a cycle changes of a table, over what was committed; None stands for a removed key."""
 
     __slots__ = ("_base", "changes")
 
-    def __init__(self, base: MutableMapping[K, V]) -> None:
+    def __init__(self, base: Table[K, V]) -> None:
         self._base = base
         self.changes: dict[K, V | None] = {}
 
@@ -101,29 +130,23 @@ class Layer(Generic[K, V]):
         """Change a key, or remove it with None."""
         self.changes[key] = value
 
-    def adopt(self) -> None:
-        """Make the changes part of what they were laid over."""
-        for key, value in self.changes.items():
-            if value is None:
-                self._base.pop(key, None)
-            else:
-                self._base[key] = value
+    def adopt(self, end: int | None = None) -> None:
+        """Make the changes part of what they were laid over, see `Table.apply`."""
+        self._base.apply(self.changes, end)
 
 
 class Lane:
     """The state of one partition of a stage, as it was committed last."""
 
-    def __init__(
-        self, stage: Stage, partition: int, table: MutableMapping[bytes, bytes], ledgers: Mapping[str, Ledger]
-    ) -> None:
+    def __init__(self, stage: Stage, partition: int, table: Table[bytes, bytes], ledgers: Mapping[str, Ledger]) -> None:
         """Open a lane over its restored *table* and the ledgers, by topic, that were committed with it."""
         self.stage = stage
         self.partition = partition
         self.table = table
         self.ledgers = {topic: ledgers.get(topic) or Ledger() for topic in stage.reads}
-        self.heads: dict[bytes, Pending] = {}
-        self.followers: dict[bytes, tuple[Arrival, ...]] = {}
-        self.asked: dict[tuple[str, Claim], tuple[Pending, ...]] = {}
+        self.heads = MemoryTable[bytes, Pending]()
+        self.followers = MemoryTable[bytes, tuple[Arrival, ...]]()
+        self.asked = MemoryTable[tuple[str, Claim], tuple[Pending, ...]]()
         self.counts: Counter[str] = Counter()
         self.queued: dict[str, deque[ConsumerRecord]] = {topic: deque() for topic in stage.reads}
         self.again: dict[tuple[str, int], ConsumerRecord] = {}
@@ -177,18 +200,22 @@ class Overlay:
         self.ledgers: dict[str, Ledger] = {topic: ledger.copy() for topic, ledger in lane.ledgers.items()}
         self.out: list[ProducerRecord] = []
         self.counts: Counter[str] = Counter()
-        self._taken: dict[str, int] = {}
+        self._taken = dict.fromkeys(lane.stage.reads, 0)
+        self._again = self._not_done()
+        self._taken_again = 0
 
     def run(self, limit: int) -> int:
-        """Fold what the lane has queued, at most *limit* records, and say how many; called once."""
+        """Fold what the lane has queued, at most *limit* records more, and say how many; 0 when there is no more."""
         stage, lane = self.lane.stage, self.lane
-        for topic, record in self._not_done():
-            stage.fold(self, topic, record)
-        folded = len(lane.again)
+        folded = 0
+        for topic, offset in self._again[self._taken_again : self._taken_again + limit]:
+            stage.fold(self, topic, lane.again[topic, offset])
+            folded += 1
+        self._taken_again += folded
         for topic in stage.reads:
             ledger, queued, parks = self.ledgers[topic], lane.queued[topic], topic in stage.parks
-            taken = 0
-            for record in islice(queued, max(0, limit - folded)):
+            before = taken = self._taken[topic]
+            for record in islice(queued, before, before + limit - folded):
                 if parks and not ledger.has_room(record.offset):
                     break  # N5
                 stage.fold(self, topic, record)
@@ -197,27 +224,33 @@ class Overlay:
             if taken == len(queued):
                 ledger.next = max(ledger.next, lane.position(topic))  # nothing but markers up to there
             self._taken[topic] = taken
-            folded += taken
+            folded += taken - before
         return folded
 
     def offsets(self) -> dict[str, tuple[int, str]]:
         """Give what to commit of each topic: the offset and the ledger in its metadata."""
         return {topic: ledger.commit() for topic, ledger in self.ledgers.items()}
 
-    def adopt(self) -> None:
-        """Make this the lane's state; only when the commit was answered (N2)."""
-        for layer in (self.table, self.heads, self.followers, self.asked):
+    def adopt(self, end: int | None = None) -> None:
+        """Make this the lane's state; only when the commit was answered (N2).
+
+        *end* is the changelog's offset behind what the cycle wrote there.
+        """
+        lane = self.lane
+        self.table.adopt(end)
+        for layer in (self.heads, self.followers, self.asked):
             layer.adopt()
-        self.lane.ledgers = self.ledgers
-        self.lane.counts.update(self.counts)
-        self.lane.again.clear()
+        lane.ledgers = self.ledgers
+        lane.counts.update(self.counts)
+        for place in self._again[: self._taken_again]:
+            del lane.again[place]
         for topic, taken in self._taken.items():
-            queued = self.lane.queued[topic]
+            queued = lane.queued[topic]
             for _record in range(taken):
                 queued.popleft()
 
-    def _not_done(self) -> Iterator[tuple[str, ConsumerRecord]]:
-        """Yield the records read again, heads before their followers (N4)."""
+    def _not_done(self) -> list[tuple[str, int]]:
+        """List where the records read again are from, heads before their followers (N4)."""
         order = {topic: place for place, topic in enumerate(self.lane.stage.reads)}
         ledgers = self.lane.ledgers
 
@@ -225,5 +258,4 @@ class Overlay:
             topic, offset = at
             return not ledgers[topic].not_done[offset], order[topic], offset
 
-        for topic, offset in sorted(self.lane.again, key=place):
-            yield topic, self.lane.again[topic, offset]
+        return sorted(self.lane.again, key=place)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from worker.domain.model import Rules, Session
 from worker.pipeline import wire
-from worker.pipeline.lane import Lane, Overlay
+from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.lines import BadLine, Line, read
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
@@ -26,8 +26,9 @@ class Replay:
         self.topology = Topology(partitions=None, v1=v1_topic)
         self._sessions = Sessions(rules, self.topology)
         self._profiles = Profiles(self.topology)
-        self._session_lane = Lane(self._sessions, 0, {}, {})
-        self._profile_lane = Lane(self._profiles, 0, {}, {})
+        self._table = MemoryTable[bytes, bytes]()
+        self._session_lane = Lane(self._sessions, 0, self._table, {})
+        self._profile_lane = Lane(self._profiles, 0, MemoryTable[bytes, bytes](), {})
         self._overlays = Overlay(self._session_lane), Overlay(self._profile_lane)
         self._next_offsets: dict[int, int] = {}
         self.records = 0
@@ -60,7 +61,7 @@ class Replay:
     def sessions(self) -> Iterator[Session]:
         """Yield the sessions as they are now."""
         self._adopt()
-        return (wire.decode(wire.unpack(entry)[0]) for entry in self._session_lane.table.values())
+        return (wire.decode(wire.unpack(entry)[0]) for entry in self._table.values())
 
     def _settled(self) -> Iterator[ProducerRecord]:
         """Take what the sessions stage sent; questions to the profiles stage are answered before going on."""

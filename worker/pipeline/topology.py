@@ -1,9 +1,12 @@
 """Every topic with its key, cleanup policy, writer and reader, as data."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from worker.pipeline.partitioner import partition_of
+
+MAX_PARTITIONS: Final = 1 << 13
+"""A session's id has so much room for the partition of the record that created it."""
 
 
 class Topic(NamedTuple):

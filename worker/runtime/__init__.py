@@ -1,0 +1,1 @@
+"""What moves the bytes: Faust, aiokafka, asyncio."""
