@@ -62,6 +62,18 @@ def simulate(count: int, seed: int, out: BinaryIO) -> None:
 
 
 @main.command()
+def run() -> None:
+    """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
+    from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
+
+    process.configure_logging()
+    try:
+        process.run(_settings())
+    except process.FATAL as error:
+        raise click.ClickException(str(error) or repr(error)) from error
+
+
+@main.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="schemas", show_default=True)
 def schemas(out: Path) -> None:
     """Write the JSON Schemas and the AsyncAPI document of every topic into a folder."""

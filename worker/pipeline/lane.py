@@ -186,6 +186,12 @@ class Lane:
         """Tell whether a cycle would find something to fold."""
         return self.is_complete and (bool(self.again) or any(self.queued.values()))
 
+    def has_moved(self) -> bool:
+        """Tell whether a topic was read beyond the ledger, over markers alone: worth a commit, but no hurry."""
+        return self.is_complete and any(
+            self._ends[topic] > ledger.next and not self.queued[topic] for topic, ledger in self.ledgers.items()
+        )
+
 
 class Overlay:
     """What one cycle changes of a lane (N1)."""

@@ -5,8 +5,15 @@ from typing import Final, Literal, NamedTuple
 
 from worker.pipeline.partitioner import partition_of
 
+STAGES: Final = ("sessions", "profiles")
 MAX_PARTITIONS: Final = 1 << 13
 """A session's id has so much room for the partition of the record that created it."""
+HEADERS_BYTES: Final = 128 << 10
+"""What an output leaves for a record's key and headers, beside its value."""
+_FOREVER: Final = {"retention.ms": "-1", "retention.bytes": "-1", "segment.bytes": str(50 << 20)}
+_ANY_TIME: Final = dict.fromkeys(
+    ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms"), str((1 << 63) - 1)
+)
 
 
 class Topic(NamedTuple):
@@ -17,6 +24,35 @@ class Topic(NamedTuple):
     writer: str
     reader: str
     holds: str
+    has_bodies: bool = True
+
+    @property
+    def is_ours(self) -> bool:
+        """Tell whether the worker writes it."""
+        return self.writer in STAGES
+
+    @property
+    def is_internal(self) -> bool:
+        """Tell whether only the worker's stages use it."""
+        return self.is_ours and self.reader != "anyone"
+
+    def configuration(self, largest_bytes: int) -> dict[str, str]:
+        """Give the configuration, in Kafka's words, that the topic is created with; no value has more bytes.
+
+        - What the worker writes has its source's timestamp. A broker refuses one that is over an hour ahead, unless it
+          is told not to; a source that took it would then stop the worker for ever.
+        - What one stage sends to another stays until the worker purges it. That frees whole segments: small ones.
+
+        >>> TOPICS["first_sessions"].configuration(1 << 20)["cleanup.policy"]
+        'compact'
+        """
+        return {
+            "cleanup.policy": self.cleanup,
+            "message.timestamp.type": "CreateTime",
+            **({"max.message.bytes": str(largest_bytes + HEADERS_BYTES)} if self.has_bodies else {}),
+            **(_ANY_TIME if self.is_ours else {}),
+            **(_FOREVER if self.is_internal and self.cleanup == "delete" else {}),
+        }
 
 
 TOPICS: dict[str, Topic] = {
@@ -27,9 +63,11 @@ TOPICS: dict[str, Topic] = {
     ),
     "rejections": Topic("as it arrived", "delete", "sessions", "anyone", "rejected update records, reason in headers"),
     "dry_runs": Topic("integrationId", "delete", "sessions", "anyone", "what dry update records would have published"),
-    "claims": Topic("profileId", "delete", "sessions", "profiles", "questions: is this the profile's first session?"),
-    "verdicts": Topic("integrationId", "delete", "profiles", "sessions", "the answers to claims"),
-    "first_sessions": Topic("profileId", "compact", "profiles", "nobody", "the changelog of the profiles table"),
+    "claims": Topic(
+        "profileId", "delete", "sessions", "profiles", "questions: is this the profile's first session?", False
+    ),
+    "verdicts": Topic("integrationId", "delete", "profiles", "sessions", "the answers to claims", False),
+    "first_sessions": Topic("profileId", "compact", "profiles", "nobody", "the changelog of the profiles table", False),
     "v1": Topic("integrationId", "compact", "sessions", "anyone", "snapshots in the form of CustomerSession v1"),
 }
 """By the field of Topology that names the topic. The writer and the reader are a stage of the worker, or others."""
@@ -52,6 +90,10 @@ class Topology:
     verdicts: str = "profile-verdicts"
     first_sessions: str = "profile-first-sessions"
     v1: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Give the name of each topic that has one, by the field of TOPICS."""
+        return {field: name for field in TOPICS if (name := getattr(self, field))}
 
     def home(self, key: bytes, partition: int) -> int:
         """Name the partition where *key* is at home: where it is, *partition*, when there is no partitioner.

@@ -1,0 +1,150 @@
+"""The composition root: `build_app(settings, topology)`."""
+
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+from uuid import uuid4
+
+import faust
+from faust.app.base import BootStrategy
+from faust.auth import SASLCredentials, SSLCredentials
+from faust.types import StreamT
+from yarl import URL
+
+from worker.pipeline.lane import Batch, Stage
+from worker.pipeline.profiles import Profiles
+from worker.pipeline.sessions import Sessions
+from worker.pipeline.topology import Topology
+from worker.runtime.cluster import Cluster
+from worker.runtime.cycle import Cycle
+from worker.runtime.driver import AsFetched
+from worker.runtime.opening import Opening, Parts, Tables
+from worker.runtime.tables import InMemory, Kept, Table
+from worker.runtime.transaction import TransactionalProducer
+from worker.settings import Settings
+
+_CLOSE_SECONDS = 5.0
+"""How long a transaction in flight may hold up a rebalance, or the end."""
+
+_HEARTBEATS = 4  # in a session timeout
+
+
+class _Boot(BootStrategy):
+    enable_kafka_producer = False  # the cycle has its own
+
+
+class App(faust.App):
+    """A Faust app whose agent only queues what is fetched, for the cycle to fold."""
+
+    BootStrategy = _Boot
+
+    def __init__(self, settings: Settings, topology: Topology) -> None:
+        host = settings.web_host
+        super().__init__(
+            settings.app_id,
+            broker=[URL(f"batched://{address}") for address in settings.brokers.split(",")],
+            broker_credentials=_credentials(settings.connection()),
+            broker_session_timeout=settings.session_timeout_seconds,
+            broker_heartbeat_interval=settings.session_timeout_seconds / _HEARTBEATS,
+            broker_request_timeout=max(30, 2 * settings.session_timeout_seconds),
+            broker_max_poll_interval=300,
+            consumer_auto_offset_reset="earliest",
+            stream_wait_empty=False,
+            table_standby_replicas=settings.standby_replicas,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_host=host,
+            web_bind=host,
+            web_port=settings.web_port or _free_port(host),
+            TableManager=Tables,
+        )
+        self._opened = ExitStack()
+        stages = Sessions(settings.rules(), topology), Profiles(topology)
+        opener = self._openers(settings)
+        tables: Mapping[Stage, Table] = {
+            stage: self._table(name, changelog, opener(name))
+            for stage, name, changelog in zip(
+                stages, ("sessions", "profiles"), (topology.sessions, topology.first_sessions), strict=True
+            )
+        }
+        cluster = Cluster(settings.connection())
+        transactional_id = f"{settings.app_id}-{uuid4().hex[:12]}"
+        producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
+        self.cycle = Cycle(cluster, producer, lambda: self.consumer, self._open_again)
+        self.parts = Parts(cluster, producer, self.cycle, tables)
+        self.agent(self._topic(*(topic for stage in stages for topic in stage.reads)), name="queue")(self._queue)
+        self.on_partitions_revoked.connect(self._on_revoked)
+
+    async def on_start(self) -> None:
+        """Connect before anything else runs."""
+        await self.parts.cluster.start()
+        await super().on_start()
+        await self.add_runtime_dependency(self.cycle)
+
+    async def on_stop(self) -> None:
+        """End the cycle in flight, then leave the group."""
+        await self.cycle.close(_CLOSE_SECONDS)
+        await super().on_stop()
+
+    async def on_shutdown(self) -> None:
+        """Let go of everything."""
+        await self.parts.cluster.stop()
+        self._opened.close()
+        await super().on_shutdown()
+
+    async def _queue(self, stream: StreamT[Batch]) -> None:
+        async for event in stream.events():
+            self.cycle.queue(event.message.tp, event.value)
+
+    async def _on_revoked(self, *_: object, **__: object) -> None:
+        await self.cycle.close(_CLOSE_SECONDS)
+
+    def _open_again(self) -> None:
+        opening: Opening = self.tables.recovery
+        opening.again()
+
+    def _table(self, name: str, changelog: str, opener: Callable[[int], Kept]) -> Table:
+        table = Table(self, name, self._topic(changelog), opener)
+        self.tables.add(table)
+        return table
+
+    def _topic(self, *names: str) -> Any:
+        return self.topic(*names, schema=AsFetched())
+
+    def _openers(self, settings: Settings) -> Callable[[str], Callable[[int], Kept]]:
+        """Choose where tables are kept."""
+        if settings.store == "memory://":
+            return lambda _name: lambda _number: InMemory()
+        from worker.runtime.disk import Folder  # noqa: PLC0415 (what it needs is an extra)
+
+        folder = Folder(settings.data_dir / settings.app_id)
+        self._opened.callback(folder.close)
+        return folder.opener
+
+
+def build_app(settings: Settings, topology: Topology) -> App:
+    """Put a worker together; nothing is opened yet but, for tables on disk, their folder."""
+    app = App(settings, topology)
+    app.finalize()
+    return app
+
+
+def _credentials(connection: Mapping[str, Any]) -> SASLCredentials | SSLCredentials | None:
+    """Say in Faust's words how to speak to the brokers."""
+    context = connection.get("ssl_context")
+    if "sasl_mechanism" in connection:
+        return SASLCredentials(
+            username=connection["sasl_plain_username"],
+            password=connection["sasl_plain_password"],
+            mechanism=connection["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return None if context is None else SSLCredentials(context=context)
+
+
+def _free_port(host: str) -> int:
+    """Find a port for the web server: workers are told apart by their addresses."""
+    with socket.create_server((host, 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

@@ -1,0 +1,436 @@
+"""One connection to the Kafka cluster, and what the worker asks of it outside of transactions.
+
+A question that has no answer yet, because a broker is away, a leader moved or a transaction is open, is asked again
+until it has one or its task is cancelled; the operator is told now and then. What no repetition mends is Refused.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import groupby
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NodeNotReadyError
+from aiokafka.protocol.admin import DeleteRecordsRequest, DescribeGroupsRequest
+from aiokafka.protocol.api import Request
+from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from worker.runtime.protocol import Code, OffsetFetchRequest
+
+REQUEST_SECONDS: Final = 5
+"""How long an answer may take before its connection is given up; well below a transaction's timeout."""
+SERVER_SECONDS: Final = 3
+"""How long a broker may wait for replicas; less, so that its answer still finds us waiting."""
+
+_log: Final = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS: Final = 0.001  # a transaction begun right after another is refused for a moment
+_LONGEST_PAUSE_SECONDS: Final = 0.1
+_REPORT_SECONDS: Final = 5.0
+_REFRESH_SECONDS: Final = 1.0
+
+_READ_UNCOMMITTED: Final = 0
+_EARLIEST: Final = -2
+_LATEST: Final = -1
+_NO_REPLICA: Final = -1
+_NO_RETENTION: Final = -1
+_NO_OFFSET: Final = -1
+_NO_LEADER: Final = -1
+
+_T = TypeVar("_T")
+
+_PASSING: Final = frozenset(
+    {
+        Code.UNKNOWN_TOPIC_OR_PARTITION,
+        Code.LEADER_NOT_AVAILABLE,
+        Code.NOT_LEADER_OR_FOLLOWER,
+        Code.REQUEST_TIMED_OUT,
+        Code.BROKER_NOT_AVAILABLE,
+        Code.REPLICA_NOT_AVAILABLE,
+        Code.NETWORK_EXCEPTION,
+        Code.COORDINATOR_LOAD_IN_PROGRESS,
+        Code.COORDINATOR_NOT_AVAILABLE,
+        Code.NOT_COORDINATOR,
+        Code.NOT_ENOUGH_REPLICAS,
+        Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        Code.CONCURRENT_TRANSACTIONS,
+        Code.KAFKA_STORAGE_ERROR,
+        Code.FENCED_LEADER_EPOCH,
+        Code.UNKNOWN_LEADER_EPOCH,
+        Code.OFFSET_NOT_AVAILABLE,
+        Code.UNSTABLE_OFFSET_COMMIT,
+        Code.THROTTLING_QUOTA_EXCEEDED,
+    }
+)
+_ELSEWHERE: Final = frozenset({Code.NOT_COORDINATOR, Code.COORDINATOR_NOT_AVAILABLE})
+_NOT_MEMBER: Final = frozenset(
+    {Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID, Code.REBALANCE_IN_PROGRESS, Code.FENCED_INSTANCE_ID}
+)
+
+
+class Refused(Exception):
+    """A broker answered with an error; *code* is Kafka's, *subject* what it is about."""
+
+    def __init__(self, code: int, subject: str) -> None:
+        self.code = code
+        self.subject = subject
+        name = Code(code).name if code in set(Code) else f"error {code}"
+        super().__init__(f"{subject}: {name}")
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may be answered well in a moment."""
+        return self.code in _PASSING
+
+
+class Unsent(Exception):
+    """No broker could be asked."""
+
+
+class Unanswered(Exception):
+    """A broker was asked and its answer is lost: it may have done it, or may do it yet."""
+
+
+class NotMember(Exception):
+    """The group knows no such member in this generation: the assignment is another's."""
+
+
+class OutOfTime(Exception):
+    """No good answer came in time; *in_doubt* when one of the requests may have been carried out."""
+
+    def __init__(self, reason: Exception, *, in_doubt: bool) -> None:
+        self.in_doubt = in_doubt
+        super().__init__(str(reason))
+
+
+class Membership(NamedTuple):
+    """A place in a consumer group, as it was when the assignment came."""
+
+    group: str
+    generation: int
+    member: str
+
+    def check(self) -> None:
+        """Raise ValueError unless it names a generation and a member.
+
+        The coordinator takes generation -1 and an empty member id for a commit from outside of any group, and lets it
+        pass: a worker that woke from a freeze would overwrite the offsets of the new owner.
+        """
+        if not self.group or self.generation < 0 or not self.member:
+            raise ValueError(f"{self} commits past every check of the group: pin the membership when assigned")
+
+
+class Backoff:
+    """The pauses before a request is sent again: 1 ms, then twice as long each time, up to 100 ms.
+
+    *what* is for the operator's log. *deadline* is on the event loop's clock.
+    """
+
+    def __init__(self, what: str, deadline: float = float("inf")) -> None:
+        self._what = what
+        self._deadline = deadline
+        self._seconds = _FIRST_PAUSE_SECONDS
+        self._report_at = asyncio.get_running_loop().time() + _REPORT_SECONDS
+        self.in_doubt = False
+
+    async def pause(self, reason: Exception) -> None:
+        """Wait a little longer than the last time; raise the reason if no waiting helps, and OutOfTime when it is over."""
+        if isinstance(reason, Refused) and not reason.is_passing:
+            raise reason
+        self.in_doubt |= isinstance(reason, Unanswered)
+        now = asyncio.get_running_loop().time()
+        if now + self._seconds > self._deadline:
+            raise OutOfTime(reason, in_doubt=self.in_doubt) from reason
+        if now < self._report_at:
+            _log.debug("%s, again in %.0f ms: %s", self._what, self._seconds * 1000, reason)
+        else:
+            _log.warning("%s, still waiting: %s", self._what, reason)
+            self._report_at = now + _REPORT_SECONDS
+        await asyncio.sleep(self._seconds)
+        self._seconds = min(self._seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+
+Errors = Callable[[Any], Iterable[tuple[int, str]]]
+"""Finds the error codes in a response, each with what it is about."""
+
+
+def by_topic(values: Mapping[TopicPartition, _T]) -> list[tuple[str, list[tuple[int, _T]]]]:
+    """Arrange what is known by partition in the form of most requests: rows by topic."""
+    topics = groupby(sorted(values), key=lambda tp: tp.topic)
+    return [(topic, [(tp.partition, values[tp]) for tp in tps]) for topic, tps in topics]
+
+
+def each_partition(topics: Iterable[Any]) -> Iterator[tuple[int, str]]:
+    """Give the error codes of rows that begin with the partition and its code, as most do."""
+    for topic, rows, *_tags in topics:
+        for partition, code, *_rest in rows:
+            yield code, f"{topic}[{partition}]"
+
+
+def check(errors: Iterable[tuple[int, str]]) -> None:
+    """Raise Refused for the gravest of the errors."""
+    found = [Refused(*error) for error in errors if error[0] not in {Code.NONE, Code.OPERATION_NOT_ATTEMPTED}]
+    for refusal in sorted(found, key=lambda refusal: refusal.is_passing):
+        raise refusal
+
+
+def raise_when_not_member(refusal: Refused) -> None:
+    """Raise NotMember when that is what the coordinator of a group refused a commit for."""
+    if refusal.code in _NOT_MEMBER:
+        raise NotMember(str(refusal)) from refusal
+
+
+class Cluster:
+    """A client of the cluster that *settings*, those of AIOKafkaClient, lead to.
+
+    It belongs to the event loop that starts it.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = {"request_timeout_ms": REQUEST_SECONDS * 1000} | dict(settings)
+        self._client: Any  # AIOKafkaClient, which has no types
+        self._coordinators: dict[tuple[CoordinationType, str], int] = {}
+
+    async def start(self) -> None:
+        """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
+        self._client = AIOKafkaClient(**self._settings)  # type: ignore[no-untyped-call]
+        try:
+            await self._client.bootstrap()
+        except BaseException:
+            await self._client.close()
+            raise
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # ------------------------------------------------------------------------------------------------- questions
+
+    async def partitions(self, topic: str) -> int | None:
+        """Count the partitions of a topic; None when there is no such topic, and none is created by asking."""
+        backoff = Backoff(f"asking for the partitions of {topic}")
+        request = MetadataRequest([topic], allow_auto_topic_creation=False)
+        while True:
+            try:
+                ((code, _topic, _internal, partitions),) = (await self.send(self._any_node(), request)).topics
+                if code == Code.UNKNOWN_TOPIC_OR_PARTITION:
+                    return None
+                check([(code, topic)])
+                return len(partitions)
+            except (Unsent, Unanswered, Refused) as error:
+                await backoff.pause(error)
+
+    async def stable_offsets(
+        self, group: str, tps: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, str] | None]:
+        """Read committed offsets and their metadata, once no open transaction can change them; None where there is none."""
+        partitions = by_topic(dict.fromkeys(tps))
+        if not partitions:
+            return {}
+        topics = [(topic, [partition for partition, _ in rows]) for topic, rows in partitions]
+
+        def errors(response: Any) -> Iterator[tuple[int, str]]:
+            yield response.error_code, group
+            for topic, rows, _tags in response.topics:
+                for partition, _offset, _epoch, _metadata, code, _row_tags in rows:
+                    yield code, f"{topic}[{partition}] of {group}"
+
+        response = await self.coordinate(
+            CoordinationType.GROUP,
+            group,
+            OffsetFetchRequest(group, topics, require_stable=True),
+            errors,
+            Backoff(f"reading the offsets of {group}"),
+        )
+        return {
+            TopicPartition(topic, partition): None if offset == _NO_OFFSET else (offset, metadata or "")
+            for topic, rows, _tags in response.topics
+            for partition, offset, _epoch, metadata, _code, _row_tags in rows
+        }
+
+    async def watermarks(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """Give where each partition's log starts and its high watermark, open transactions and markers included."""
+        wanted = list(tps)
+
+        def request(topics: list[tuple[str, list[tuple[int, int]]]]) -> Request[Any]:
+            return OffsetRequest(_NO_REPLICA, _READ_UNCOMMITTED, topics)
+
+        def row(partition: int, code: int, _timestamp: int, offset: int) -> tuple[int, int, int]:
+            return partition, code, offset
+
+        starts, ends = await asyncio.gather(
+            self._ask_leaders(dict.fromkeys(wanted, _EARLIEST), request, row, "asking where partitions start"),
+            self._ask_leaders(dict.fromkeys(wanted, _LATEST), request, row, "asking where partitions end"),
+        )
+        return {tp: (starts[tp], ends[tp]) for tp in wanted}
+
+    async def members(self, group: str) -> set[str]:
+        """Give the ids of a group's members; none when there is no such group."""
+        response = await self.coordinate(
+            CoordinationType.GROUP,
+            group,
+            DescribeGroupsRequest([group]),  # one: aiokafka reads only the first in an answer of version 3
+            lambda response: ((code, group) for code, *_ in response.groups),
+            Backoff(f"asking for the members of {group}"),
+        )
+        ((_code, _group, _state, _type, _protocol, members, *_),) = response.groups
+        return {member for member, *_ in members}
+
+    # -------------------------------------------------------------------------------------------------- commands
+
+    async def commit(self, membership: Membership, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
+        """Commit offsets with their metadata, without a transaction; raises NotMember when the generation is over."""
+        membership.check()
+        group, generation, member = membership
+        topics = [(topic, [(partition, *value) for partition, value in rows]) for topic, rows in by_topic(offsets)]
+        if not topics:
+            return
+        try:
+            await self.coordinate(
+                CoordinationType.GROUP,
+                group,
+                OffsetCommitRequest(group, generation, member, _NO_RETENTION, topics),
+                lambda response: each_partition(response.topics),
+                Backoff(f"committing to {group}"),
+            )
+        except Refused as refusal:
+            raise_when_not_member(refusal)
+            raise
+
+    async def purge(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Delete the records below the offsets."""
+
+        def request(topics: list[tuple[str, list[tuple[int, int]]]]) -> Request[Any]:
+            return DeleteRecordsRequest(topics, SERVER_SECONDS * 1000)
+
+        def row(partition: int, low_watermark: int, code: int, *_tags: Any) -> tuple[int, int, int]:
+            return partition, code, low_watermark
+
+        await self._ask_leaders(offsets, request, row, "deleting records")
+
+    # --------------------------------------------------------------------------------- what transactions build on
+
+    def leader(self, tp: TopicPartition) -> int | None:
+        """Give the broker that leads a partition, as far as is known; `refresh` asks anew."""
+        node = self._client.cluster.leader_for_partition(tp)
+        return None if node == _NO_LEADER else node
+
+    async def refresh(self, tps: Iterable[TopicPartition]) -> None:
+        """Ask who leads these partitions, and all that were asked for earlier; wait a moment for the answer."""
+        for topic in {tp.topic for tp in tps}:
+            self._client.add_topic(topic)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFRESH_SECONDS):
+                await self._client.force_metadata_update()
+
+    async def send(self, node: int, request: Request[Any], group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:
+        """Send one request, once; raises Unsent, Unanswered, or Refused when the broker is too old to understand it."""
+        try:
+            return await self._client.send(node, request, group=group)
+        except NodeNotReadyError as error:
+            raise Unsent(str(error)) from error
+        except (IncompatibleBrokerVersion, NotImplementedError) as error:
+            raise Refused(Code.UNSUPPORTED_VERSION, type(request).__name__) from error
+        except KafkaError as error:
+            raise Unanswered(f"{type(request).__name__} to broker {node}: {error}") from error
+
+    async def coordinate(
+        self,
+        role: CoordinationType,
+        key: str,
+        request: Request[Any],
+        errors: Errors,
+        backoff: Backoff,
+        *,
+        repeatable: bool = True,
+    ) -> Any:
+        """Ask the coordinator of a group or a transactional.id until it answers well.
+
+        Raises Refused when it never will, OutOfTime when the backoff has a deadline, and Unanswered when an answer is
+        lost to a request that is not *repeatable*.
+        """
+        while True:
+            try:
+                response = await self.send(await self._coordinator(role, key), request, ConnectionGroup.COORDINATION)
+                check(errors(response))
+            except (Unsent, Unanswered, Refused) as error:
+                if isinstance(error, Unanswered) and not repeatable:
+                    raise
+                if not isinstance(error, Refused) or error.code in _ELSEWHERE:
+                    self._coordinators.pop((role, key), None)
+                await backoff.pause(error)
+            else:
+                return response
+
+    def _any_node(self) -> int:
+        node: int | None = self._client.get_random_node()
+        if node is None:
+            raise Unsent("no broker is known")
+        return node
+
+    async def _coordinator(self, role: CoordinationType, key: str) -> int:
+        """Find the broker that coordinates a group or a transactional.id, and remember it."""
+        node = self._coordinators.get((role, key))
+        if node is None:
+            try:
+                found = await self.send(self._any_node(), FindCoordinatorRequest(key, role))
+            except Unanswered as error:
+                raise Unsent(str(error)) from error
+            check([(found.error_code, f"the coordinator of {key}")])
+            node = self._coordinators[role, key] = found.coordinator_id
+        return node
+
+    async def _ask_leaders(
+        self,
+        wanted: Mapping[TopicPartition, int],
+        request: Callable[[list[tuple[str, list[tuple[int, int]]]]], Request[Any]],
+        row: Callable[..., tuple[int, int, int]],
+        what: str,
+    ) -> dict[TopicPartition, int]:
+        """Ask each partition's leader for one number, by *request*, until all have answered.
+
+        *row* puts a row of the response in the order partition, error code, number.
+        """
+        found: dict[TopicPartition, int] = {}
+        backoff = Backoff(what)
+
+        async def ask(node: int | None, tps: list[TopicPartition]) -> Exception | None:
+            if node is None:
+                return Refused(Code.LEADER_NOT_AVAILABLE, f"{tps[0].topic}[{tps[0].partition}]")
+            try:
+                response = await self.send(node, request(by_topic({tp: wanted[tp] for tp in tps})))
+                errors = []
+                for topic, rows, *_ in response.topics:
+                    for partition, code, number in (row(*it) for it in rows):
+                        if code == Code.NONE:
+                            found[TopicPartition(topic, partition)] = number
+                        errors.append((code, f"{topic}[{partition}]"))
+                check(errors)
+            except (Unsent, Unanswered, Refused) as error:
+                return error
+            return None
+
+        while missing := wanted.keys() - found:
+            led = defaultdict(list)
+            for tp in missing:
+                led[self.leader(tp)].append(tp)
+            for error in await asyncio.gather(*(ask(node, tps) for node, tps in led.items())):
+                if error is not None:
+                    await backoff.pause(error)
+            if missing - found.keys():
+                await self.refresh(missing)
+        return found

@@ -1,0 +1,255 @@
+"""The worker's one transaction at a time: take, fold, send, commit, adopt.
+
+Theory of operation. All lanes of a worker share one transactional producer. A cycle has five steps:
+
+1. *take*: what has queued for the lanes, in portions and in turn, for at most FOLD_SECONDS;
+2. *fold*: each lane into an overlay of its own;
+3. *send* and *commit*: one transaction with all outputs, and the offsets with the ledgers as their metadata, under the
+   generation that was pinned when the lanes were opened;
+4. *adopt*: only when the commit was answered, the overlays become the lanes' state.
+
+C1. Between cycles nothing is half done. What was queued but not taken is still queued; what was taken is adopted, or
+    was never folded as far as any state knows.
+C2. An aborted transaction is followed by the same records again. Of one whose outcome is unknown nothing is kept: the
+    lanes are closed, and the opening finds out what was committed.
+C3. Lanes are closed before the partitions are given up, within a bounded time: a transaction that is not answered by
+    then is given up (its outcome is unknown), and whoever opens the partitions next waits until the broker has ended it.
+C4. The interval follows the load: few records wait a little for others, since a transaction costs the same for one
+    record as for a hundred; many do not wait.
+C5. Nothing here blocks the fetching of verdicts. Where more is queued than a few cycles take, the partition is paused;
+    only topics whose records may be parked are, so verdicts and claims always come, and a full ledger empties again.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from aiokafka import TopicPartition
+from mode import Service
+
+from worker.pipeline.lane import Batch, Lane, LostRecords, Overlay
+from worker.runtime.cluster import Cluster, Membership
+from worker.runtime.transaction import Aborted, TransactionalProducer, Unknown
+
+FOLD_SECONDS = 0.1
+INTERVAL_SECONDS = 0.02
+"""How long a few records wait for others."""
+
+_MANY = 256
+_PORTION = 128
+_QUEUED_BYTES = 4 << 20
+_FRAME_BYTES = 200
+_MARKERS_SECONDS = 1.0
+_PAUSE_SECONDS = 0.1
+
+
+class Source(Protocol):
+    """What records come from."""
+
+    def pause_partitions(self, tps: Iterable[TopicPartition]) -> None:
+        """Fetch no more of these partitions."""
+
+    def resume_partitions(self, tps: Iterable[TopicPartition]) -> None:
+        """Fetch them again."""
+
+    def go_to(self, tp: TopicPartition, offset: int) -> None:
+        """Fetch a partition from another position."""
+
+
+class Cycle(Service):
+    """Runs cycles over the lanes that are open.
+
+    *lost* is called when the outcome of a transaction is unknown and the lanes were closed for it.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        producer: TransactionalProducer,
+        source: Callable[[], Source],
+        lost: Callable[[], None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._cluster = cluster
+        self._producer = producer
+        self._source = source
+        self._lost = lost
+        self._membership: Membership | None = None
+        self._by_source: dict[TopicPartition, Lane] = {}
+        self._changelogs: dict[Lane, TopicPartition] = {}
+        self._turns: deque[Lane] = deque()
+        self._paused: dict[TopicPartition, int] = {}
+        self._checked: set[TopicPartition] = set()
+        self._waiting = 0
+        self._begun = 0.0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._commit: asyncio.Future[dict[TopicPartition, int]] | None = None
+
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        """The lanes that are open."""
+        return self._changelogs.keys()
+
+    def open(self, lanes: Mapping[Lane, TopicPartition], membership: Membership) -> None:
+        """Take records for these lanes, each with the partition of its changelog, as this member of the group."""
+        self._membership = membership
+        self._changelogs = dict(lanes)
+        self._turns = deque(lanes)
+        self._by_source = {
+            TopicPartition(topic, lane.partition): lane for lane in lanes for topic in lane.stage.reads
+        }  # fmt: skip
+
+    async def close(self, within_seconds: float) -> None:
+        """Take no more records, and let the cycle in flight end; give it up when that takes too long (C3)."""
+        self._forget()
+        try:
+            await asyncio.wait_for(self._idle.wait(), within_seconds)
+        except TimeoutError:
+            self.log.warning("A transaction was not answered within %s s and is given up", within_seconds)
+            if self._commit is not None:
+                self._commit.cancel()
+            await self._idle.wait()
+
+    def queue(self, tp: TopicPartition, batch: Batch) -> None:
+        """Queue a batch for its lane; one that is not due is dropped.
+
+        Raises LostRecords when records are gone that had to be read again.
+        """
+        lane = self._by_source.get(tp)
+        if lane is None:
+            return
+        if not lane.queue(batch):
+            self._go_back(tp, lane)
+            return
+        if not batch.records:
+            self.loop.call_later(_MARKERS_SECONDS, self._wake.set)
+            return
+        self._waiting += len(batch.records)
+        if tp.topic in lane.stage.parks:
+            self._hold_back(tp, lane, batch)
+        if lane.is_complete:
+            self._wake.set()
+
+    # ------------------------------------------------------------------------------------------------- the cycle
+
+    @Service.task
+    async def _run(self) -> None:
+        while not self.should_stop:
+            await self._work()
+            self._idle.clear()
+            try:
+                await self._cycle()
+            finally:
+                self._commit = None
+                self._idle.set()
+
+    async def _work(self) -> None:
+        """Wait until there is something to do, and for others when it is little (C4)."""
+        await self._wake.wait()
+        if self._waiting < _MANY:
+            await asyncio.sleep(self._begun + INTERVAL_SECONDS - time.monotonic())
+        self._wake.clear()
+        self._waiting = 0
+        self._begun = time.monotonic()
+
+    async def _cycle(self) -> None:
+        changelogs, membership = self._changelogs, self._membership
+        overlays = self._fold()
+        if not overlays or membership is None:
+            return
+        records = [record for overlay in overlays for record in overlay.out]
+        offsets = {
+            TopicPartition(topic, overlay.partition): commit
+            for overlay in overlays
+            for topic, commit in overlay.offsets().items()
+        }
+        self._commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership))
+        try:
+            ends = await self._commit
+        except Aborted as error:
+            self.log.warning("A transaction was aborted and is tried again: %s", error)
+            self._wake.set()
+            await asyncio.sleep(_PAUSE_SECONDS)
+        except Unknown as error:
+            self._lose(str(error))
+        except asyncio.CancelledError:
+            if not self._commit.cancelled() or self.should_stop:
+                raise
+            self._lose("it was given up")
+        else:
+            for overlay in overlays:
+                overlay.adopt(ends.get(changelogs[overlay.lane]))
+            self._let_go()
+            if any(lane.has_work() for lane in self._changelogs):
+                self._waiting = _MANY
+                self._wake.set()
+
+    def _fold(self) -> list[Overlay]:
+        """Fold portions of all lanes in turn, until nothing is left or the time is up."""
+        deadline = time.monotonic() + FOLD_SECONDS
+        overlays: list[Overlay] = []
+        for lane in self._turns:
+            if lane.has_work() or lane.has_moved():
+                overlays.append(Overlay(lane))
+                overlays[-1].run(_PORTION)
+                if time.monotonic() >= deadline:
+                    break
+        self._turns.rotate(-len(overlays))
+        going = overlays
+        while going and time.monotonic() < deadline:
+            going = [overlay for overlay in going if overlay.run(_PORTION)]
+        return overlays
+
+    def _forget(self) -> None:
+        """Close the lanes: nothing that was queued survives."""
+        self._by_source = {}
+        self._changelogs = {}
+        self._turns = deque()
+        self._membership = None
+        self._paused = {}
+        self._waiting = 0
+
+    def _lose(self, why: str) -> None:
+        """Close the lanes after a transaction whose outcome is unknown (C2)."""
+        if self._membership is not None:
+            self._forget()
+            self.log.warning("The outcome of a transaction is unknown, the lanes are opened again: %s", why)
+            self._lost()
+
+    # ------------------------------------------------------------------------------------------------- the fetching
+
+    def _go_back(self, tp: TopicPartition, lane: Lane) -> None:
+        """Fetch from where the lane is; see meanwhile that this is still there."""
+        position = lane.position(tp.topic)
+        self._source().go_to(tp, position)
+        if tp not in self._checked:
+            self._checked.add(tp)
+            self.add_future(self._check(tp, position))
+
+    async def _check(self, tp: TopicPartition, position: int) -> None:
+        (low, high) = (await self._cluster.watermarks([tp]))[tp]
+        self._checked.discard(tp)
+        if not low <= position <= high:
+            raise LostRecords(f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next")
+
+    def _hold_back(self, tp: TopicPartition, lane: Lane, batch: Batch) -> None:
+        """Pause a partition of which more is queued than memory should hold (C5)."""
+        queued = len(lane.queued[tp.topic])
+        if queued > len(batch.records) and tp not in self._paused:
+            size = sum(len(record.value or b"") for record in batch.records) / len(batch.records) + _FRAME_BYTES
+            if queued * size > _QUEUED_BYTES:
+                self._paused[tp] = queued // 2
+                self._source().pause_partitions({tp})
+
+    def _let_go(self) -> None:
+        """Fetch those paused partitions again of which enough has been taken."""
+        ready = {tp for tp, few in self._paused.items() if len(self._by_source[tp].queued[tp.topic]) <= few}
+        if ready:
+            self._source().resume_partitions(ready)
+            for tp in ready:
+                del self._paused[tp]

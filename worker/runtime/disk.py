@@ -1,0 +1,109 @@
+"""A partition of a table on disk, in RocksDB."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from logging import getLogger
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rocksdict import Options, Rdict, WriteBatch, WriteOptions
+
+log = getLogger(__name__)
+_END = b""
+"""The key of what a table stands for; no session and no profile has an empty key."""
+
+_STALE_SECONDS = 20 * 60 * 60  # below delete.retention.ms, a day by default, with room for a clock that is wrong
+_WRITE_BUFFER_BYTES = 16 << 20
+_LOGS_KEPT = 2
+_MAX_WORKERS = 1000
+
+
+class Folder:
+    """One worker's folder below *root*: the first that no other process uses, so that several may share a machine."""
+
+    def __init__(self, root: Path) -> None:
+        for number in range(_MAX_WORKERS):
+            self.path = root / f"worker-{number}"
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.path / "lock", timeout=0)
+            with suppress(Timeout):
+                self._lock.acquire()
+                return
+        raise RuntimeError(f"{root} is used by {_MAX_WORKERS} workers")
+
+    def opener(self, name: str) -> Callable[[int], "OnDisk"]:
+        """Give what opens the partitions of the table *name*."""
+        return lambda number: OnDisk(self.path / f"{name}-{number}")
+
+    def close(self) -> None:
+        """Leave the folder to the next worker."""
+        self._lock.release()
+
+
+class OnDisk:
+    """A partition on disk: entries as they are, and one of where in the changelog they stand.
+
+    There is no write-ahead log: the changelog is one. After a crash RocksDB holds what it had flushed, which stands for
+    the offset flushed with it. A folder that cannot be opened, or is so old that tombstones may have been forgotten
+    since, is built anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.end: int | None = None
+        try:
+            self._open()
+        except Exception as error:  # noqa: BLE001 (RocksDB has no exception of its own)
+            log.warning("%s cannot be opened and is built anew: %s", folder, error)
+            self._remove()
+            self._open()
+        if self.end is not None and not 0 <= time.time() - self._written < _STALE_SECONDS:
+            log.warning("%s was not written for too long and is built anew", folder)
+            self.clear()
+
+    def get(self, key: bytes, /) -> bytes | None:
+        """Read an entry."""
+        entry: bytes | None = self._db.get(key)
+        return entry
+
+    def apply(self, changes: Mapping[bytes, bytes | None], end: int | None = None) -> None:
+        """Write changes and what the table stands for then, all or nothing."""
+        batch = WriteBatch(raw_mode=True)
+        for key, entry in changes.items():
+            if entry is None:
+                batch.delete(key)
+            else:
+                batch.put(key, entry)
+        if end is not None:
+            batch.put(_END, b"%d %d" % (end, time.time()))
+        self._db.write(batch, self._unlogged)
+        self.end = self.end if end is None else end
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._db.close()
+        self._remove()
+        self._open()
+
+    def close(self) -> None:
+        """Write everything to disk and let go of it."""
+        if self.end is not None:
+            self.apply({}, self.end)
+        self._db.flush()
+        self._db.close()
+
+    def _open(self) -> None:
+        options = Options(raw_mode=True)
+        options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+        options.set_keep_log_file_num(_LOGS_KEPT)
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True
+        self._db = Rdict(str(self._folder), options)
+        end, written = (self._db.get(_END) or b"-1 0").split()
+        self.end, self._written = (int(end), int(written)) if int(end) >= 0 else (None, 0)
+
+    def _remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.end = None

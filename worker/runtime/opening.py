@@ -1,0 +1,254 @@
+"""What happens between an assignment and the first cycle: resolve, claim, restore, seek.
+
+Theory of operation. After each rebalance, also for partitions that stay, and after each transaction whose outcome is
+unknown, lanes are opened in eight steps:
+
+1. the cycle in flight has ended: it was answered, aborted or given up, and nothing that was queued survives;
+2. *pin* generation and member id. They come with the assignment and are never read live; the ones of no group, -1 and an
+   empty id, are never sent, since a coordinator takes a commit with them for one without a group and lets it pass;
+3. InitProducerId on this process's own transactional.id, which ends what it left open itself;
+4. *fence*: InitProducerId on the transactional.id of each recorded owner of these partitions that is not a member of
+   the group now; then record oneself as the owner, by a plain offset commit, checked by generation, for the changelog's
+   partition, which no one else commits;
+5. fetch the committed offsets, with their ledgers, until no transaction with offsets of these partitions is open;
+6. *restore* each changelog partition, read_committed, up to its high watermark;
+7. load the ledgers, seek to each lane's position: from there also the records come again that were not done;
+8. open the gate.
+
+O1. Safe are the pinned generation (2: a worker that has lost its assignment cannot commit), the stable offsets (5) and the
+    restore up to the high watermark (6). With them a transaction of an earlier owner is either in both, offsets and
+    table, or in neither. A mistake in them fails silently, so each has a test that takes it out.
+O2. Fencing (4) only makes it fast: without it the broker ends what a dead worker left open after its transaction
+    timeout. Never are owners fenced that are members: live workers would end each other's transactions for ever.
+O3. Faust drives it: `Opening` takes the place of its table recovery and adds the steps around it. Faust gives up a step
+    when another rebalance comes, so each may be cut short anywhere and is done again from the start; and it goes on when
+    a step takes too long, so the last step opens nothing that the others have not prepared in this generation.
+O4. What is gone is never passed over in silence: a committed offset outside of what the topic holds, and outputs without
+    any committed offsets (expired, or another application id), end the worker.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from aiokafka import TopicPartition
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
+from faust.types import TP
+
+from worker.pipeline.lane import Lane, LostRecords, Stage
+from worker.pipeline.ledger import Ledger
+from worker.runtime.cluster import Cluster, Membership, NotMember
+from worker.runtime.cycle import Cycle
+from worker.runtime.tables import Partitions, Table
+from worker.runtime.transaction import TransactionalProducer, Unknown
+
+_PAUSE_SECONDS = 0.2
+
+
+class Parts(NamedTuple):
+    """What lanes are opened from, and for."""
+
+    cluster: Cluster
+    producer: TransactionalProducer
+    cycle: Cycle
+    tables: Mapping[Stage, Table]
+
+
+class Prepared(NamedTuple):
+    """What the first steps found out: the lanes to open, each with the offsets that were committed last."""
+
+    membership: Membership
+    lanes: list[tuple[Stage, TopicPartition]]
+    ledgers: dict[TopicPartition, Ledger]
+
+
+class Tables(TableManager):
+    """Faust's table manager, with the opening in place of its recovery."""
+
+    @property
+    def recovery(self) -> "Opening":
+        """The opening of this app's lanes."""
+        if self._recovery is None:
+            self._recovery = Opening(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
+
+
+class Latch(asyncio.Event):
+    """An event that Faust's reader of changelogs cannot clear between its being set and being waited for."""
+
+    def clear(self) -> None:
+        """Stay as it is."""
+
+    def reset(self) -> None:
+        """Start anew."""
+        super().clear()
+
+
+class Opening(Recovery):
+    """Opens the lanes of an app that has `parts`."""
+
+    def __init__(self, app: Any, tables: TableManager, **kwargs: Any) -> None:
+        super().__init__(app, tables, **kwargs)
+        self._parts: Parts = app.parts
+        self._prepared: Prepared | None = None
+        self._signal_recovery_end = self._restored = Latch()
+
+    def again(self) -> None:
+        """Open the lanes again, which have been closed, unless a rebalance does so anyway."""
+        self.add_future(self._again())
+
+    async def _again(self) -> None:
+        await self.sleep(_PAUSE_SECONDS * (1 + random.random()))
+        if not self.app.rebalancing:
+            consumer = self.app.consumer
+            consumer.pause_partitions(consumer.assignment())
+            self.signal_recovery_start.set()
+
+    # ------------------------------------------------------------------------------------------------ steps 2 to 5
+
+    async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
+        if title == "active":
+            self._restored.reset()
+            self._prepared = None
+            self._prepared = await self._prepare(consumer.membership)
+        await super()._build_highwaters(consumer, tps, destination, title)
+
+    async def _prepare(self, membership: Membership | None) -> Prepared:
+        """Take the steps 2 to 5; does not come back when this is no member of the group any more."""
+        while membership is not None and membership.generation == self._generation_id:
+            try:
+                return await self._resolve(membership)
+            except NotMember:
+                break
+            except Unknown as error:
+                self.log.warning("Opening: %s", error)
+                await self.sleep(_PAUSE_SECONDS * (1 + random.random()))
+        self.log.info("The assignment is not ours any more; waiting for the next")
+        return await asyncio.Future()
+
+    async def _resolve(self, membership: Membership) -> Prepared:
+        cluster, producer, _cycle, tables = self._parts
+        assignment = self.app.consumer.assignment()
+        lanes = []
+        for stage, table in tables.items():
+            changelog = table.changelog_topic_name
+            for number in sorted(tp.partition for tp in self.active_tps if tp.topic == changelog):
+                missing = [topic for topic in stage.reads if TP(topic, number) not in assignment]
+                if missing:
+                    self.log.error("Partition %d of %s is not opened: %s are not assigned", number, changelog, missing)
+                else:
+                    lanes.append((stage, TopicPartition(changelog, number)))
+        await producer.init()
+        await self._own(membership, [changelog for _stage, changelog in lanes])
+        sources = {
+            TopicPartition(topic, changelog.partition): changelog for stage, changelog in lanes for topic in stage.reads
+        }
+        commits = await cluster.stable_offsets(membership.group, list(sources))
+        marks = await cluster.watermarks([*sources, *sources.values()])
+        ledgers = {
+            source: _ledger(source, commits[source], marks[source], changelog, marks[changelog])
+            for source, changelog in sources.items()
+        }
+        return Prepared(membership, lanes, ledgers)
+
+    async def _own(self, membership: Membership, changelogs: list[TopicPartition]) -> None:
+        """Fence the owners that are gone, and record oneself (step 4)."""
+        cluster, producer, *_ = self._parts
+        recorded = await cluster.stable_offsets(membership.group, changelogs)
+        owners = dict(owner.split() for _generation, owner in filter(None, recorded.values()))
+        owners.pop(producer.transactional_id, None)
+        if owners:
+            members = await cluster.members(membership.group)
+            for transactional_id, member in owners.items():
+                if member not in members:
+                    await producer.fence(transactional_id)
+        mine = membership.generation, f"{producer.transactional_id} {membership.member}"
+        await cluster.commit(membership, dict.fromkeys(changelogs, mine))
+
+    # ------------------------------------------------------------------------------------------------------- step 6
+
+    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:  # noqa: ARG002
+        """Find out where each changelog partition has to be read on from."""
+        for tp, (low, high) in (await self._parts.cluster.watermarks(list(tps))).items():
+            destination[TP(*tp)] = self._store(tp).begin(tp.partition, low, high) - 1
+
+    async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:  # noqa: ARG002
+        """Seek to what follows, where Faust would read its last record again."""
+        await consumer.seek_wait({tp: offsets[tp] + 1 for tp in tps})
+
+    def _store(self, tp: TopicPartition) -> Partitions:
+        store: Partitions = self.tp_to_table[TP(*tp)].data
+        return store
+
+    # ------------------------------------------------------------------------------------------------- steps 7 and 8
+
+    async def on_recovery_completed(self, generation_id: int = 0) -> None:
+        """Open the lanes, when everything is prepared and restored for this generation."""
+        app, consumer = self.app, self.app.consumer
+        await app.on_rebalance_complete.send()
+        self._set_recovery_ended()
+        prepared, self._prepared = self._prepared, None
+        if app.consumer_generation_id != generation_id:
+            return
+        if prepared is None or not self._are_restored(prepared):
+            self.again()
+            return
+        lanes = {
+            Lane(
+                stage,
+                changelog.partition,
+                self._store(changelog).partition(changelog.partition),
+                {topic: prepared.ledgers[TopicPartition(topic, changelog.partition)] for topic in stage.reads},
+            ): changelog
+            for stage, changelog in prepared.lanes
+        }
+        await consumer.seek_wait({TP(*source): ledger.commit()[0] for source, ledger in prepared.ledgers.items()})
+        self._parts.cycle.open(lanes, prepared.membership)
+        consumer.resume_partitions({TP(*source) for source in prepared.ledgers})
+        self.completed.set()
+        app.flow_control.resume()
+        consumer.resume_flow()
+        await app._fetcher.maybe_start()
+        self.tables.on_actives_ready()
+        if not app.assignor.assigned_standbys():
+            self.tables.on_standbys_ready()
+        if app.rebalancing:
+            app.on_rebalance_end()
+        self.log.info("Opened %d lanes in generation %d", len(lanes), generation_id)
+
+    def _are_restored(self, prepared: Prepared) -> bool:
+        """Tell whether each table partition stands for its changelog up to the high watermark."""
+        for _stage, changelog in prepared.lanes:
+            end = self._store(changelog).partition(changelog.partition).end
+            if end is None or end <= self.active_highwaters[TP(*changelog)]:
+                self.log.warning("%s/%d is restored to %s only", *changelog, end)
+                return False
+        return True
+
+
+def _ledger(
+    source: TopicPartition,
+    commit: tuple[int, str] | None,
+    marks: tuple[int, int],
+    changelog: TopicPartition,
+    outputs: tuple[int, int],
+) -> Ledger:
+    """Load what was committed of a source; its beginning when nothing was, and nothing was published either (O4)."""
+    low, high = marks
+    name = f"{source.topic}/{source.partition}"
+    if commit is None:
+        if outputs[1] > 0:
+            raise LostRecords(
+                f"{changelog.topic}/{changelog.partition} holds records, but no offset of {name} is committed: it has "
+                f"expired, or the worker ran with another app_id. Set the group's offsets, or take new output topics"
+            )
+        return Ledger(low)
+    offset, metadata = commit
+    if not low <= offset <= high:
+        raise LostRecords(
+            f"{name} holds the offsets {low} to {high}, but {offset} has to be read next: records are gone. "
+            f"Set the group's offset of that partition to one that exists to go on without them"
+        )
+    return Ledger.restore(offset, metadata)

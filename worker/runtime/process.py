@@ -1,0 +1,90 @@
+"""Runs a worker as a process: from connecting to the exit status."""
+
+import asyncio
+import logging
+import signal
+from contextlib import suppress
+
+from aiokafka.errors import KafkaConnectionError
+
+from worker.pipeline.topology import Topology
+from worker.runtime.app import App, build_app
+from worker.runtime.topics import prepare
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FATAL = (Exception,)
+"""What may end a worker; the message of each says why."""
+
+_RETRY_SECONDS = 1.0
+_REPEAT_SECONDS = 60.0
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_CHATTY = ("faust", "mode", "aiokafka", "aiohttp", "rocksdict")
+
+
+class Once(logging.Filter):
+    """Passes what a library says over and over, while a broker is away, once a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a message was not said just before."""
+        kind = record.name, record.msg
+        is_new = record.created - self._said.get(kind, float("-inf")) > _REPEAT_SECONDS
+        if is_new:
+            self._said[kind] = record.created
+        return is_new
+
+
+def configure_logging() -> None:
+    """Write what an operator wants to know to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.addFilter(Once())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def run(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT; raises what ends it otherwise."""
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    waiting = asyncio.ensure_future(stopped.wait())
+    preparing = asyncio.ensure_future(_prepared(settings))
+    await asyncio.wait([waiting, preparing], return_when=asyncio.FIRST_COMPLETED)
+    if not preparing.done():
+        preparing.cancel()
+        return
+    app = build_app(settings, preparing.result())
+    starting = asyncio.ensure_future(app.start())
+    crashing = asyncio.ensure_future(app._crashed.wait())
+    await asyncio.wait([waiting, crashing], return_when=asyncio.FIRST_COMPLETED)
+    log.info("Stopping")
+    await app.stop()
+    starting.cancel()
+    with suppress(asyncio.CancelledError):
+        await starting
+    if app.crash_reason is not None:
+        raise app.crash_reason
+
+
+async def _prepared(settings: Settings) -> Topology:
+    """Prepare the topics, as soon as a broker can be reached."""
+    is_told = False
+    while True:
+        try:
+            return await prepare(settings)
+        except KafkaConnectionError as error:
+            if not is_told:
+                log.warning("No broker can be reached at %s, trying on: %s", settings.brokers, error)
+                is_told = True
+            await asyncio.sleep(_RETRY_SECONDS)

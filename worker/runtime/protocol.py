@@ -1,0 +1,209 @@
+"""The Kafka requests that aiokafka lacks, and Kafka's error codes by Kafka's own names.
+
+Both requests are of a flexible version (KIP-482): compact types, and tagged fields at the end of every structure.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+
+_STRING: Final = CompactString("utf-8")
+_TAGS: Final = ("tags", TaggedFields)
+_UNTAGGED: Final[dict[int, bytes]] = {}
+_NO_LEADER_EPOCH: Final = -1
+
+
+class TxnOffsetCommitResponse_v3(Response):  # noqa: N801 (aiokafka's form)
+    API_KEY = 28
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "errors",
+            CompactArray(
+                ("topic", _STRING),
+                ("partition_errors", CompactArray(("partition", Int32), ("error_code", Int16), _TAGS)),
+                _TAGS,
+            ),
+        ),
+        _TAGS,
+    )
+
+
+class TxnOffsetCommitRequest_v3(RequestStruct):  # noqa: N801
+    FLEXIBLE_VERSION = True
+    API_KEY = 28
+    API_VERSION = 3
+    RESPONSE_TYPE = TxnOffsetCommitResponse_v3
+    SCHEMA = Schema(
+        ("transactional_id", _STRING),
+        ("group_id", _STRING),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("generation_id", Int32),
+        ("member_id", _STRING),
+        ("group_instance_id", _STRING),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _STRING),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", _STRING), _TAGS
+                    ),
+                ),
+                _TAGS,
+            ),
+        ),
+        _TAGS,
+    )
+
+
+class TxnOffsetCommitRequest(Request[TxnOffsetCommitRequest_v3]):
+    """Offsets as part of a transaction, refused unless they come from a member of the group's generation (KIP-447)."""
+
+    API_KEY = 28
+
+    def __init__(
+        self,
+        transactional_id: str,
+        group_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        generation_id: int,
+        member_id: str,
+        group_instance_id: str | None,
+        topics: list[tuple[str, list[tuple[int, int, str]]]],
+    ) -> None:
+        self._head = transactional_id, group_id, producer_id, producer_epoch, generation_id, member_id
+        self._group_instance_id = group_instance_id
+        self._topics = topics
+
+    def build(self, request_struct_class: type[TxnOffsetCommitRequest_v3]) -> TxnOffsetCommitRequest_v3:
+        topics = [
+            (
+                topic,
+                [(partition, offset, _NO_LEADER_EPOCH, metadata, _UNTAGGED) for partition, offset, metadata in rows],
+                _UNTAGGED,
+            )
+            for topic, rows in self._topics
+        ]
+        return request_struct_class(*self._head, self._group_instance_id, topics, _UNTAGGED)
+
+
+class OffsetFetchResponse_v7(Response):  # noqa: N801
+    API_KEY = 9
+    API_VERSION = 7
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _STRING),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", _STRING),
+                        ("error_code", Int16),
+                        _TAGS,
+                    ),
+                ),
+                _TAGS,
+            ),
+        ),
+        ("error_code", Int16),
+        _TAGS,
+    )
+
+
+class OffsetFetchRequest_v7(RequestStruct):  # noqa: N801
+    FLEXIBLE_VERSION = True
+    API_KEY = 9
+    API_VERSION = 7
+    RESPONSE_TYPE = OffsetFetchResponse_v7
+    SCHEMA = Schema(
+        ("group_id", _STRING),
+        ("topics", CompactArray(("topic", _STRING), ("partitions", CompactArray(Int32)), _TAGS)),
+        ("require_stable", Boolean),
+        _TAGS,
+    )
+
+
+class OffsetFetchRequest(Request[OffsetFetchRequest_v7]):
+    """A group's offsets; with require_stable none that an open transaction may still change (KIP-447)."""
+
+    API_KEY = 9
+
+    def __init__(self, group_id: str, topics: list[tuple[str, list[int]]], *, require_stable: bool) -> None:
+        self._group_id = group_id
+        self._topics = topics
+        self._require_stable = require_stable
+
+    def build(self, request_struct_class: type[OffsetFetchRequest_v7]) -> OffsetFetchRequest_v7:
+        topics = [(topic, partitions, _UNTAGGED) for topic, partitions in self._topics]
+        return request_struct_class(self._group_id, topics, self._require_stable, _UNTAGGED)
+
+
+class Code(IntEnum):
+    """The error codes that the worker judges or names; aiokafka knows none above 79."""
+
+    UNKNOWN_SERVER_ERROR = -1
+    NONE = 0
+    OFFSET_OUT_OF_RANGE = 1
+    CORRUPT_MESSAGE = 2
+    UNKNOWN_TOPIC_OR_PARTITION = 3
+    LEADER_NOT_AVAILABLE = 5
+    NOT_LEADER_OR_FOLLOWER = 6
+    REQUEST_TIMED_OUT = 7
+    BROKER_NOT_AVAILABLE = 8
+    REPLICA_NOT_AVAILABLE = 9
+    MESSAGE_TOO_LARGE = 10
+    OFFSET_METADATA_TOO_LARGE = 12
+    NETWORK_EXCEPTION = 13
+    COORDINATOR_LOAD_IN_PROGRESS = 14
+    COORDINATOR_NOT_AVAILABLE = 15
+    NOT_COORDINATOR = 16
+    INVALID_TOPIC_EXCEPTION = 17
+    RECORD_LIST_TOO_LARGE = 18
+    NOT_ENOUGH_REPLICAS = 19
+    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20
+    ILLEGAL_GENERATION = 22
+    INVALID_GROUP_ID = 24
+    UNKNOWN_MEMBER_ID = 25
+    REBALANCE_IN_PROGRESS = 27
+    INVALID_COMMIT_OFFSET_SIZE = 28
+    TOPIC_AUTHORIZATION_FAILED = 29
+    GROUP_AUTHORIZATION_FAILED = 30
+    CLUSTER_AUTHORIZATION_FAILED = 31
+    INVALID_TIMESTAMP = 32
+    UNSUPPORTED_VERSION = 35
+    INVALID_REQUEST = 42
+    UNSUPPORTED_FOR_MESSAGE_FORMAT = 43
+    POLICY_VIOLATION = 44
+    OUT_OF_ORDER_SEQUENCE_NUMBER = 45
+    DUPLICATE_SEQUENCE_NUMBER = 46
+    INVALID_PRODUCER_EPOCH = 47
+    INVALID_TXN_STATE = 48
+    INVALID_PRODUCER_ID_MAPPING = 49
+    INVALID_TRANSACTION_TIMEOUT = 50
+    CONCURRENT_TRANSACTIONS = 51
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
+    OPERATION_NOT_ATTEMPTED = 55
+    KAFKA_STORAGE_ERROR = 56
+    UNKNOWN_PRODUCER_ID = 59
+    FENCED_LEADER_EPOCH = 74
+    UNKNOWN_LEADER_EPOCH = 75
+    UNSUPPORTED_COMPRESSION_TYPE = 76
+    OFFSET_NOT_AVAILABLE = 78
+    FENCED_INSTANCE_ID = 82
+    INVALID_RECORD = 87
+    UNSTABLE_OFFSET_COMMIT = 88
+    THROTTLING_QUOTA_EXCEEDED = 89
+    PRODUCER_FENCED = 90
+    TRANSACTION_ABORTABLE = 120

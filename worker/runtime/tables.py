@@ -1,0 +1,145 @@
+"""The Faust tables whose changelog is an output topic.
+
+A table is kept by partition, each with the offset up to which it stands for its changelog, its *end*:
+
+T1. A batch of the changelog is applied only when it starts at the partition's end or before, and then the end is the
+    batch's; one that starts later is fetched again from the end. So no record is ever skipped, whatever was fetched
+    when; one that is applied again changes nothing that those behind it do not change again.
+T2. Who opens a lane over a partition checks that its end has reached the high watermark. Faust's own account of what
+    was restored is not relied on.
+T3. A lane's cycle changes the table and its end at once, after the commit was answered. On disk that is one write, so a
+    crash at any point leaves a table that stands for its end, or for more; restoring from there makes both the same.
+T4. What is on disk is worth keeping only while the changelog still tells all that happened since. Where the changelog
+    begins behind the end, or the end is older than tombstones are kept, the partition is built anew.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import faust
+from faust.stores.base import Store
+from faust.types import TP, AppT, EventT
+
+from worker.pipeline import wire
+from worker.pipeline.lane import Batch, MemoryTable
+from worker.pipeline.lane import Table as LaneTable
+
+
+class Kept(LaneTable[bytes, bytes], Protocol):
+    """A partition of a table."""
+
+    end: int | None
+    """Where its changelog has to be read on from; None as long as nothing is known of it."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+    def close(self) -> None:
+        """Let go of what it holds open."""
+
+
+class InMemory(MemoryTable[bytes, bytes]):
+    """A partition in memory."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+        super().clear()
+        self.end = None
+
+    def close(self) -> None:
+        """Hold nothing open."""
+
+
+class Partitions(Store):
+    """The store of a table: its partitions that are assigned to this worker, as active or as standby."""
+
+    def __init__(self, app: AppT, table: "Table", opener: Callable[[int], Kept]) -> None:
+        super().__init__("partitions://", app, table)
+        self._opener = opener
+        self._kept: dict[int, Kept] = {}
+
+    def partition(self, number: int) -> Kept:
+        """Give a partition, opened if it is not."""
+        if number not in self._kept:
+            self._kept[number] = self._opener(number)
+        return self._kept[number]
+
+    def begin(self, number: int, low: int, high: int) -> int:
+        """Say where to read the changelog from that holds the offsets *low* to *high*; build anew what it passed (T4)."""
+        kept = self.partition(number)
+        if kept.end is None or not low <= kept.end <= high:
+            if kept.end is not None:
+                self.log.warning(
+                    "%s/%d is built anew: it stands for offset %d, its changelog has %d to %d",
+                    self.table.name, number, kept.end, low, high,
+                )  # fmt: skip
+                kept.clear()
+            kept.apply({}, low)
+            return low
+        return kept.end
+
+    def persisted_offset(self, tp: TP) -> int | None:
+        """Tell the last offset that a partition stands for, as Faust counts them."""
+        kept = self._kept.get(tp.partition)
+        return None if kept is None or kept.end is None else kept.end - 1
+
+    def apply_changelog_batch(
+        self,
+        batch: Iterable[EventT],
+        to_key: Callable[[Any], Any],  # noqa: ARG002 (Faust's signature)
+        to_value: Callable[[Any], Any],  # noqa: ARG002
+    ) -> None:
+        """Apply fetched batches of the changelog, each where it goes on from what is there (T1)."""
+        for event in batch:
+            message = event.message
+            kept = self._kept.get(message.partition)
+            if kept is None or kept.end is None or message.topic != self.table.changelog_topic_name:
+                continue  # of a partition that is not ours any more
+            fetched: Batch = message.value
+            if fetched.start > kept.end:
+                self.app.consumer.go_to(message.tp, kept.end)
+            elif fetched.end > kept.end:
+                kept.apply({record.key or b"": wire.stored(record) for record in fetched.records}, fetched.end)
+
+    async def on_rebalance(
+        self,
+        assigned: set[TP],
+        revoked: set[TP],  # noqa: ARG002 (Faust's signature)
+        newly_assigned: set[TP],  # noqa: ARG002
+        generation_id: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Let go of the partitions that are not assigned any more."""
+        topic = self.table.changelog_topic_name
+        for number in self._kept.keys() - {tp.partition for tp in assigned if tp.topic == topic}:
+            self._kept.pop(number).close()
+
+    def reset_state(self) -> None:
+        """Forget everything."""
+        for kept in self._kept.values():
+            kept.clear()
+
+    async def backup_partition(self, tp: TP | int, flush: bool = True, purge: bool = False, keep: int = 1) -> None:  # noqa: FBT001, FBT002
+        """Refuse: the changelog is the backup."""
+        raise NotImplementedError
+
+    def restore_backup(self, tp: TP | int, latest: bool = True, backup_id: int = 0) -> None:  # noqa: FBT001, FBT002
+        """Refuse: the changelog is the backup."""
+        raise NotImplementedError
+
+    async def on_stop(self) -> None:
+        """Close everything."""
+        while self._kept:
+            _number, kept = self._kept.popitem()
+            kept.close()
+
+
+class Table(faust.Table):
+    """A table by partition, restored from batches; lanes change it, each its own partition."""
+
+    def __init__(self, app: AppT, name: str, changelog: Any, opener: Callable[[int], Kept]) -> None:
+        # With a recovery buffer of 1 Faust goes on reading the changelog after recovery, over what lanes changed since.
+        super().__init__(app, name=name, changelog_topic=changelog, recovery_buffer_size=2, standby_buffer_size=1)
+        self._opener = opener
+
+    def _new_store(self) -> Partitions:
+        return Partitions(self.app, self, self._opener)

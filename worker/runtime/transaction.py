@@ -1,0 +1,396 @@
+"""One transaction at a time: records and offsets become visible together, or not at all.
+
+Theory of operation. aiokafka's own producer commits although a send failed, dies of an AssertionError when fenced, and
+waits 20 to 100 ms between transactions; so this one speaks the protocol itself. A transaction is two chains side by
+side, each started by asking the transaction's coordinator, and an end:
+
+    AddPartitionsToTxn, then Produce, one request for each leader      |
+                                                                       | then EndTxn
+    AddOffsetsToTxn, then TxnOffsetCommit, as the member pinned        |
+
+1. EndTxn is sent only when both chains have ended, so nothing of a transaction is under way when it ends.
+2. It commits only when every request before it was answered well. Once a commit was sent, nothing else is: the outcome
+   is that commit, or Unknown.
+3. It aborts only when every request before it was answered. Where an answer is lost, the request may be carried out
+   late, in the next transaction of the same epoch; so there is none: the outcome is Unknown, and `init` raises the
+   epoch, which ends the transaction and shuts out what is late.
+4. What a lost answer may repeat. Produce: its sequence number makes it count once. AddPartitionsToTxn and
+   AddOffsetsToTxn: late, they add to the next transaction a partition that gets one marker more, and no harm. Never
+   TxnOffsetCommit, which would take an offset back, and never EndTxn, which would end the next transaction half done.
+   An answer that says "not now" is an answer: each request may follow it again.
+5. Sequence numbers go on from the last batch that was answered well. After an abort they are known, because (3) every
+   batch was either written or refused before it was; one that may have been written is in doubt like a lost answer.
+6. From the first request of a transaction to its known end the producer is not open, and a use of it is Unknown. So a
+   cancelled commit, whichever step it was at, needs `init` too.
+7. A membership without generation or member id is refused before anything is sent: the coordinator would let it pass.
+
+The broker, not this file, ends what takes longer than the timeout; it does so by raising the epoch (Unknown here).
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, Final, Literal, NamedTuple
+
+from aiokafka import TopicPartition, codec
+from aiokafka.client import CoordinationType
+from aiokafka.protocol.api import Request
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+)
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from worker.pipeline.wire import ProducerRecord
+from worker.runtime.cluster import (
+    SERVER_SECONDS,
+    Backoff,
+    Cluster,
+    Errors,
+    Membership,
+    NotMember,
+    OutOfTime,
+    Refused,
+    Unanswered,
+    Unsent,
+    by_topic,
+    each_partition,
+    raise_when_not_member,
+)
+from worker.runtime.protocol import Code, TxnOffsetCommitRequest
+
+Compression = Literal["gzip", "snappy", "lz4", "zstd"]
+
+MAX_BATCH_BYTES: Final = 900_000
+"""Where a batch of several records is split: below the 1 MiB that a broker takes by default."""
+MAX_REQUEST_BYTES: Final = 16 << 20
+
+_CODECS: Final[Mapping[Compression | None, int]] = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+_MAGIC: Final = 2
+_ALL_REPLICAS: Final = -1
+_NO_OFFSET: Final = -1
+_LAST_SEQUENCE: Final = (1 << 31) - 1
+_SENDING_SHARE: Final = 2 / 3
+"""The share of the timeout after which no request but EndTxn is sent again."""
+
+_WRITTEN: Final = frozenset({Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER})
+_MAYBE_WRITTEN: Final = frozenset(
+    {Code.REQUEST_TIMED_OUT, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND, Code.NETWORK_EXCEPTION, Code.KAFKA_STORAGE_ERROR}
+)
+_GRANT: Final = "grant it to the worker's principal"
+_REMEDIES: Final[Mapping[int, str]] = {
+    Code.MESSAGE_TOO_LARGE: "raise the topic's max.message.bytes",
+    Code.RECORD_LIST_TOO_LARGE: "raise the topic's segment.bytes",
+    Code.INVALID_TIMESTAMP: "widen the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms",
+    Code.INVALID_RECORD: "a compacted topic takes no record without a key",
+    Code.INVALID_TOPIC_EXCEPTION: "name another topic",
+    Code.POLICY_VIOLATION: "change the cluster's policy",
+    Code.OFFSET_METADATA_TOO_LARGE: "raise the brokers' offset.metadata.max.bytes",
+    Code.INVALID_COMMIT_OFFSET_SIZE: "raise the brokers' offset.metadata.max.bytes",
+    Code.INVALID_GROUP_ID: "name another group",
+    Code.TOPIC_AUTHORIZATION_FAILED: _GRANT,
+    Code.GROUP_AUTHORIZATION_FAILED: _GRANT,
+    Code.CLUSTER_AUTHORIZATION_FAILED: _GRANT,
+    Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: _GRANT,
+    Code.INVALID_TRANSACTION_TIMEOUT: "shorten the transaction timeout or raise the brokers' transaction.max.timeout.ms",
+    Code.UNSUPPORTED_COMPRESSION_TYPE: "choose another compression",
+    Code.UNSUPPORTED_FOR_MESSAGE_FORMAT: "upgrade the topic's message format",
+    Code.UNSUPPORTED_VERSION: "the brokers are too old or too new: Kafka 2.5 to 4 is known to work",
+}
+
+
+class Aborted(Exception):
+    """The transaction did not happen, nothing of it is or will be visible; the same may be committed again."""
+
+
+class Unknown(Exception):
+    """What became of the transaction is unknown, or this producer is fenced, or no longer a member of its group.
+
+    Keep nothing of it, and open again, beginning with `init`.
+    """
+
+
+class Unwritable(Exception):
+    """The transaction did not happen and never will: the message says what to change."""
+
+
+class _Batch(NamedTuple):
+    content: bytes
+    size: int
+    next_sequence: int
+
+
+class _Identity(NamedTuple):
+    producer_id: int
+    epoch: int
+
+
+class TransactionalProducer:
+    """The producer of one *transactional_id*; a transaction that is not ended within *timeout_seconds* is aborted.
+
+    It is of no use before the first `init`.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        transactional_id: str,
+        timeout_seconds: float = 10,
+        compression: Compression | None = None,
+    ) -> None:
+        if compression is not None and not getattr(codec, f"has_{compression}")():
+            raise ValueError(f"compression {compression} needs the package cramjam")
+        self._cluster = cluster
+        self.transactional_id = transactional_id
+        self._timeout_seconds = timeout_seconds
+        self._codec = _CODECS[compression]
+        self._identity = _Identity(-1, -1)
+        self._sequences: dict[TopicPartition, int] = {}
+        self._is_open = False
+
+    async def init(self) -> None:
+        """End what an earlier life, or the last transaction, left open; wait until that is done.
+
+        Raises Unwritable and Unknown.
+        """
+        self._is_open = False
+        self._identity = await self._raise_epoch(self.transactional_id)
+        self._sequences = {}
+        self._is_open = True
+
+    async def fence(self, transactional_id: str) -> None:
+        """End what another producer left open, and shut it out until it calls `init` again."""
+        await self._raise_epoch(transactional_id)
+
+    async def commit(
+        self,
+        records: Iterable[ProducerRecord],
+        offsets: Mapping[TopicPartition, tuple[int, str]],
+        membership: Membership,
+    ) -> dict[TopicPartition, int]:
+        """Write the records and the group's offsets with their metadata in one transaction.
+
+        Returns for each partition written the offset after its last record; a partition is missing where the broker
+        only remembers that it has the records. Nothing is sent when there is nothing to write.
+
+        Raises Aborted, Unknown, Unwritable; and ValueError, with nothing sent, for a membership that is none (7).
+        """
+        if not self._is_open:
+            raise Unknown(f"{self.transactional_id} is not open: call init first")
+        if offsets:
+            membership.check()
+        batches = self._encode(records)
+        if not batches and not offsets:
+            return {}
+        self._is_open = False
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds * _SENDING_SHARE
+        ends: dict[TopicPartition, int] = {}
+        outcomes = await asyncio.gather(
+            self._write(batches, ends, deadline), self._offer(offsets, membership, deadline), return_exceptions=True
+        )
+        failure = _gravest(outcomes)
+        if failure is None:
+            await self._end(commit=True)
+            self._is_open = True
+            return ends
+        if not isinstance(failure, NotMember | Unwritable | Aborted):
+            raise failure
+        try:
+            await self._end(commit=False)
+        except Unknown:
+            if isinstance(failure, Aborted):
+                raise
+        if isinstance(failure, NotMember):
+            raise Unknown(f"{self.transactional_id} lost its membership: {failure}") from failure
+        self._is_open = isinstance(failure, Aborted)
+        raise failure
+
+    async def _raise_epoch(self, transactional_id: str) -> _Identity:
+        request = InitProducerIdRequest(transactional_id, round(self._timeout_seconds * 1000))
+        backoff = Backoff(f"ending what {transactional_id} left open")
+        with _judged(backoff):
+            response = await self._cluster.coordinate(
+                CoordinationType.TRANSACTION,
+                transactional_id,
+                request,
+                lambda response: [(response.error_code, transactional_id)],
+                backoff,
+            )
+        return _Identity(response.producer_id, response.producer_epoch)
+
+    # --------------------------------------------------------------------------------- the two chains, and the end
+
+    async def _write(
+        self, batches: dict[TopicPartition, deque[_Batch]], ends: dict[TopicPartition, int], deadline: float
+    ) -> None:
+        """Add the partitions to the transaction and write all batches; note the offsets after them in *ends*."""
+        if not batches:
+            return
+        topics = [(topic, [partition for partition, _ in rows]) for topic, rows in by_topic(batches)]
+        request = AddPartitionsToTxnRequest(self.transactional_id, *self._identity, topics)
+        await self._begin(request, lambda response: each_partition(response.errors), deadline)
+        backoff = Backoff(f"writing as {self.transactional_id}", deadline)
+        while batches:
+            heads = self._heads(batches)
+            answers = await asyncio.gather(*(self._produce(node, batch) for node, batch in heads.items()))
+            failures = []
+            for tp, answer in chain.from_iterable(it.items() for it in answers):
+                if not isinstance(answer, int):
+                    failures.append(answer)
+                    continue
+                batch = batches[tp].popleft()
+                self._sequences[tp] = batch.next_sequence
+                ends.pop(tp, None)
+                if answer != _NO_OFFSET:
+                    ends[tp] = answer + batch.size
+                if not batches[tp]:
+                    del batches[tp]
+            if failures:
+                backoff.in_doubt |= any(map(_is_doubtful, failures))
+                with _judged(backoff):
+                    await backoff.pause(min(failures, key=_is_passing))
+                await self._cluster.refresh(batches)
+
+    def _heads(self, batches: Mapping[TopicPartition, deque[_Batch]]) -> dict[int | None, dict[TopicPartition, _Batch]]:
+        """Choose what to send at once: by leader, the first batch of each partition, as far as a request holds them."""
+        heads: dict[int | None, dict[TopicPartition, _Batch]] = defaultdict(dict)
+        sizes: dict[int | None, int] = defaultdict(int)
+        for tp, (batch, *_) in batches.items():
+            node = self._cluster.leader(tp)
+            if not sizes[node] or sizes[node] + len(batch.content) <= MAX_REQUEST_BYTES:
+                heads[node][tp] = batch
+                sizes[node] += len(batch.content)
+        return heads
+
+    async def _produce(
+        self, node: int | None, batches: Mapping[TopicPartition, _Batch]
+    ) -> Mapping[TopicPartition, int | Refused | Unsent | Unanswered]:
+        """Send one request; give for each partition the offset of its first record, or what went wrong."""
+        if node is None:
+            return {tp: Refused(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]") for tp in batches}
+        rows = by_topic({tp: batch.content for tp, batch in batches.items()})
+        try:
+            response = await self._cluster.send(
+                node, ProduceRequest(self.transactional_id, _ALL_REPLICAS, SERVER_SECONDS * 1000, rows)
+            )
+        except (Unsent, Unanswered, Refused) as error:
+            return dict.fromkeys(batches, error)
+        return {
+            TopicPartition(topic, partition): base
+            if code in _WRITTEN
+            else Refused(code, f"{topic}[{partition}], {len(batches[TopicPartition(topic, partition)].content)} bytes")
+            for topic, answers in response.topics
+            for partition, code, base, *_ in answers
+        }
+
+    async def _offer(
+        self, offsets: Mapping[TopicPartition, tuple[int, str]], membership: Membership, deadline: float
+    ) -> None:
+        """Add the offsets to the transaction, as the member that was pinned."""
+        if not offsets:
+            return
+        group, generation, member = membership
+        await self._begin(
+            AddOffsetsToTxnRequest(self.transactional_id, *self._identity, group),
+            lambda response: [(response.error_code, group)],
+            deadline,
+        )
+        topics = [(topic, [(partition, *value) for partition, value in rows]) for topic, rows in by_topic(offsets)]
+        backoff = Backoff(f"committing to {group} as {self.transactional_id}", deadline)
+        with _judged(backoff):
+            await self._cluster.coordinate(
+                CoordinationType.GROUP,
+                group,
+                TxnOffsetCommitRequest(
+                    self.transactional_id, group, *self._identity, generation, member, None, topics
+                ),
+                lambda response: each_partition(response.errors),
+                backoff,
+                repeatable=False,
+            )
+
+    async def _begin(self, request: Request[Any], errors: Errors, deadline: float) -> None:
+        """Tell the transaction's coordinator what the transaction will touch; the first to do so begins it."""
+        backoff = Backoff(f"beginning a transaction of {self.transactional_id}", deadline)
+        with _judged(backoff):
+            await self._cluster.coordinate(
+                CoordinationType.TRANSACTION, self.transactional_id, request, errors, backoff
+            )
+
+    async def _end(self, *, commit: bool) -> None:
+        """End the transaction; raises Unknown unless the coordinator says that it did."""
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds * (1 - _SENDING_SHARE)
+        try:
+            await self._cluster.coordinate(
+                CoordinationType.TRANSACTION,
+                self.transactional_id,
+                EndTxnRequest(self.transactional_id, *self._identity, commit),
+                lambda response: [(response.error_code, self.transactional_id)],
+                Backoff(f"ending a transaction of {self.transactional_id}", deadline),
+                repeatable=False,
+            )
+        except (OutOfTime, Unanswered, Refused) as error:
+            raise Unknown(f"{'commit' if commit else 'abort'} not confirmed: {error}") from error
+
+    # -------------------------------------------------------------------------------------------------- encoding
+
+    def _encode(self, records: Iterable[ProducerRecord]) -> dict[TopicPartition, deque[_Batch]]:
+        """Make record batches, by partition in order: 1.2 µs a record of 700 bytes and 6 headers."""
+        places: dict[tuple[Any, ...], list[ProducerRecord]] = defaultdict(list)
+        for record in records:
+            places[record[:2]].append(record)
+        return {(tp := TopicPartition(*place)): deque(self._batches(tp, them)) for place, them in places.items()}
+
+    def _batches(self, tp: TopicPartition, records: list[ProducerRecord]) -> Iterator[_Batch]:
+        sequence = self._sequences.get(tp, 0)
+        builder, count = self._builder(sequence), 0
+        for _topic, _partition, key, value, timestamp, headers in records:
+            listed = headers if type(headers) is list else list(headers)
+            if builder.append(count, timestamp, key, value, listed) is None:
+                sequence = sequence + count & _LAST_SEQUENCE
+                yield _Batch(bytes(builder.build()), count, sequence)
+                builder, count = self._builder(sequence), 0
+                builder.append(count, timestamp, key, value, listed)
+            count += 1
+        yield _Batch(bytes(builder.build()), count, sequence + count & _LAST_SEQUENCE)
+
+    def _builder(self, sequence: int) -> Any:
+        """Begin a batch; the builder refuses any record but the first that makes it too large."""
+        return DefaultRecordBatchBuilder(_MAGIC, self._codec, 1, *self._identity, sequence, MAX_BATCH_BYTES)
+
+
+def _is_passing(failure: Exception) -> bool:
+    return not isinstance(failure, Refused) or failure.is_passing
+
+
+def _is_doubtful(failure: Exception) -> bool:
+    """Whether a batch that was not written well may be written nevertheless (5)."""
+    return isinstance(failure, Unanswered) or (isinstance(failure, Refused) and failure.code in _MAYBE_WRITTEN)
+
+
+def _gravest(outcomes: Iterable[object]) -> BaseException | None:
+    """Choose among the failures of a transaction: first what is unknown, last what may be tried again."""
+    order = NotMember, Unwritable, Aborted
+    failures = [it for it in outcomes if isinstance(it, BaseException)]
+    return min(failures, key=lambda it: order.index(type(it)) if type(it) in order else -1, default=None)
+
+
+@contextmanager
+def _judged(backoff: Backoff) -> Iterator[None]:
+    """Turn what went wrong with a request into what it means for the transaction (3)."""
+    try:
+        yield
+    except OutOfTime as error:
+        raise (Unknown if backoff.in_doubt else Aborted)(str(error)) from error
+    except Unanswered as error:
+        raise Unknown(str(error)) from error
+    except Refused as refusal:
+        raise_when_not_member(refusal)
+        if backoff.in_doubt or refusal.code not in _REMEDIES:
+            raise Unknown(str(refusal)) from refusal
+        raise Unwritable(f"{refusal}: {_REMEDIES[refusal.code]}") from refusal
