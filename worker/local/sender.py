@@ -1,6 +1,7 @@
 """Puts records on a topic: in the order of each partition, once each, a batch at a time.
 
-A future and a task a record are what makes aiokafka's `send` slow: 20,000 records a second where this has 100,000.
+aiokafka's `send` makes a future a record, 81,000 records a second (of 600 bytes, over 8 partitions) where batches reach
+200,000, and refuses a record that has neither key nor value.
 """
 
 import asyncio
