@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -142,6 +143,31 @@ def schemas(out: Path) -> None:
 
 
 @main.command()
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=500, show_default=True, help="Records a second."
+)
+@click.option("--count", type=click.IntRange(min=1), help="How many records; without it, until Ctrl-C.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same records.")
+@click.option("--store", default="memory://", show_default=True, help="Where the worker keeps its tables.")
+def local(rate: float, count: int | None, seed: int, store: str) -> None:
+    """Run the whole thing on this machine: a Kafka, a worker, and a shop that sends; show what comes of it.
+
+    The worker has default settings, and the Kafka goes when the run ends. Exit status 1 when a record did not become
+    what it should.
+    """
+    with _extra():
+        from worker.local.kafka import KafkaFailed  # noqa: PLC0415
+        from worker.local.live import LiveFailed, Wish, live  # noqa: PLC0415
+    with _kafkas_errors():
+        try:
+            sys.exit(live(Wish(rate, count, seed, store), Console()))
+        except (KafkaFailed, LiveFailed) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+
+
+@main.command()
 @click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True, help="Three replicate.")
 @click.option("--port", type=click.IntRange(0, 65533), default=9092, show_default=True, help="Of the first; 0: any.")
 @click.option(
@@ -149,14 +175,21 @@ def schemas(out: Path) -> None:
 )
 def kafka(brokers: str, port: int, data: Path | None) -> None:
     """Run a real Apache Kafka on this machine until Ctrl-C; needs neither Docker nor Java."""
-    try:
-        from worker.local.kafka import KafkaFailed, serve  # noqa: PLC0415 (what it needs is an extra)
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: pip install 'session-worker[local]'") from error
+    with _extra():
+        from worker.local.kafka import KafkaFailed, serve  # noqa: PLC0415
     try:
         serve(int(brokers), port, data, click.echo)
     except KafkaFailed as error:
         raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    """Say how to get what a local Kafka needs; it is not installed with a worker."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is missing: pip install 'session-worker[local]'") from error
 
 
 def _settings() -> Settings:

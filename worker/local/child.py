@@ -60,9 +60,11 @@ class Child:
     def stop(self, within_seconds: float) -> None:
         """Ask it to end, and kill it when it has not in time."""
         self.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(within_seconds)
-        self.kill()
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(within_seconds)
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """End it at once, then its watcher: its number may now become another's."""
