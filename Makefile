@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint format schemas bench-core lock clean
+.PHONY: help demo check test lint format schemas bench-core bench-kafka lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ schemas: $(READY) ## write schemas/ anew from the code
 
 bench-core: $(READY) ## µs a record to validate, fold, encode, and the whole
 	$(BIN)/python -m bench.core
+
+bench-kafka: $(READY) ## records a second, latency and idle cost on a real broker
+	$(BIN)/python -m bench.kafka
 
 lock: $(READY) ## resolve the versions in requirements.lock anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header \

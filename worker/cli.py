@@ -24,7 +24,7 @@ from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, read, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
-from worker.settings import Settings, WrongSetting, load
+from worker.settings import Settings, WrongSetting, example_file, in_force, load
 
 
 class BadInput(click.ClickException):
@@ -165,6 +165,19 @@ def local(rate: float, count: int | None, seed: int, store: str) -> None:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
+
+
+@main.command()
+@click.option("--example", is_flag=True, help="Print a TOML file to start from instead.")
+def settings(*, example: bool) -> None:
+    """Print the settings in force and where each comes from; secrets are masked."""
+    if example:
+        click.echo(example_file())
+        return
+    rows = [*in_force(_settings())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """What an operator may set: environment variables that begin with SESSION_WORKER_, an .env file, a TOML file."""
 
+import json
 import re
 import ssl
 from collections.abc import Iterator
@@ -96,10 +97,10 @@ class Settings(BaseSettings):
     )
     application_id: int = Field(default=1, ge=0, description="The application whose sessions these are.")
     other_applications: Literal["reject", "skip"] = Field(
-        default="reject", description="What to do with update records of another application."
+        default="reject", description="Update records of another application: `reject` or `skip`."
     )
     unknown_fields: Literal["reject", "ignore"] = Field(
-        default="reject", description="What to do with fields that the contract does not know."
+        default="reject", description="Fields that the contract does not know: `reject` or `ignore`."
     )
     max_record_bytes: Bytes = Field(default=1 << 20, description="The largest value of an update record.")
     max_snapshot_bytes: Bytes = Field(default=1 << 20, description="The largest value of a snapshot.")
@@ -122,10 +123,12 @@ class Settings(BaseSettings):
         description="Of topics that have to be created, unless the updates topic is there and tells it.",
     )
     replication_factor: int = Field(
-        default=-1, ge=-1, le=1 << 15, description="Of topics that have to be created; -1: the brokers' default."
+        default=-1, ge=-1, lt=1 << 15, description="Of topics that have to be created; -1: the brokers' default."
     )
 
-    store: Literal["memory://", "rocksdb://"] = Field(default="memory://", description="Where tables are kept.")
+    store: Literal["memory://", "rocksdb://"] = Field(
+        default="memory://", description="Where tables are kept: `memory://` or `rocksdb://`."
+    )
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("session-worker"), description="The folder of tables on disk."
     )
@@ -189,10 +192,10 @@ class Settings(BaseSettings):
                 raise ValueError(f"{_variable(given[0])}: has no effect with {how}")
         pairs = [("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("ssl_password", "ssl_keyfile")]
         if self._has_sasl:
-            pairs += [("sasl_mechanism", "sasl_username"), ("sasl_mechanism", "sasl_password")]
+            pairs += [("security_protocol", "sasl_username"), ("security_protocol", "sasl_password")]
         for name, needed in pairs:
             if getattr(self, name) and not getattr(self, needed):
-                raise ValueError(f"{_variable(needed)}: is missing beside {_variable(name)}")
+                raise ValueError(f"{_variable(needed)}: is missing, and {_variable(name)} needs it")
         if self._has_ssl:
             self._ssl_context()
         return self
@@ -274,6 +277,17 @@ def in_force(settings: Settings) -> Iterator[InForce]:
     for field in Settings.model_fields:
         value = getattr(settings, field)
         yield InForce(_variable(field), "–" if value is None else str(value), origins.get(field, "default"))
+
+
+def example_file() -> str:
+    """Write a TOML file in which every setting is a comment, with its default, for a person to start from."""
+    lines = [f"# {PREFIX}… variables and the file {ENV_FILE} go over this file."]
+    for name, field in Settings.model_fields.items():
+        if name != "config":
+            default = field.get_default(call_default_factory=True)
+            value = default if isinstance(default, int) else str(default or "")
+            lines += ["", f"# {field.description}", f"# {name} = {json.dumps(value)}"]
+    return "\n".join(lines)
 
 
 # ----------------------------------------------------------------------------------------------------- sources

@@ -371,14 +371,20 @@ def test_the_version_is_the_packages():
     assert ASYNCAPI["info"]["license"]["name"] == project["license"]
 
 
-def test_every_topic_has_a_channel_with_its_default_name_and_cleanup_policy():
+ROOM = {"max.message.bytes": (1 << 20) + (128 << 10)}
+KEPT = {"retention.ms": -1, "retention.bytes": -1}
+NUMBERS = {"rekeyed": {**KEPT, **ROOM}, "claims": KEPT, "verdicts": KEPT, "first_sessions": {}}
+
+
+def test_every_topic_has_a_channel_with_its_default_name_and_configuration():
     names = {field.name: field.default for field in fields(Topology) if field.name != "partitions"}
     assert set(CHANNELS) == set(TOPICS) == set(names)
     for field, topic in TOPICS.items():
         channel = CHANNELS[field]
         assert channel["address"] == (names[field] or "customer-sessions-v1")
         binding = channel["bindings"]["kafka"]
-        assert binding == {"topicConfiguration": {"cleanup.policy": [topic.cleanup]}, "bindingVersion": "0.5.0"}
+        configuration = {"cleanup.policy": [topic.cleanup], **NUMBERS.get(field, ROOM)}
+        assert binding == {"topicConfiguration": configuration, "bindingVersion": "0.5.0"}
         assert channel["summary"] == topic.holds
         assert all(word in channel["description"] for word in (topic.key, topic.writer, topic.reader))
 

@@ -282,7 +282,8 @@ async def _lag(admin: AIOKafkaAdminClient, ends: AIOKafkaConsumer, inputs: Seque
     except KafkaError:
         return None
     high = await ends.end_offsets(inputs)
-    return sum(int(end) - max(0, committed[partition].offset) for partition, end in high.items())
+    done = {partition: max(0, it.offset) for partition, it in committed.items()}  # -1: nothing is committed
+    return sum(int(end) - done.get(partition, 0) for partition, end in high.items())
 
 
 def _milliseconds() -> int:

@@ -12,7 +12,7 @@ from pydantic_core import core_schema
 from worker.domain.lifecycle import MOVES, Event
 from worker.domain.model import ROWS, Rules, Snapshot, SnapshotV1, Text1000, Time, UpdateRecord
 from worker.pipeline.replay import Replay
-from worker.pipeline.topology import TOPICS, Topic, Topology
+from worker.pipeline.topology import STAGES, TOPICS, Topic, Topology
 from worker.pipeline.wire import REJECTION_HEADERS, Answer, ConsumerRecord, Happening, SnapshotHeaders, v1_headers
 
 Json = dict[str, Any]
@@ -220,7 +220,8 @@ def _rejection_headers() -> Json:
 # ------------------------------------------------------------------------------------------------------ AsyncAPI
 
 _BINDING: Final = {"bindingVersion": "0.5.0"}
-_STAGES: Final = ("sessions", "profiles")
+_TOPIC_CONFIGURATION: Final = ("retention.ms", "retention.bytes", "max.message.bytes")
+"""What AsyncAPI's binding for Kafka knows as numbers, of what a topic's configuration states."""
 _TRACE: Final[Json] = {
     "traceparent": {"type": "string", "maxLength": 512, "description": "W3C Trace Context, when it came in."}
 }
@@ -245,7 +246,7 @@ def _asyncapi() -> Json:
         "operations": {
             f"{action}-{field}": {"action": action, "channel": {"$ref": f"#/channels/{field}"}}
             for role, action, field in roles
-            if role in _STAGES
+            if role in STAGES
         },
         "components": {"schemas": {"CloudEvents": _cloud_events()}},
     }
@@ -256,14 +257,15 @@ def _channel(field: str, topic: Topic, messages: dict[str, Json]) -> Json:
     text = {**_schema(Text1000), "minLength": 1}
     key = {"integrationId": text, "profileId": text}.get(topic.key, {"description": topic.key})
     binding = {"kafka": {"key": key, **_BINDING}}
-    is_internal = topic.writer in _STAGES and topic.reader != "anyone"
+    stated = topic.configuration(max(Rules().max_record_bytes, Rules().max_snapshot_bytes))
+    numbers = {name: int(stated[name]) for name in _TOPIC_CONFIGURATION if name in stated}
     return {
         "address": getattr(NAMES, field),
         "summary": topic.holds,
         "description": f"Key: {topic.key}. Written by: {topic.writer}. Read by: {topic.reader}.",
         "messages": {name: {"name": name, **message, "bindings": binding} for name, message in messages.items()},
-        "tags": [{"name": "internal" if is_internal else "public"}],
-        "bindings": {"kafka": {"topicConfiguration": {"cleanup.policy": [topic.cleanup]}, **_BINDING}},
+        "tags": [{"name": "internal" if topic.is_internal else "public"}],
+        "bindings": {"kafka": {"topicConfiguration": {"cleanup.policy": [topic.cleanup], **numbers}, **_BINDING}},
     }
 
 

@@ -60,7 +60,7 @@ class App(faust.App):
             TableManager=Tables,
         )
         self._opened = ExitStack()
-        stages = Sessions(settings.rules(), topology), Profiles(topology)
+        stages: tuple[Stage, ...] = Sessions(settings.rules(), topology), Profiles(topology)
         opener = self._openers(settings)
         tables: Mapping[Stage, Table] = {
             stage: self._table(name, changelog, opener(name))
@@ -71,7 +71,8 @@ class App(faust.App):
         cluster = Cluster(settings.connection())
         transactional_id = f"{settings.app_id}-{uuid4().hex[:12]}"
         producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
-        self.cycle = Cycle(cluster, producer, lambda: self.consumer, self._open_again)
+        internal = frozenset((topology.rekeyed, topology.claims, topology.verdicts))
+        self.cycle = Cycle(cluster, producer, lambda: self.consumer, self._open_again, internal)
         self.parts = Parts(cluster, producer, self.cycle, tables)
         self.agent(self._topic(*(topic for stage in stages for topic in stage.reads)), name="queue")(self._queue)
         self.on_partitions_revoked.connect(self._on_revoked)

@@ -7,7 +7,7 @@ until it has one or its task is cancelled; the operator is told now and then. Wh
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import groupby
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -69,32 +69,47 @@ _PASSING: Final = frozenset(
         Code.THROTTLING_QUOTA_EXCEEDED,
     }
 )
-_ELSEWHERE: Final = frozenset({Code.NOT_COORDINATOR, Code.COORDINATOR_NOT_AVAILABLE})
+_ELSEWHERE: Final = frozenset(
+    {
+        Code.UNKNOWN_TOPIC_OR_PARTITION,
+        Code.LEADER_NOT_AVAILABLE,
+        Code.NOT_LEADER_OR_FOLLOWER,
+        Code.COORDINATOR_NOT_AVAILABLE,
+        Code.NOT_COORDINATOR,
+        Code.KAFKA_STORAGE_ERROR,
+        Code.FENCED_LEADER_EPOCH,
+    }
+)
+_NAMED: Final = frozenset(Code)
 _NOT_MEMBER: Final = frozenset(
     {Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID, Code.REBALANCE_IN_PROGRESS, Code.FENCED_INSTANCE_ID}
 )
 
 
-class Refused(Exception):
+class Failed(Exception):
+    """A request without a good answer."""
+
+    is_passing = True
+    """Whether the same request may be answered well in a moment."""
+    is_misdirected = True
+    """Whether another broker may have to be asked."""
+
+
+class Refused(Failed):
     """A broker answered with an error; *code* is Kafka's, *subject* what it is about."""
 
     def __init__(self, code: int, subject: str) -> None:
         self.code = code
-        self.subject = subject
-        name = Code(code).name if code in set(Code) else f"error {code}"
-        super().__init__(f"{subject}: {name}")
-
-    @property
-    def is_passing(self) -> bool:
-        """Whether the same request may be answered well in a moment."""
-        return self.code in _PASSING
+        self.is_passing = code in _PASSING
+        self.is_misdirected = code in _ELSEWHERE
+        super().__init__(f"{subject}: {Code(code).name if code in _NAMED else f'error {code}'}")
 
 
-class Unsent(Exception):
+class Unsent(Failed):
     """No broker could be asked."""
 
 
-class Unanswered(Exception):
+class Unanswered(Failed):
     """A broker was asked and its answer is lost: it may have done it, or may do it yet."""
 
 
@@ -140,9 +155,9 @@ class Backoff:
         self._report_at = asyncio.get_running_loop().time() + _REPORT_SECONDS
         self.in_doubt = False
 
-    async def pause(self, reason: Exception) -> None:
+    async def pause(self, reason: Failed) -> None:
         """Wait a little longer than the last time; raise the reason if no waiting helps, and OutOfTime when it is over."""
-        if isinstance(reason, Refused) and not reason.is_passing:
+        if not reason.is_passing:
             raise reason
         self.in_doubt |= isinstance(reason, Unanswered)
         now = asyncio.get_running_loop().time()
@@ -200,7 +215,7 @@ class Cluster:
 
     async def start(self) -> None:
         """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
-        self._client = AIOKafkaClient(**self._settings)  # type: ignore[no-untyped-call]
+        self._client = AIOKafkaClient(**self._settings)
         try:
             await self._client.bootstrap()
         except BaseException:
@@ -231,7 +246,7 @@ class Cluster:
                     return None
                 check([(code, topic)])
                 return len(partitions)
-            except (Unsent, Unanswered, Refused) as error:
+            except Failed as error:
                 await backoff.pause(error)
 
     async def stable_offsets(
@@ -325,17 +340,21 @@ class Cluster:
     # --------------------------------------------------------------------------------- what transactions build on
 
     def leader(self, tp: TopicPartition) -> int | None:
-        """Give the broker that leads a partition, as far as is known; `refresh` asks anew."""
+        """Give the broker that leads a partition, as far as is known; `overcome` asks anew."""
         node = self._client.cluster.leader_for_partition(tp)
         return None if node == _NO_LEADER else node
 
-    async def refresh(self, tps: Iterable[TopicPartition]) -> None:
-        """Ask who leads these partitions, and all that were asked for earlier; wait a moment for the answer."""
-        for topic in {tp.topic for tp in tps}:
-            self._client.add_topic(topic)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_REFRESH_SECONDS):
-                await self._client.force_metadata_update()
+    async def overcome(self, failures: Collection[Failed], tps: Iterable[TopicPartition], backoff: Backoff) -> None:
+        """Pause after questions to the leaders of partitions that failed, and ask anew who leads them if need be."""
+        if not failures:
+            return
+        await backoff.pause(min(failures, key=lambda failure: failure.is_passing))
+        if any(failure.is_misdirected for failure in failures):
+            for topic in {tp.topic for tp in tps}:
+                self._client.add_topic(topic)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REFRESH_SECONDS):
+                    await self._client.force_metadata_update()
 
     async def send(self, node: int, request: Request[Any], group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:
         """Send one request, once; raises Unsent, Unanswered, or Refused when the broker is too old to understand it."""
@@ -367,10 +386,10 @@ class Cluster:
             try:
                 response = await self.send(await self._coordinator(role, key), request, ConnectionGroup.COORDINATION)
                 check(errors(response))
-            except (Unsent, Unanswered, Refused) as error:
+            except Failed as error:
                 if isinstance(error, Unanswered) and not repeatable:
                     raise
-                if not isinstance(error, Refused) or error.code in _ELSEWHERE:
+                if error.is_misdirected:
                     self._coordinators.pop((role, key), None)
                 await backoff.pause(error)
             else:
@@ -408,10 +427,10 @@ class Cluster:
         found: dict[TopicPartition, int] = {}
         backoff = Backoff(what)
 
-        async def ask(node: int | None, tps: list[TopicPartition]) -> Exception | None:
-            if node is None:
-                return Refused(Code.LEADER_NOT_AVAILABLE, f"{tps[0].topic}[{tps[0].partition}]")
+        async def ask(node: int | None, tps: list[TopicPartition]) -> Failed | None:
             try:
+                if node is None:
+                    raise Refused(Code.LEADER_NOT_AVAILABLE, tps[0].topic)
                 response = await self.send(node, request(by_topic({tp: wanted[tp] for tp in tps})))
                 errors = []
                 for topic, rows, *_ in response.topics:
@@ -420,7 +439,7 @@ class Cluster:
                             found[TopicPartition(topic, partition)] = number
                         errors.append((code, f"{topic}[{partition}]"))
                 check(errors)
-            except (Unsent, Unanswered, Refused) as error:
+            except Failed as error:
                 return error
             return None
 
@@ -428,9 +447,6 @@ class Cluster:
             led = defaultdict(list)
             for tp in missing:
                 led[self.leader(tp)].append(tp)
-            for error in await asyncio.gather(*(ask(node, tps) for node, tps in led.items())):
-                if error is not None:
-                    await backoff.pause(error)
-            if missing - found.keys():
-                await self.refresh(missing)
+            answers = await asyncio.gather(*(ask(node, tps) for node, tps in led.items()))
+            await self.overcome([it for it in answers if it is not None], missing, backoff)
         return found

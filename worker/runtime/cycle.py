@@ -18,24 +18,28 @@ C4. The interval follows the load: few records wait a little for others, since a
     record as for a hundred; many do not wait.
 C5. Nothing here blocks the fetching of verdicts. Where more is queued than a few cycles take, the partition is paused;
     only topics whose records may be parked are, so verdicts and claims always come, and a full ledger empties again.
+C6. Topics between the stages are kept for ever, since losing a question or an answer would leave a record parked for
+    ever. So they are purged up to what is committed.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from aiokafka import TopicPartition
 from mode import Service
 
 from worker.pipeline.lane import Batch, Lane, LostRecords, Overlay
-from worker.runtime.cluster import Cluster, Membership
+from worker.runtime.cluster import Cluster, Membership, Refused
 from worker.runtime.transaction import Aborted, TransactionalProducer, Unknown
 
 FOLD_SECONDS = 0.1
 INTERVAL_SECONDS = 0.02
 """How long a few records wait for others."""
+
+PURGE_SECONDS = 60.0
 
 _MANY = 256
 _PORTION = 128
@@ -61,7 +65,8 @@ class Source(Protocol):
 class Cycle(Service):
     """Runs cycles over the lanes that are open.
 
-    *lost* is called when the outcome of a transaction is unknown and the lanes were closed for it.
+    *source* gives the consumer, *lost* is called when the outcome of a transaction is unknown and the lanes were closed
+    for it, *internal* names the topics that only workers write and read.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Cycle(Service):
         producer: TransactionalProducer,
         source: Callable[[], Source],
         lost: Callable[[], None],
+        internal: frozenset[str],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -77,6 +83,8 @@ class Cycle(Service):
         self._producer = producer
         self._source = source
         self._lost = lost
+        self._internal = internal
+        self._purged: dict[TopicPartition, int] = {}
         self._membership: Membership | None = None
         self._by_source: dict[TopicPartition, Lane] = {}
         self._changelogs: dict[Lane, TopicPartition] = {}
@@ -91,7 +99,7 @@ class Cycle(Service):
         self._commit: asyncio.Future[dict[TopicPartition, int]] | None = None
 
     @property
-    def lanes(self) -> Iterable[Lane]:
+    def lanes(self) -> Collection[Lane]:
         """The lanes that are open."""
         return self._changelogs.keys()
 
@@ -221,6 +229,22 @@ class Cycle(Service):
             self.log.warning("The outcome of a transaction is unknown, the lanes are opened again: %s", why)
             self._lost()
 
+    @Service.timer(PURGE_SECONDS)
+    async def _purge(self) -> None:
+        """Delete what is done of the topics that only workers write and read; they keep everything else (C6)."""
+        offsets = {
+            TopicPartition(topic, lane.partition): ledger.commit()[0]
+            for lane in self._changelogs
+            for topic, ledger in lane.ledgers.items()
+            if topic in self._internal
+        }
+        due = {tp: offset for tp, offset in offsets.items() if offset > self._purged.get(tp, 0)}
+        try:
+            await self._cluster.purge(due)
+            self._purged = offsets
+        except Refused as refusal:
+            self.log.warning("What is done cannot be deleted: %s", refusal)
+
     # ------------------------------------------------------------------------------------------------- the fetching
 
     def _go_back(self, tp: TopicPartition, lane: Lane) -> None:
@@ -235,7 +259,9 @@ class Cycle(Service):
         (low, high) = (await self._cluster.watermarks([tp]))[tp]
         self._checked.discard(tp)
         if not low <= position <= high:
-            raise LostRecords(f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next")
+            raise LostRecords(
+                f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next"
+            )
 
     def _hold_back(self, tp: TopicPartition, lane: Lane, batch: Batch) -> None:
         """Pause a partition of which more is queued than memory should hold (C5)."""

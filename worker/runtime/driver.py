@@ -71,7 +71,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
     """The thread, with an event loop of its own, in which the Kafka client fetches and stays in the group."""
 
     def _create_worker_consumer(self, transport: stock.Transport) -> AIOKafkaConsumer:
-        consumer = super()._create_worker_consumer(transport)
+        consumer: AIOKafkaConsumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # D3
         consumer._fetch_max_wait_ms = _MAX_WAIT_MS
         return consumer
@@ -87,10 +87,10 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
     async def _fetch_records(
         self,
-        consumer: AIOKafkaConsumer,
+        consumer: Any,
         active_partitions: Collection[TP],
         timeout: float | None = None,  # noqa: ASYNC109 (Faust's signature)
-        max_records: int | None = None,  # noqa: ARG002 (a batch is what a fetch brought)
+        max_records: int | None = None,
     ) -> dict[TP, Batch]:
         """Take what has been fetched of the active partitions; wait for it up to *timeout* seconds."""
         fetcher = consumer._fetcher

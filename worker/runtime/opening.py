@@ -29,6 +29,7 @@ O4. What is gone is never passed over in silence: a committed offset outside of 
 
 import asyncio
 import random
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -67,12 +68,14 @@ class Prepared(NamedTuple):
 class Tables(TableManager):
     """Faust's table manager, with the opening in place of its recovery."""
 
+    _opening: "Opening | None" = None
+
     @property
     def recovery(self) -> "Opening":
         """The opening of this app's lanes."""
-        if self._recovery is None:
-            self._recovery = Opening(self.app, self, beacon=self.beacon, loop=self.loop)
-        return self._recovery
+        if self._opening is None:
+            self._opening = self._recovery = Opening(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._opening
 
 
 class Latch(asyncio.Event):
@@ -94,14 +97,15 @@ class Opening(Recovery):
         self._parts: Parts = app.parts
         self._prepared: Prepared | None = None
         self._signal_recovery_end = self._restored = Latch()
+        self._began = 0.0
 
     def again(self) -> None:
-        """Open the lanes again, which have been closed, unless a rebalance does so anyway."""
+        """Open the lanes again, which are closed, unless a rebalance does so meanwhile."""
         self.add_future(self._again())
 
     async def _again(self) -> None:
         await self.sleep(_PAUSE_SECONDS * (1 + random.random()))
-        if not self.app.rebalancing:
+        if not self._parts.cycle.lanes:
             consumer = self.app.consumer
             consumer.pause_partitions(consumer.assignment())
             self.signal_recovery_start.set()
@@ -113,6 +117,8 @@ class Opening(Recovery):
             self._restored.reset()
             self._prepared = None
             self._prepared = await self._prepare(consumer.membership)
+            self._began = time.monotonic()
+            self._count_restored()
         await super()._build_highwaters(consumer, tps, destination, title)
 
     async def _prepare(self, membership: Membership | None) -> Prepared:
@@ -169,12 +175,12 @@ class Opening(Recovery):
 
     # ------------------------------------------------------------------------------------------------------- step 6
 
-    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:  # noqa: ARG002
+    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
         """Find out where each changelog partition has to be read on from."""
         for tp, (low, high) in (await self._parts.cluster.watermarks(list(tps))).items():
             destination[TP(*tp)] = self._store(tp).begin(tp.partition, low, high) - 1
 
-    async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:  # noqa: ARG002
+    async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:
         """Seek to what follows, where Faust would read its last record again."""
         await consumer.seek_wait({tp: offsets[tp] + 1 for tp in tps})
 
@@ -216,7 +222,13 @@ class Opening(Recovery):
             self.tables.on_standbys_ready()
         if app.rebalancing:
             app.on_rebalance_end()
+        seconds, records = time.monotonic() - self._began, self._count_restored()
+        self.log.info("Restored %d records in %.2f s", records, seconds)
         self.log.info("Opened %d lanes in generation %d", len(lanes), generation_id)
+
+    def _count_restored(self) -> int:
+        """Count the records that were restored since the last call."""
+        return sum(table.data.take_count() for table in self._parts.tables.values())
 
     def _are_restored(self, prepared: Prepared) -> bool:
         """Tell whether each table partition stands for its changelog up to the high watermark."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from aiokafka.errors import KafkaConnectionError
 
 from worker.pipeline.topology import Topology
-from worker.runtime.app import App, build_app
+from worker.runtime.app import build_app
 from worker.runtime.topics import prepare
 from worker.settings import Settings
 
@@ -66,7 +66,7 @@ async def _run(settings: Settings) -> None:
         return
     app = build_app(settings, preparing.result())
     starting = asyncio.ensure_future(app.start())
-    crashing = asyncio.ensure_future(app._crashed.wait())
+    crashing = asyncio.ensure_future(app.wait_until_stopped())
     await asyncio.wait([waiting, crashing], return_when=asyncio.FIRST_COMPLETED)
     log.info("Stopping")
     await app.stop()

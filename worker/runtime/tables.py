@@ -57,6 +57,7 @@ class Partitions(Store):
         super().__init__("partitions://", app, table)
         self._opener = opener
         self._kept: dict[int, Kept] = {}
+        self._count = 0
 
     def partition(self, number: int) -> Kept:
         """Give a partition, opened if it is not."""
@@ -86,8 +87,8 @@ class Partitions(Store):
     def apply_changelog_batch(
         self,
         batch: Iterable[EventT],
-        to_key: Callable[[Any], Any],  # noqa: ARG002 (Faust's signature)
-        to_value: Callable[[Any], Any],  # noqa: ARG002
+        to_key: Callable[[Any], Any],
+        to_value: Callable[[Any], Any],
     ) -> None:
         """Apply fetched batches of the changelog, each where it goes on from what is there (T1)."""
         for event in batch:
@@ -99,14 +100,20 @@ class Partitions(Store):
             if fetched.start > kept.end:
                 self.app.consumer.go_to(message.tp, kept.end)
             elif fetched.end > kept.end:
+                self._count += len(fetched.records)
                 kept.apply({record.key or b"": wire.stored(record) for record in fetched.records}, fetched.end)
+
+    def take_count(self) -> int:
+        """Count the records that were applied since the last call."""
+        count, self._count = self._count, 0
+        return count
 
     async def on_rebalance(
         self,
         assigned: set[TP],
-        revoked: set[TP],  # noqa: ARG002 (Faust's signature)
-        newly_assigned: set[TP],  # noqa: ARG002
-        generation_id: int = 0,  # noqa: ARG002
+        revoked: set[TP],
+        newly_assigned: set[TP],
+        generation_id: int = 0,
     ) -> None:
         """Let go of the partitions that are not assigned any more."""
         topic = self.table.changelog_topic_name

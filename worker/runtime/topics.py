@@ -2,19 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import LeaderNotAvailableError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    LeaderNotAvailableError,
+    NodeNotReadyError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
 from worker.settings import PREFIX, Settings
 
 LEADERS_SECONDS: Final = 30
 
-_POLL_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.1
 _AT_LEAST: Final = {"max.message.bytes", "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"}
 _ADVICE: Final = {"segment.bytes"}
 """What a topic is created with, and what is no error where it is otherwise."""
@@ -41,13 +48,15 @@ async def prepare(settings: Settings) -> Topology:
     names = settings.topology(None).named()
     async with _administration(settings) as admin, _patience(names):
         while True:
-            found = await _found(admin, names)
-            partitions = found["updates"].partitions if "updates" in found else settings.partitions
-            if wrong := [*_wrong(settings, names, found)]:
-                raise WrongTopics("\n".join(wrong))
-            if sum(topic.led for topic in found.values()) == partitions * len(names):
-                return settings.topology(partitions)
-            await _create(admin, settings, {field: names[field] for field in names if field not in found}, partitions)
+            with suppress(NodeNotReadyError, KafkaConnectionError):  # who is asked next may be there
+                found = await _found(admin, names)
+                partitions = found["updates"].partitions if "updates" in found else settings.partitions
+                if wrong := [*_wrong(settings, names, found)]:
+                    raise WrongTopics("\n".join(wrong))
+                if sum(topic.led for topic in found.values()) == partitions * len(names):
+                    return settings.topology(partitions)
+                missing = {field: name for field, name in names.items() if field not in found}
+                await _create(admin, settings, missing, partitions)
             await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -37,7 +37,6 @@ from typing import Any, Final, Literal, NamedTuple
 from aiokafka import TopicPartition, codec
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.api import Request
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -52,17 +51,17 @@ from worker.runtime.cluster import (
     Backoff,
     Cluster,
     Errors,
+    Failed,
     Membership,
     NotMember,
     OutOfTime,
     Refused,
     Unanswered,
-    Unsent,
     by_topic,
     each_partition,
     raise_when_not_member,
 )
-from worker.runtime.protocol import Code, TxnOffsetCommitRequest
+from worker.runtime.protocol import Code, ProduceRequest, TxnOffsetCommitRequest
 
 Compression = Literal["gzip", "snappy", "lz4", "zstd"]
 
@@ -72,7 +71,6 @@ MAX_REQUEST_BYTES: Final = 16 << 20
 
 _CODECS: Final[Mapping[Compression | None, int]] = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 _MAGIC: Final = 2
-_ALL_REPLICAS: Final = -1
 _NO_OFFSET: Final = -1
 _LAST_SEQUENCE: Final = (1 << 31) - 1
 _SENDING_SHARE: Final = 2 / 3
@@ -250,11 +248,9 @@ class TransactionalProducer:
                     ends[tp] = answer + batch.size
                 if not batches[tp]:
                     del batches[tp]
-            if failures:
-                backoff.in_doubt |= any(map(_is_doubtful, failures))
-                with _judged(backoff):
-                    await backoff.pause(min(failures, key=_is_passing))
-                await self._cluster.refresh(batches)
+            backoff.in_doubt |= any(map(_is_doubtful, failures))
+            with _judged(backoff):
+                await self._cluster.overcome(failures, batches, backoff)
 
     def _heads(self, batches: Mapping[TopicPartition, deque[_Batch]]) -> dict[int | None, dict[TopicPartition, _Batch]]:
         """Choose what to send at once: by leader, the first batch of each partition, as far as a request holds them."""
@@ -269,16 +265,16 @@ class TransactionalProducer:
 
     async def _produce(
         self, node: int | None, batches: Mapping[TopicPartition, _Batch]
-    ) -> Mapping[TopicPartition, int | Refused | Unsent | Unanswered]:
+    ) -> Mapping[TopicPartition, int | Failed]:
         """Send one request; give for each partition the offset of its first record, or what went wrong."""
         if node is None:
             return {tp: Refused(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]") for tp in batches}
         rows = by_topic({tp: batch.content for tp, batch in batches.items()})
         try:
             response = await self._cluster.send(
-                node, ProduceRequest(self.transactional_id, _ALL_REPLICAS, SERVER_SECONDS * 1000, rows)
+                node, ProduceRequest(self.transactional_id, SERVER_SECONDS * 1000, rows)
             )
-        except (Unsent, Unanswered, Refused) as error:
+        except Failed as error:
             return dict.fromkeys(batches, error)
         return {
             TopicPartition(topic, partition): base
@@ -306,9 +302,7 @@ class TransactionalProducer:
             await self._cluster.coordinate(
                 CoordinationType.GROUP,
                 group,
-                TxnOffsetCommitRequest(
-                    self.transactional_id, group, *self._identity, generation, member, None, topics
-                ),
+                TxnOffsetCommitRequest(self.transactional_id, group, *self._identity, generation, member, None, topics),
                 lambda response: each_partition(response.errors),
                 backoff,
                 repeatable=False,
@@ -334,7 +328,7 @@ class TransactionalProducer:
                 Backoff(f"ending a transaction of {self.transactional_id}", deadline),
                 repeatable=False,
             )
-        except (OutOfTime, Unanswered, Refused) as error:
+        except (OutOfTime, Failed) as error:
             raise Unknown(f"{'commit' if commit else 'abort'} not confirmed: {error}") from error
 
     # -------------------------------------------------------------------------------------------------- encoding
@@ -353,22 +347,18 @@ class TransactionalProducer:
             listed = headers if type(headers) is list else list(headers)
             if builder.append(count, timestamp, key, value, listed) is None:
                 sequence = sequence + count & _LAST_SEQUENCE
-                yield _Batch(bytes(builder.build()), count, sequence)
+                yield _Batch(builder.build(), count, sequence)
                 builder, count = self._builder(sequence), 0
                 builder.append(count, timestamp, key, value, listed)
             count += 1
-        yield _Batch(bytes(builder.build()), count, sequence + count & _LAST_SEQUENCE)
+        yield _Batch(builder.build(), count, sequence + count & _LAST_SEQUENCE)
 
     def _builder(self, sequence: int) -> Any:
         """Begin a batch; the builder refuses any record but the first that makes it too large."""
         return DefaultRecordBatchBuilder(_MAGIC, self._codec, 1, *self._identity, sequence, MAX_BATCH_BYTES)
 
 
-def _is_passing(failure: Exception) -> bool:
-    return not isinstance(failure, Refused) or failure.is_passing
-
-
-def _is_doubtful(failure: Exception) -> bool:
+def _is_doubtful(failure: Failed) -> bool:
     """Whether a batch that was not written well may be written nevertheless (5)."""
     return isinstance(failure, Unanswered) or (isinstance(failure, Refused) and failure.code in _MAYBE_WRITTEN)
 

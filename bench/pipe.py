@@ -1,0 +1,43 @@
+"""The bare pipe: update records through aiokafka and orjson, in and out, in transactions; nothing is kept or checked.
+
+It is the limit of what a worker in Python could reach with this client: `python -m bench.pipe host:port`.
+"""
+
+import asyncio
+import sys
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+UPDATES, SESSIONS = "session-updates", "customer-sessions"
+GROUP = "bare-pipe"
+
+
+async def main(kafka: str) -> None:
+    """Copy records, a transaction a fetch, until killed."""
+    options = {"isolation_level": "read_committed", "enable_auto_commit": False, "auto_offset_reset": "earliest"}
+    async with (
+        AIOKafkaConsumer(UPDATES, bootstrap_servers=kafka, group_id=GROUP, **options) as consumer,
+        AIOKafkaProducer(bootstrap_servers=kafka, transactional_id=GROUP, max_batch_size=1 << 20) as producer,
+    ):
+        while True:
+            fetched = await consumer.getmany(timeout_ms=1000)
+            if not fetched:
+                continue
+            async with producer.transaction():
+                sent = []
+                for tp, records in fetched.items():
+                    batch = producer.create_batch()
+                    for record in records:
+                        value = orjson.dumps(orjson.loads(record.value))
+                        if batch.append(key=record.key, value=value, timestamp=record.timestamp) is None:
+                            sent.append(await producer.send_batch(batch, SESSIONS, partition=tp.partition))
+                            batch = producer.create_batch()
+                            batch.append(key=record.key, value=value, timestamp=record.timestamp)
+                    sent.append(await producer.send_batch(batch, SESSIONS, partition=tp.partition))
+                await asyncio.gather(*sent)
+                ends = {tp: records[-1].offset + 1 for tp, records in fetched.items()}
+                await producer.send_offsets_to_transaction(ends, GROUP)
+
+
+asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,49 @@
+"""A real cluster, at the end of a wire that tests may watch, hold up and cut."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer
+
+from worker.runtime.cluster import Cluster, Membership, Unanswered
+
+
+class Wire(Cluster):
+    """Keeps the names of all requests sent.
+
+    A request named in *lost* is answered by the broker, and we never hear of it: as often as it is named there. One
+    that *held* names waits, before it is sent, until *release* is set; *reached* tells that it does.
+    """
+
+    def __init__(self, kafka):
+        super().__init__({"bootstrap_servers": kafka})
+        self.sent = []
+        self.lost = []
+        self.held = None
+        self.reached = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def send(self, node, request, *args):
+        name = type(request).__name__.removesuffix("Request")
+        if name == self.held:
+            self.reached.set()
+            await self.release.wait()
+        self.sent.append(name)
+        answer = await super().send(node, request, *args)
+        if name in self.lost:
+            self.lost.remove(name)
+            raise Unanswered(f"{name}: lost on purpose")
+        return answer
+
+
+@asynccontextmanager
+async def member(kafka, topic):
+    """Join a group of the topic's name, and be assigned all of its partitions; the heartbeat goes on."""
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=kafka, group_id=topic, enable_auto_commit=False, session_timeout_ms=30_000
+    ) as consumer:
+        async with asyncio.timeout(30):
+            while not consumer.assignment():  # noqa: ASYNC110 (it tells no one)
+                await asyncio.sleep(0.02)
+        coordinator = consumer._coordinator
+        yield Membership(topic, coordinator.generation, coordinator.member_id)
