@@ -41,8 +41,9 @@ def replay(source: BinaryIO, output: BinaryIO, *, summary: bool) -> None:
     rejections = run.topology.rejections
     started = time.perf_counter()
     try:
-        for published in run.lines(_shown(source)):
-            output.writelines(written(record, rejections) for record in published)
+        output.writelines(
+            written(record, rejections) for published in run.lines(_shown(source)) for record in published
+        )
         output.flush()
     except BadLine as error:
         output.flush()
