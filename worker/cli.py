@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from worker.local.simulator import simulate as simulated
 from worker.local.summary import summary as tables
-from worker.pipeline.replay import BadLine, Replay, written
+from worker.pipeline.lines import BadLine, written
+from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
 from worker.settings import Settings, WrongSetting, example_file, in_force, load
 
