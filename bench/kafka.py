@@ -238,7 +238,7 @@ async def latency(rate: int, seconds: int) -> None:
                 while len(took) < len(load.records):
                     for records in (await consumer.getmany(timeout_ms=200)).values():
                         now = time.monotonic()
-                        took += [now - sent[dict(record.headers)["ce_id"].decode()] for record in records]
+                        took.extend(now - sent[dict(record.headers)["ce_id"].decode()] for record in records)
 
         receiving = asyncio.create_task(receive())
         await asyncio.sleep(2)

@@ -5,7 +5,7 @@ import logging
 import signal
 from contextlib import suppress
 
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaError
 
 from worker.pipeline.topology import Topology
 from worker.runtime.app import build_app
@@ -83,8 +83,10 @@ async def _prepared(settings: Settings) -> Topology:
     while True:
         try:
             return await prepare(settings)
-        except KafkaConnectionError as error:
+        except KafkaError as error:
+            if not error.retriable:
+                raise
             if not is_told:
-                log.warning("No broker can be reached at %s, trying on: %s", settings.brokers, error)
+                log.warning("Kafka at %s does not answer, trying on: %s", settings.brokers, error)
                 is_told = True
             await asyncio.sleep(_RETRY_SECONDS)
