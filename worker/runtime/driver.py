@@ -25,7 +25,8 @@ what is not Faust's public face, so Faust's version is pinned, and tests/kafka/t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from copy import copy
 from typing import Any, ClassVar
 
@@ -118,7 +119,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             present = consumer.assignment() & stock.ensure_aiokafka_TPset(partitions)
             (consumer.pause if paused else consumer.resume)(*present)
 
-        self.thread_loop.call_soon_threadsafe(change)
+        self._soon(change)
 
     def seek(self, partition: TP, offset: int) -> None:
         """Seek in the client's own thread, where the partition is still assigned."""
@@ -128,7 +129,12 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             if partition in consumer.assignment():
                 consumer.seek(stock.ensure_aiokafka_TP(partition), offset)
 
-        self.thread_loop.call_soon_threadsafe(change)
+        self._soon(change)
+
+    def _soon(self, change: Callable[[], None]) -> None:
+        """Do something in the client's own thread, unless that has ended: a worker that crashed still has to stop."""
+        with suppress(RuntimeError):
+            self.thread_loop.call_soon_threadsafe(change)
 
 
 class _Unremembered(dict[TP, int | None]):
