@@ -4,9 +4,10 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 
 import orjson
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from tests.kafka.topics import Record, own, produce, read
+from tests.kafka.topics import send as send_by
 from worker.pipeline.topology import TOPICS
 from worker.runtime.app import build_app
 from worker.runtime.topics import prepare
@@ -61,6 +62,14 @@ def update(key, **session):
 
 async def send(settings, *updates):
     await produce(settings.brokers, settings.updates_topic, updates)
+
+
+async def send_at_once(settings, *updates, topic="updates", aborted=False):
+    """Send in a transaction, which leaves a marker behind."""
+    async with AIOKafkaProducer(bootstrap_servers=settings.brokers, transactional_id=own("shop")) as producer:
+        await producer.begin_transaction()
+        await send_by(producer, getattr(settings, f"{topic}_topic"), updates)
+        await (producer.abort_transaction() if aborted else producer.commit_transaction())
 
 
 async def counts(settings):

@@ -10,6 +10,7 @@ import faust
 from faust.app.base import BootStrategy
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.types import StreamT
+from mode import CrashingSupervisor
 from yarl import URL
 
 from worker.pipeline.lane import Batch, Stage
@@ -55,6 +56,7 @@ class App(faust.App):
             web_bind=host,
             web_port=settings.web_port or _free_port(host),
             TableManager=Tables,
+            agent_supervisor=CrashingSupervisor,
         )
         self._opened = ExitStack()
         stages: tuple[Stage, ...] = Sessions(settings.rules(), topology), Profiles(topology)
