@@ -19,6 +19,8 @@ D5. Group generation and member id are read once, in the moment of the assignmen
     from a freeze has neither for a moment, and a commit without them is one that no coordinator refuses.
 D6. A batch that was fetched before a rebalance is dropped. Paused partitions are paused in the client as well, so that
     nothing is fetched ahead from where nobody reads.
+D7. A worker is alive as long as its main loop turns. The client believes it is when something is fetched, leaves the group
+    where that takes too long, and does not join again: a worker without partitions would never get any.
 
 Registered as the transport `batched` (entry point `faust.transports`); `batched://host:9092` is its URL. It overrides
 what is not Faust's public face, so Faust's version is pinned, and tests/kafka/test_driver.py runs it on a broker.
@@ -36,6 +38,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, AppT, ConsumerMessage, Message
+from mode import Service
 
 from worker.pipeline.lane import Batch
 from worker.pipeline.wire import ConsumerRecord
@@ -43,6 +46,7 @@ from worker.runtime.cluster import Membership
 
 _MAX_WAIT_MS = 500  # how long a broker may hold a fetch that finds nothing
 _IDLE_SECONDS = 0.02  # between two looks whether a partition may be read now
+_LIFE_SECONDS = 1.0
 _CREATE_TIME = 0
 
 
@@ -131,6 +135,16 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
         self._soon(change)
 
+    def show_life(self) -> None:
+        """Let the client think that something was fetched just now (D7)."""
+
+        def change() -> None:
+            if self._consumer is not None:
+                with self._consumer._subscription.fetch_context():
+                    pass
+
+        self._soon(change)
+
     def _soon(self, change: Callable[[], None]) -> None:
         """Do something in the client's own thread, unless that has ended: a worker that crashed still has to stop."""
         with suppress(RuntimeError):
@@ -180,6 +194,12 @@ class Consumer(stock.Consumer):
             if self.should_stop or not self.flow_active or generation != self.app.consumer_generation_id:
                 return  # D6
             yield tp, self._to_message(tp, batch)
+
+    @Service.task
+    async def _show_life(self) -> None:
+        while not self.should_stop:
+            self._thread.show_life()
+            await self.sleep(_LIFE_SECONDS)
 
     def _to_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
         last = batch.records[-1].timestamp / 1000 if batch.records else 0.0
