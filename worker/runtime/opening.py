@@ -24,7 +24,8 @@ O3. Faust drives it: `Opening` takes the place of its table recovery and adds th
     when another rebalance comes, so each may be cut short anywhere and is done again from the start; and it goes on when
     a step takes too long, so the last step opens nothing that the others have not prepared in this generation.
 O4. What is gone is never passed over in silence: a committed offset outside of what the topic holds, and outputs without
-    any committed offsets (expired, or another application id), end the worker.
+    any committed offsets (expired, or another application id), end the worker. So where nothing is committed yet, the
+    beginning is, before anything can be published: of a first transaction that is aborted the markers stay.
 """
 
 import asyncio
@@ -157,6 +158,8 @@ class Opening(Recovery):
             source: _ledger(source, commits[source], marks[source], changelog, marks[changelog])
             for source, changelog in sources.items()
         }
+        beginnings = {source: ledgers[source].commit() for source, commit in commits.items() if commit is None}
+        await cluster.commit(membership, beginnings)
         return Prepared(membership, lanes, ledgers)
 
     async def _own(self, membership: Membership, changelogs: list[TopicPartition]) -> None:
