@@ -24,7 +24,10 @@ _CHATTY = ("faust", "mode", "aiokafka", "aiohttp", "rocksdict")
 
 
 class Once(logging.Filter):
-    """Passes what a library says over and over, while a broker is away, once a minute."""
+    """Passes what is said over and over, while a broker is away, once a minute.
+
+    What a library says is the same when it only names another node or another partition; what we say is not.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +35,8 @@ class Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a message was not said just before."""
-        kind = record.name, record.msg
+        is_ours = record.name.partition(".")[0] == __package__.partition(".")[0]
+        kind = record.name, record.getMessage() if is_ours else record.msg
         is_new = record.created - self._said.get(kind, float("-inf")) > _REPEAT_SECONDS
         if is_new:
             self._said[kind] = record.created
