@@ -206,8 +206,10 @@ class Cycle(Service):
         overlays: list[Overlay] = []
         for lane in self._turns:
             if lane.has_work() or lane.has_moved():
-                overlays.append(Overlay(lane))
-                overlays[-1].run(_PORTION)
+                overlay = Overlay(lane)
+                if not overlay.run(_PORTION) and not lane.has_moved():
+                    continue  # it is full, and waits for verdicts
+                overlays.append(overlay)
                 if time.monotonic() >= deadline:
                     break
         self._turns.rotate(-len(overlays))
