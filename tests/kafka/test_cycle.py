@@ -20,10 +20,12 @@ from tests.kafka.inside import (
     until,
     update,
 )
-from tests.kafka.topics import Record, high_watermarks, own, read
+from tests.kafka.topics import Record, high_watermarks, own, produce, read
 from tests.kafka.topics import send as send_by
+from worker.domain.profile import Claim
 from worker.pipeline.lane import LostRecords
 from worker.pipeline.ledger import Ledger
+from worker.pipeline.wire import ClaimMessage, Happening, encode_claim
 from worker.runtime.cluster import Cluster
 from worker.runtime.topics import prepare
 
@@ -84,5 +86,27 @@ def test_a_full_ledger_holds_back_new_records_only_and_gets_going_again(settings
             await other.abort_transaction()
             await until(lambda: len(lane.table) == 9_000)
             assert source(it) not in app.consumer._paused_partitions
+
+    asyncio.run(scenario())
+
+
+def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_ever(settings):
+    """What a long stop has left may be more than memory holds (C5)."""
+
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        what = Happening("u/0/1", "2026-11-22T18:40:00.000Z", 1_795_372_800_000, None)
+        claims = (ClaimMessage(f"p-{n}", Claim(what.timestamp + n, f"s-{n}"), False, what) for n in range(60_000))  # noqa: FBT003
+        records = [encode_claim(it.claims_topic, 0, claim) for claim in claims]
+        await produce(
+            it.brokers, it.claims_topic, (Record(record.key, record.value, tuple(record.headers)) for record in records)
+        )
+        async with running(it) as app:
+            await opened(app)
+            lane = lane_of(app, it.claims_topic)
+            await until(lambda: source(it, "claims") in app.consumer._paused_partitions)
+            await until(lambda: len(lane.table) == len(records))
+            assert source(it, "claims") not in app.consumer._paused_partitions
 
     asyncio.run(scenario())
