@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint format schemas bench-core bench-kafka lock clean
+.PHONY: help run demo check test lint format schemas bench-core bench-kafka lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,9 +17,13 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-COUNT ?= 50000
+RATE ?= 500
 SEED ?= 1
 
+run: $(READY) ## Kafka, a worker and a shop that sends, on this machine (RATE=500 COUNT=, without: until Ctrl-C)
+	$(BIN)/session-worker local --rate $(RATE) $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
+
+demo: COUNT ?= 50000
 demo: $(READY) ## simulate a retailer's day, replay it, show what came of it (COUNT=50000 SEED=1)
 	@mkdir -p build
 	$(BIN)/session-worker simulate --count $(COUNT) --seed $(SEED) --out build/updates.jsonl

@@ -1,19 +1,28 @@
 """The command line: `session-worker`, the same as `python -m worker`."""
 
+import asyncio
+import logging
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import click
 import orjson
+from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from worker.local import console
+from worker.local.console import NoSuchTopic
+from worker.local.sender import NoSuchPartition
 from worker.local.simulator import simulate as simulated
 from worker.local.summary import summary as tables
-from worker.pipeline.replay import BadLine, Replay, written
+from worker.pipeline.lines import BadLine, read, written
+from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
 from worker.settings import Settings, WrongSetting, example_file, in_force, load
 
@@ -41,14 +50,66 @@ def replay(source: BinaryIO, output: BinaryIO, *, summary: bool) -> None:
     rejections = run.topology.rejections
     started = time.perf_counter()
     try:
-        for published in run.lines(_shown(source)):
-            output.writelines(written(record, rejections) for record in published)
+        output.writelines(
+            written(record, rejections) for published in run.lines(_shown(source, "replaying")) for record in published
+        )
         output.flush()
     except BadLine as error:
         output.flush()
-        raise BadInput(f"{getattr(source, 'name', '<stdin>')}, {error}") from error
+        raise BadInput(f"{_name(source)}, {error}") from error
     if summary:
         Console(stderr=True).print(tables(run, time.perf_counter() - started))
+
+
+@main.command()
+@click.argument("source", metavar="FILE", type=click.File("rb"))
+@click.option("--topic", help="Where to; by default where the worker reads update records.")
+def send(source: BinaryIO, topic: str | None) -> None:
+    """Put FILE, update records as JSON Lines (-: standard input), on the input topic."""
+    settings = _settings()
+    topic = topic or settings.updates_topic
+    with _kafkas_errors():
+        try:
+            sent = asyncio.run(console.send(settings.connection(), topic, read(_shown(source, "sending"))))
+        except (BadLine, NoSuchPartition) as error:
+            raise BadInput(f"{_name(source)}, {error}; what is before it was sent") from error
+    click.echo(f"{sent:,} records sent to {topic}", err=True)
+
+
+@main.command()
+@click.argument("topic")
+@click.option("--out", type=click.File("wb"), default="-", help="Where to write; standard output by default.")
+def dump(topic: str, out: BinaryIO) -> None:
+    """Write what is committed on TOPIC, up to its end as it is now, as JSON Lines, for send and replay."""
+    settings = _settings()
+    with _kafkas_errors():
+        open_at = asyncio.run(console.dump(settings.connection(), topic, out))
+    out.flush()
+    for partition, offset in open_at.items():
+        click.echo(f"partition {partition} ends at offset {offset}: there a transaction is open", err=True)
+
+
+@main.command()
+@click.option("--key", help="Of this integrationId alone.")
+@click.option("--topic", help="Of which topic; by default that of the snapshots.")
+@click.option("--from-beginning", is_flag=True, help="Begin with what is there, not with what comes.")
+@click.option("--json", "as_json", is_flag=True, help="Print values as they are, a deleted session's as null.")
+def tail(key: str | None, topic: str | None, *, from_beginning: bool, as_json: bool) -> None:
+    """Print snapshots as they come, until Ctrl-C: time, what happened, integrationId, state, total, updateCount."""
+    settings = _settings()
+
+    def show(record: console.Fetched) -> None:
+        click.echo((b"null" if record.value is None else record.value) if as_json else console.line_of(record))
+
+    following = console.tail(
+        settings.connection(),
+        topic or settings.sessions_topic,
+        show,
+        None if key is None else key.encode(),
+        from_beginning=from_beginning,
+    )
+    with _kafkas_errors(), suppress(KeyboardInterrupt):
+        asyncio.run(following)
 
 
 @main.command()
@@ -83,6 +144,31 @@ def schemas(out: Path) -> None:
 
 
 @main.command()
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=500, show_default=True, help="Records a second."
+)
+@click.option("--count", type=click.IntRange(min=1), help="How many records; without it, until Ctrl-C.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same records.")
+@click.option("--store", default="memory://", show_default=True, help="Where the worker keeps its tables.")
+def local(rate: float, count: int | None, seed: int, store: str) -> None:
+    """Run the whole thing on this machine: a Kafka, a worker, and a shop that sends; show what comes of it.
+
+    The worker has default settings, and the Kafka goes when the run ends. Exit status 1 when a record did not become
+    what it should.
+    """
+    with _extra():
+        from worker.local.kafka import KafkaFailed  # noqa: PLC0415
+        from worker.local.live import LiveFailed, Wish, live  # noqa: PLC0415
+    with _kafkas_errors():
+        try:
+            sys.exit(live(Wish(rate, count, seed, store), Console()))
+        except (KafkaFailed, LiveFailed) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+
+
+@main.command()
 @click.option("--example", is_flag=True, help="Print a TOML file to start from instead.")
 def settings(*, example: bool) -> None:
     """Print the settings in force and where each comes from; secrets are masked."""
@@ -103,14 +189,21 @@ def settings(*, example: bool) -> None:
 )
 def kafka(brokers: str, port: int, data: Path | None) -> None:
     """Run a real Apache Kafka on this machine until Ctrl-C; needs neither Docker nor Java."""
-    try:
-        from worker.local.kafka import KafkaFailed, serve  # noqa: PLC0415 (what it needs is an extra)
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: pip install 'session-worker[local]'") from error
+    with _extra():
+        from worker.local.kafka import KafkaFailed, serve  # noqa: PLC0415
     try:
         serve(int(brokers), port, data, click.echo)
     except KafkaFailed as error:
         raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    """Say how to get what a local Kafka needs; it is not installed with a worker."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is missing: pip install 'session-worker[local]'") from error
 
 
 def _settings() -> Settings:
@@ -120,19 +213,33 @@ def _settings() -> Settings:
         raise BadInput(str(error)) from error
 
 
-def _shown(source: BinaryIO) -> Iterable[bytes]:
+@contextmanager
+def _kafkas_errors() -> Iterator[None]:
+    """Say in one line what keeps Kafka from being used; aiokafka's log would say it in many."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    try:
+        yield
+    except (KafkaError, NoSuchTopic) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _name(source: BinaryIO) -> str:
+    return getattr(source, "name", "<stdin>")
+
+
+def _shown(source: BinaryIO, doing: str) -> Iterable[bytes]:
     """Read lines, with a progress bar on standard error when that is a terminal and the size is known."""
     if not sys.stderr.isatty() or not source.seekable():
         return source
     size = source.seek(0, 2)
     source.seek(0)
-    return _with_bar(source, size)
+    return _with_bar(source, size, doing)
 
 
-def _with_bar(source: IO[bytes], size: int) -> Iterator[bytes]:
-    columns = TextColumn("replaying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+def _with_bar(source: IO[bytes], size: int, doing: str) -> Iterator[bytes]:
+    columns = TextColumn(doing), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("replay", total=size)
+        task = progress.add_task(doing, total=size)
         read = 0
         for number, line in enumerate(source):
             yield line

@@ -68,6 +68,15 @@ def _readable(path: Path) -> Path:
 
 
 Brokers = Annotated[str, AfterValidator(_addresses)]
+
+
+def _replicas(number: int) -> int:
+    if number == 0:
+        raise ValueError("-1, or at least 1")
+    return number
+
+
+Replicas = Annotated[int, Field(ge=-1, lt=1 << 15), AfterValidator(_replicas)]
 KafkaName = Annotated[str, AfterValidator(_legal_name)]
 File = Annotated[Path, AfterValidator(_readable)]
 Bytes = Annotated[int, Field(ge=1, le=1 << 30)]
@@ -89,7 +98,7 @@ class Settings(BaseSettings):
     )
 
     config: File | None = Field(
-        default=None, description=f"The TOML file; `{TOML_FILE}` in the working directory, if it is there."
+        default=None, description=f"The TOML file; without it `{TOML_FILE}` in the working directory, if that is there."
     )
     brokers: Brokers = Field(default="localhost:9092", description="Where Kafka is: `host:port,…`.")
     app_id: KafkaName = Field(
@@ -110,7 +119,9 @@ class Settings(BaseSettings):
     sessions_topic: KafkaName = Field(default=_NAMES.sessions, description="Where snapshots are published.")
     rejections_topic: KafkaName = Field(default=_NAMES.rejections, description="Where rejections are published.")
     dry_runs_topic: KafkaName = Field(default=_NAMES.dry_runs, description="Where dry runs are published.")
-    claims_topic: KafkaName = Field(default=_NAMES.claims, description="Where sessions ask for firstSession.")
+    claims_topic: KafkaName = Field(
+        default=_NAMES.claims, description="Where sessions ask whether they are their profile's first."
+    )
     verdicts_topic: KafkaName = Field(default=_NAMES.verdicts, description="Where they are answered.")
     first_sessions_topic: KafkaName = Field(
         default=_NAMES.first_sessions, description="The changelog of the profiles table."
@@ -120,10 +131,10 @@ class Settings(BaseSettings):
         default=8,
         ge=1,
         le=MAX_PARTITIONS,
-        description="Of topics that have to be created, unless the updates topic is there and tells it.",
+        description="How many each topic gets, where the updates topic has to be created.",
     )
-    replication_factor: int = Field(
-        default=-1, ge=-1, lt=1 << 15, description="Of topics that have to be created; -1: the brokers' default."
+    replication_factor: Replicas = Field(
+        default=-1, description="Of topics that have to be created; -1: the broker's default."
     )
 
     store: Literal["memory://", "rocksdb://"] = Field(
@@ -134,22 +145,22 @@ class Settings(BaseSettings):
     )
     standby_replicas: int = Field(default=0, ge=0, description="How many other workers keep a copy of each table.")
     session_timeout_seconds: int = Field(
-        default=10, ge=6, le=1800, description="After so long without a sign of life a worker is taken for dead."
+        default=10, ge=6, le=1800, description="So long a worker may be silent before others take over."
     )
     transaction_timeout_seconds: int = Field(
-        default=10, ge=1, le=900, description="After so long Kafka aborts a transaction that a dead worker left open."
+        default=10, ge=1, le=900, description="So long a dead worker's transaction may stay open."
     )
     web_host: Text = Field(default="127.0.0.1", description="The address at which the worker's web server listens.")
     web_port: int = Field(default=0, ge=0, le=65535, description="Its port; 0: any that is free.")
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT",
-        description="How to speak to the brokers: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`.",
+        description="How to speak to Kafka: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.",
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        default="PLAIN", description="`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."
+        default="PLAIN", description="How to log in: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."
     )
-    sasl_username: Text | None = Field(default=None, description="Who the worker is.")
+    sasl_username: Text | None = Field(default=None, description="Who the worker logs in as.")
     sasl_password: SecretStr | None = Field(default=None, min_length=1, description="Its password.")
     ssl_cafile: File | None = Field(
         default=None, description="Certificates (PEM) by which brokers are believed; the system's by default."
@@ -186,10 +197,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _security_is_whole(self) -> Self:
         """Refuse half a login and half a certificate, and either where the protocol would silently leave it out."""
+        chosen = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
         for kind, is_used in (("sasl_", self._has_sasl), ("ssl_", self._has_ssl)):
-            if not is_used and (given := sorted(name for name in self.model_fields_set if name.startswith(kind))):
+            if not is_used and (idle := next((name for name in chosen if name.startswith(kind)), None)):
                 how = f"{_variable('security_protocol')} {self.security_protocol}"
-                raise ValueError(f"{_variable(given[0])}: has no effect with {how}")
+                raise ValueError(f"{_variable(idle)}: has no effect with {how}")
         pairs = [("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("ssl_password", "ssl_keyfile")]
         if self._has_sasl:
             pairs += [("security_protocol", "sasl_username"), ("security_protocol", "sasl_password")]

@@ -118,6 +118,7 @@ class StreamDriver:
         self._generation = 0
         self._progress = False
         self._lanes: list[Lane] = []
+        self._carried: list[Overlay] = []
         self._open()
 
     # ------------------------------------------------------------------------------------------------ what goes in
@@ -193,18 +194,28 @@ class StreamDriver:
         """Run one cycle over all lanes, a step at a time; what is not reached has not happened."""
         self._fetch()
         yield "fetch"
-        generation, lanes = self._generation, [lane for lane in self._lanes if lane.has_work()]
-        overlays = [Overlay(lane) for lane in lanes]
-        for overlay in overlays:
-            limit = 1 + self._choose(100) if self._choose else 1_000_000
-            self._progress |= overlay.run(limit) > 0
+        generation, overlays = self._generation, self._carried or self._folded([])
+        self._progress |= bool(self._carried)
+        self._carried = []
         yield "fold"
+        if self._choose and self._choose(2):
+            self._carried = self._folded(overlays)
         if not self._commit(overlays, generation):
+            self._carried = []
             return
         yield "commit"
         for overlay in overlays:
             overlay.adopt()
         yield "adopt"
+
+    def _folded(self, below: list[Overlay]) -> list[Overlay]:
+        """Fold what is there, over the overlays of a cycle that is about to be committed."""
+        under = {overlay.lane: overlay for overlay in below}
+        overlays = [Overlay(lane, under.get(lane)) for lane in self._lanes if lane.has_work()]
+        for overlay in overlays:
+            limit = 1 + self._choose(100) if self._choose else 1_000_000
+            self._progress |= overlay.run(limit) > 0
+        return overlays
 
     def _fetch(self) -> None:
         sources = [source for source in self._sources() if self._unread(*source)]
@@ -250,6 +261,7 @@ class StreamDriver:
                     pass  # the worker that had the partitions goes on, and must leave no trace
                 return True
             case Fault.ABORT:
+                self._carried = []
                 for logs in self._logs.values():
                     for log in logs:
                         log.end += 2  # an aborted record and its marker
@@ -268,6 +280,7 @@ class StreamDriver:
     def _open(self) -> None:
         """Open every lane from what was committed: changelogs, offsets with their ledgers, records not done yet."""
         self._generation += 1
+        self._carried = []
         self._lanes = []
         for stage, changelog in self._stages:
             for partition in range(self.topology.partitions or 0):

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from tests.contract.conftest import CUP, SENT, SENT_AT, SNAPSHOT, TRACE, Till, cart
 from worker.cli import main
 from worker.domain.model import Rules
-from worker.pipeline.replay import BadLine, Replay, written
+from worker.pipeline.lines import BadLine, written
+from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ConsumerRecord
 from worker.settings import PREFIX
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import CoordinationType
 
 from tests.kafka.faults import Wire, member
 from tests.kafka.topics import Record, create, own, produce, send
@@ -71,7 +72,8 @@ def test_a_membership_that_the_coordinator_would_let_pass_unchecked_is_never_sen
     async def scenario():
         async with Wire(kafka) as cluster:
             with pytest.raises(ValueError, match="pin the membership"):
-                await cluster.commit(nobody, {TopicPartition("t", 0): (2, "")})
+                async with asyncio.timeout(5):
+                    await cluster.commit(nobody, {TopicPartition("t", 0): (2, "")})
             assert cluster.sent == []
 
     asyncio.run(scenario())
@@ -140,6 +142,17 @@ def test_a_question_whose_answer_is_lost_is_asked_again(kafka):
             assert await cluster.members(topic) == {membership.member}
             assert await cluster.watermarks([tp]) == {tp: (0, 0)}
             assert cluster.lost == []
+
+    asyncio.run(scenario())
+
+
+def test_a_coordinator_that_is_gone_is_looked_up_anew(kafka):
+    async def scenario():
+        async with opened(kafka) as (cluster, topic), member(kafka, topic) as membership:
+            cluster._coordinators[CoordinationType.GROUP, topic] = 99
+            async with asyncio.timeout(10):
+                assert await cluster.members(topic) == {membership.member}
+            assert cluster.sent == ["DescribeGroups", "FindCoordinator", "DescribeGroups"]
 
     asyncio.run(scenario())
 

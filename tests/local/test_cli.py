@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from click.testing import CliRunner
 
 from worker.cli import main
@@ -26,24 +25,6 @@ def test_a_line_that_is_not_in_the_form_is_one_line_on_standard_error_and_status
     result = run("replay", "-", given=LINE + "{}\n")
     assert (result.exit_code, len(result.stdout.splitlines())) == (2, 1)
     assert result.stderr == "Error: <stdin>, line 2: Object missing required field `timestamp`\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("SESSION_WORKER_APPLICATION_ID", "one"),
-        ("SESSION_WORKER_OTHER_APPLICATIONS", "drop"),
-        ("SESSION_WORKER_UNKNOWN_FIELDS", "keep"),
-        ("SESSION_WORKER_MAX_RECORD_BYTES", "0"),
-        ("SESSION_WORKER_MAX_SNAPSHOT_BYTES", "-1"),
-        ("SESSION_WORKER_V1_TOPIC", ""),
-    ],
-)
-def test_a_wrong_setting_is_one_line_and_status_2(name, value):
-    result = run("replay", "-", given=LINE, **{name: value})
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"Error: {name}: ")
-    assert len(result.stderr.splitlines()) == 1
 
 
 def test_settings_reach_the_rules():

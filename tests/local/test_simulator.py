@@ -1,5 +1,6 @@
 """The simulated day: the same for the same seed, of any length, and everything in it that happens in a shop."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import datetime
@@ -10,9 +11,12 @@ from typing import Any
 import orjson
 import pytest
 
+from worker.domain.model import Rules
 from worker.local.simulator import BROKEN, GIANTS, HOUR, MEBIBYTE, OPENING, SHARES, foretell, simulate
+from worker.pipeline.replay import Replay
 
 COUNT = 5000
+REJECTED = "rejected."
 SEEDS = (1, 2, 3)
 
 Json = dict[str, Any]
@@ -23,8 +27,8 @@ class Told:
 
     def __init__(self, seed: int) -> None:
         day = list(foretell(COUNT, seed))
-        self.codes = Counter(code for _, code in day if code)
-        self.records = [record for record, code in day if code is None]
+        self.codes = Counter(outcome.removeprefix(REJECTED) for _, outcome in day if outcome.startswith(REJECTED))
+        self.records = [record for record, outcome in day if not outcome.startswith(REJECTED)]
         self.values: list[Json] = [record["value"] for record in self.records if record["value"] is not None]
         self.updates = [value["customerSession"] for value in self.values if "customerSession" in value]
         self.lines = [line for update in self.updates for line in update.get("cartItems", ())]
@@ -151,6 +155,39 @@ def test_simulate_gives_the_records_that_are_foretold():
     assert list(simulate(COUNT, 1)) == [record for record, _ in foretell(COUNT, 1)]
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_becomes_of_each_record_is_what_was_foretold(seed):
+    clock = itertools.count(1795372800000, 2000)
+    for told_of in (foretell(COUNT, seed), foretell(COUNT, seed, lambda: next(clock))):
+        replay = Replay(Rules())
+        for record, outcome in told_of:
+            published = [became(it) for found in replay.lines([orjson.dumps(record)]) for it in found]
+            assert [it for it in published if it != "reclassified"] == ([] if outcome == "duplicate" else [outcome])
+
+
+def became(record):
+    headers = dict(record.headers)
+    if code := headers.get("rejection-code"):
+        return REJECTED + code.decode()
+    kind = headers["ce_type"].decode()
+    return "dry_run" if kind.endswith(".dry_run") else "reclassified" if "reclassified" in kind else "snapshot"
+
+
+def test_a_clock_moves_a_day_and_changes_nothing_else():
+    midnight = itertools.count(OPENING + 18 * HOUR - 10 * COUNT, 20)
+    moved = list(foretell(COUNT, 1, lambda: next(midnight)))
+    stamps = [record["timestamp"] for record, _ in moved]
+    assert stamps == list(range(stamps[0], stamps[0] + 20 * COUNT, 20))
+    assert [without_times(*it) for it in moved] == [without_times(*it) for it in foretell(COUNT, 1)]
+
+
+def without_times(record, outcome):
+    value = record["value"]
+    if isinstance(value, dict):
+        value = {name: field for name, field in value.items() if name != "occurredAt"}
+    return {**record, "value": value, "timestamp": None}, outcome
+
+
 @pytest.mark.parametrize("count", [0, 1, 7, 199, 200, 201, 1000, 12_345])
 def test_a_day_has_exactly_the_records_asked_for(count):
     assert sum(1 for _ in simulate(count, 1)) == count
@@ -181,7 +218,8 @@ def test_a_record_has_the_size_of_a_receipt(told):
 
 @pytest.mark.parametrize("count", [1000, 30_000])
 def test_giants_are_rare_and_just_over_the_limits(count):
-    giants = [(len(orjson.dumps(record["value"])), code) for record, code in foretell(count, 1) if code in GIANTS]
+    codes = ((record, outcome.removeprefix(REJECTED)) for record, outcome in foretell(count, 1))
+    giants = [(len(orjson.dumps(record["value"])), code) for record, code in codes if code in GIANTS]
     assert Counter(code for _, code in giants) == dict.fromkeys(GIANTS, max(1, count // 10_000))
     for size, code in giants:
         assert (size > MEBIBYTE) == (code == "record_too_large")
@@ -198,9 +236,9 @@ def test_a_record_sent_again_has_the_very_value_of_the_first(told):
 def test_dozens_of_sessions_are_in_progress_at_any_time():
     going_on: set[str] = set()
     numbers = []
-    for record, code in foretell(20_000, 1):
+    for record, outcome in foretell(20_000, 1):
         value = record["value"]
-        if code is None and value and "dry" not in value and "return" not in value:
+        if outcome in ("snapshot", "duplicate") and value and "dry" not in value and "return" not in value:
             ended = value.get("customerSession", {}).get("state") in ("closed", "cancelled")
             (going_on.discard if ended else going_on.add)(record["key"])
         numbers.append(len(going_on))

@@ -1,6 +1,7 @@
 """Lanes and overlays: the invariants N1 to N5 of their theory of operation, and a ledger that runs full."""
 
 import pytest
+from msgspec import structs
 
 from worker.domain.model import Rules
 from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, MemoryTable, Overlay
@@ -36,18 +37,26 @@ def cycle(of: Lane, limit: int = 100) -> Overlay:
 
 
 class TestLayer:
-    def test_it_reads_through_to_its_base_and_changes_it_only_when_adopted(self):
-        base = MemoryTable({"a": 1, "b": 2})
+    def test_it_reads_through_to_its_base_and_leaves_it_as_it_is(self):
+        base = MemoryTable({"a": 1, "b": 2, "d": 4})
         layer = Layer(base)
         layer.put("a", 9)
         layer.put("b", None)
-        assert (layer.get("a"), layer.get("b"), layer.get("c")) == (9, None, None)
-        assert base == {"a": 1, "b": 2}
-        layer.adopt()
-        assert base == {"a": 9}
-        assert base.end is None
-        layer.adopt(7)
-        assert base.end == 7
+        above = Layer(layer)
+        above.put("a", 10)
+        assert [layer.get(key) for key in "abcd"] == [9, None, None, 4]
+        assert [above.get(key) for key in "abcd"] == [10, None, None, 4]
+        assert base == {"a": 1, "b": 2, "d": 4}
+
+    def test_it_goes_on_over_the_table_that_took_up_the_layer_below(self):
+        base = MemoryTable({"a": 1, "b": 2})
+        layer = Layer(base)
+        above = Layer(layer)
+        layer.put("b", None)
+        base.apply(layer.changes, 7)
+        above.rest_on(base)
+        layer.put("a", 9)
+        assert (above.get("a"), above.get("b"), base.end) == (1, None, 7)
 
 
 class TestQueue:
@@ -104,7 +113,7 @@ class TestOpening:
         ledgers = {UPDATES: Ledger(2, {1: True}), rekeyed: Ledger(1, {0: False})}
         opened = Lane(stage, 0, MemoryTable(), ledgers)
         origin = [("worker-origin", b"session-updates/3/17/1795372800000"), ("worker-origin-key", b"s-1")]
-        stray = record(0)._replace(headers=origin)
+        stray = structs.replace(record(0), headers=origin)
         opened.queue(Batch(rekeyed, 0, 1, [stray]))
         opened.queue(batch(1, 2, record(1, WITH_PROFILE)))
         cycle(opened)

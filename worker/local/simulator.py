@@ -21,6 +21,8 @@ from heapq import heappop, heappush
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
+from worker.domain.model import instant
+
 # ------------------------------------------------------------------------------------------------ what happens how often
 
 SHARES: dict[str, float] = {
@@ -198,11 +200,12 @@ class Visit:
 
 
 class Step(NamedTuple):
-    """One record of a script, the ticks until the script goes on, and the rejection code that the record will meet."""
+    """One record of a script, the ticks until the script goes on, and what will become of the record."""
 
     record: Json
     wait: float
-    code: str | None = None
+    outcome: str = "snapshot"
+    """`snapshot`, `dry_run`, `duplicate`, or `rejected.` with the code, as Replay.counts has them."""
 
 
 Script = Iterator[Step]
@@ -211,9 +214,9 @@ Script = Iterator[Step]
 class Day:
     """The shops on that day: the source of all chance, the time, and the latest visits."""
 
-    def __init__(self, draw: random.Random) -> None:
+    def __init__(self, draw: random.Random, opening: int = OPENING) -> None:
         self.draw = draw
-        self.now = OPENING
+        self.opening = self.now = opening
         self.shelf = stock_shelf(draw)
         self.recent: deque[Visit] = deque(maxlen=400)
         self.visits = 0
@@ -247,7 +250,7 @@ class Day:
         if known:
             other = self.draw.choice(known)
             visit.profile = other.profile
-            visit.started = OPENING + int((other.started - OPENING) * self.draw.random())
+            visit.started = self.opening + int((other.started - self.opening) * self.draw.random())
             visit.late = self.now - visit.started
 
     def occurred_at(self, visit: Visit) -> str:
@@ -299,9 +302,8 @@ class Day:
 
 
 def _written(moment: int, rest: str) -> str:
-    """Write a moment of the day in RFC 3339; *rest* is what follows the second and its point."""
-    seconds = (moment - MIDNIGHT) // 1000
-    return f"2026-11-22T{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{rest}"
+    """Write a moment in RFC 3339; *rest* is what follows the second and its point."""
+    return f"{instant(moment)[:20]}{rest}"
 
 
 # --------------------------------------------------------------------------------------------------- the scripts
@@ -388,7 +390,7 @@ def _send_cart(day: Day, visit: Visit, changes: Json, wait: float = CART) -> Scr
     visit.cart = cart
     changes["cartItems"] = _echoed(cart) if day.may("read-only fields") else cart
     if day.may("update tried dry"):
-        yield Step(day.record(visit, "update", changes, dry=True), day.wait(RETRY))
+        yield Step(day.record(visit, "update", changes, dry=True), day.wait(RETRY), "dry_run")
     yield from _deliver(day, day.record(visit, "update", changes), wait)
 
 
@@ -417,7 +419,7 @@ def _come_back(day: Day, visit: Visit) -> Script:
     while any(visit.remaining) and day.may("returned"):
         if day.may("return tried dry"):
             entries, _ = _returned(day, visit)
-            yield Step(day.record(visit, "return", entries, dry=True), day.wait(RETRY))
+            yield Step(day.record(visit, "return", entries, dry=True), day.wait(RETRY), "dry_run")
         entries, visit.remaining = _returned(day, visit)
         visit.state = "partially_returned"
         yield from _deliver(day, day.record(visit, "return", entries), HOURS)
@@ -458,8 +460,9 @@ def _deliver(day: Day, record: Json, wait: float) -> Script:
     """Send a record; a till that got no answer sends the same bytes again."""
     if "eventId" in record["value"] and day.may("duplicate"):
         yield Step(record, day.wait(RETRY))
-        record = record.copy()
-    yield Step(record, day.wait(wait))
+        yield Step(record.copy(), day.wait(wait), "duplicate")
+    else:
+        yield Step(record, day.wait(wait))
 
 
 # ------------------------------------------------------------------------------------------- the broken records
@@ -592,11 +595,11 @@ def _send_broken(day: Day) -> Script:
     while True:
         day.draw.shuffle(codes)
         for code in codes:
-            yield Step(_break(day, code), (0.5 + day.draw.random()) / SHARES["broken"] - 1, code)
+            yield Step(_break(day, code), (0.5 + day.draw.random()) / SHARES["broken"] - 1, f"rejected.{code}")
 
 
 def _send_giant(day: Day, code: str) -> Script:
-    yield Step(_break(day, code), 0, code)
+    yield Step(_break(day, code), 0, f"rejected.{code}")
 
 
 # ------------------------------------------------------------------------------------------------------- the day
@@ -613,28 +616,32 @@ def _clock(count: int, draw: random.Random) -> Iterator[int]:
             yield OPENING + hour * HOUR + int((number + draw.random()) * HOUR / records)
 
 
-def foretell(count: int, seed: int) -> Iterator[tuple[Json, str | None]]:
-    """Yield *count* update records in the form of the contract's section 11, each with the rejection code it will meet.
+def foretell(count: int, seed: int, clock: Callable[[], int] | None = None) -> Iterator[tuple[Json, str]]:
+    """Yield *count* update records in the form of the contract's section 11, each with what will become of it.
 
-    The worker's application_id is taken to be 1 and its sizes to be the defaults. A day of less than 5,000 records may
-    lack some codes.
+    That is `snapshot`, `dry_run`, `duplicate`, or `rejected.` with the code. The worker's application_id is taken to be
+    1 and its sizes to be the defaults. A day of less than 5,000 records may lack some codes.
+
+    With a *clock*, which gives milliseconds since 1970, records bear the time at which they are taken from here. Their
+    times apart they are the same.
     """
-    day = Day(random.Random(seed))
+    draw = random.Random(seed)
+    day = Day(draw, OPENING if clock is None else clock())
     waiting: list[tuple[float, int, Script]] = [(QUIET_TICKS, -1, _send_broken(day))]
     spells = max(1, count // TICKS_PER_GIANT)
     for number, giant in product(range(spells), GIANTS):
-        due = max(QUIET_TICKS, count * (number + 0.1 + 0.8 * day.draw.random()) / spells)
+        due = max(QUIET_TICKS, count * (number + 0.1 + 0.8 * draw.random()) / spells)
         heappush(waiting, (due, -1 - len(waiting), _send_giant(day, giant)))
-    for tick, now in enumerate(_clock(count, day.draw)):
-        day.now = now
+    for tick, moment in enumerate(_clock(count, draw)):
+        day.now = moment if clock is None else clock()
         step = None
         while step is None:
             script = heappop(waiting)[2] if waiting[0][0] <= tick else visit_shop(day)
             step = next(script, None)
-        record, wait, code = step
-        record["timestamp"] = now
+        record, wait, outcome = step
+        record["timestamp"] = day.now
         heappush(waiting, (tick + 1 + wait, tick, script))
-        yield record, code
+        yield record, outcome
 
 
 def simulate(count: int, seed: int) -> Iterator[Json]:

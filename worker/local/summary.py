@@ -5,6 +5,7 @@ from collections import Counter
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from worker.local.tally import rejected
 from worker.pipeline.replay import Replay
 
 
@@ -14,10 +15,11 @@ def summary(replay: Replay, seconds: float) -> RenderableType:
     Turnover is the sum of the sessions' totals as sold; it is a double for reading, each total in it is exact.
     """
     counts = replay.counts()
-    return Group(_sessions(replay), _outcomes(counts), _rejections(counts), _speed(replay.records, seconds))
+    return Group(_sessions(replay), _outcomes(counts), rejections(counts), _speed(replay.records, seconds))
 
 
-def _table(title: str, first: str, *numbers: str) -> Table:
+def blank_table(title: str, first: str, *numbers: str) -> Table:
+    """Make a table of a column of names and columns of numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", min_width=46)
     table.add_column(first)
     for number in numbers:
@@ -31,7 +33,7 @@ def _sessions(replay: Replay) -> Table:
     for session in replay.sessions():
         states[session["state"]] += 1
         turnover[session["state"]] += session["total"]
-    table = _table("Sessions", "state", "sessions", "turnover")
+    table = blank_table("Sessions", "state", "sessions", "turnover")
     for state, number in states.most_common():
         table.add_row(state, f"{number:,}", f"{turnover[state]:,.2f}")
     table.add_section()
@@ -40,24 +42,20 @@ def _sessions(replay: Replay) -> Table:
 
 
 def _outcomes(counts: Counter[str]) -> Table:
-    table = _table("What became of the records", "outcome", "records")
+    table = blank_table("What became of the records", "outcome", "records")
     for outcome, number in counts.most_common():
         if not outcome.startswith("rejected."):
             table.add_row(outcome.replace("_", " "), f"{number:,}")
-    table.add_row("rejected", f"{_rejected(counts).total():,}")
+    table.add_row("rejected", f"{rejected(counts).total():,}")
     return table
 
 
-def _rejections(counts: Counter[str]) -> Table:
-    table = _table("Rejections", "code", "records")
-    for code, number in _rejected(counts).most_common():
+def rejections(counts: Counter[str]) -> Table:
+    """Lay out rejections by code."""
+    table = blank_table("Rejections", "code", "records")
+    for code, number in rejected(counts).most_common():
         table.add_row(code, f"{number:,}")
     return table
-
-
-def _rejected(counts: Counter[str]) -> Counter[str]:
-    head = "rejected."
-    return Counter({key.removeprefix(head): number for key, number in counts.items() if key.startswith(head)})
 
 
 def _speed(records: int, seconds: float) -> str:

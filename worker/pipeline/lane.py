@@ -12,12 +12,17 @@ N3. Records queue in the order of their positions, without a gap or a repetition
 N4. A restored lane first reads again the records that were not done, all of them (`is_complete`), and folds them
     before anything new: heads, then their followers, then verdicts, then new records.
 N5. While a ledger is full, new records of its topic stay queued. Verdicts never do, so the ledger empties again.
+N6. A cycle may be folded over one whose commit is not answered yet, its overlay *below*: it reads through it, and is
+    adopted after it. What is queued stays queued until it is adopted, so when the one below is dropped, this is, too,
+    and all its records are folded again.
 """
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from msgspec import Struct
 
 from worker.domain.model import Request
 from worker.domain.profile import Claim
@@ -41,7 +46,7 @@ class Batch(NamedTuple):
     records: Sequence[ConsumerRecord]
 
 
-class Arrival(NamedTuple):
+class Arrival(Struct, frozen=True, gc=False):
     """An update record whose fields are valid, and where it was taken from (its topic here and its offset there)."""
 
     topic: str
@@ -52,7 +57,7 @@ class Arrival(NamedTuple):
     request: Request
 
 
-class Pending(NamedTuple):
+class Pending(Struct, frozen=True, gc=False):
     """An arrival whose claim waits for its verdict, with the snapshot that it will be then but for firstSession."""
 
     arrival: Arrival
@@ -112,11 +117,11 @@ class MemoryTable(dict[K, V]):
 
 
 class Layer(Generic[K, V]):
-    """What a cycle changes of a table, over what was committed; None stands for a removed key."""
+    """What a cycle changes of a table, over what was committed or is about to be; None stands for a removed key."""
 
     __slots__ = ("_base", "changes")
 
-    def __init__(self, base: Table[K, V]) -> None:
+    def __init__(self, base: "Table[K, V] | Layer[K, V]") -> None:
         self._base = base
         self.changes: dict[K, V | None] = {}
 
@@ -130,9 +135,9 @@ class Layer(Generic[K, V]):
         """Change a key, or remove it with None."""
         self.changes[key] = value
 
-    def adopt(self, end: int | None = None) -> None:
-        """Make the changes part of what they were laid over, see `Table.apply`."""
-        self._base.apply(self.changes, end)
+    def rest_on(self, base: Table[K, V]) -> None:
+        """Lie over a table that has taken up the layer below."""
+        self._base = base
 
 
 class Lane:
@@ -194,21 +199,29 @@ class Lane:
 
 
 class Overlay:
-    """What one cycle changes of a lane (N1)."""
+    """What one cycle changes of a lane (N1), over what another is about to change of it (N6)."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, below: "Overlay | None" = None) -> None:
         self.lane = lane
         self.partition = lane.partition
-        self.table = Layer(lane.table)
-        self.heads = Layer(lane.heads)
-        self.followers = Layer(lane.followers)
-        self.asked = Layer(lane.asked)
-        self.ledgers: dict[str, Ledger] = {topic: ledger.copy() for topic, ledger in lane.ledgers.items()}
+        state = below or lane
+        self.table: Layer[bytes, bytes] = Layer(state.table)
+        self.heads: Layer[bytes, Pending] = Layer(state.heads)
+        self.followers: Layer[bytes, tuple[Arrival, ...]] = Layer(state.followers)
+        self.asked: Layer[tuple[str, Claim], tuple[Pending, ...]] = Layer(state.asked)
+        self.ledgers: dict[str, Ledger] = {topic: ledger.copy() for topic, ledger in state.ledgers.items()}
         self.out: list[ProducerRecord] = []
         self.counts: Counter[str] = Counter()
         self._taken = dict.fromkeys(lane.stage.reads, 0)
-        self._again = self._not_done()
         self._taken_again = 0
+        self._above: Overlay | None = None
+        if below is None:
+            self._first = dict.fromkeys(lane.stage.reads, 0)
+            self._again = self._not_done()
+        else:
+            self._first = {topic: first + below._taken[topic] for topic, first in below._first.items()}
+            self._again = below._again[below._taken_again :]
+            below._above = self
 
     def run(self, limit: int) -> int:
         """Fold what the lane has queued, at most *limit* records more, and say how many; 0 when there is no more."""
@@ -220,14 +233,15 @@ class Overlay:
         self._taken_again += folded
         for topic in stage.reads:
             ledger, queued, parks = self.ledgers[topic], lane.queued[topic], topic in stage.parks
-            before = taken = self._taken[topic]
-            for record in islice(queued, before, before + limit - folded):
+            first, before = self._first[topic], self._taken[topic]
+            taken = before
+            for record in islice(queued, first + before, first + before + limit - folded):
                 if parks and not ledger.has_room(record.offset):
                     break  # N5
                 stage.fold(self, topic, record)
                 ledger.next = record.offset + 1
                 taken += 1
-            if taken == len(queued):
+            if first + taken == len(queued):
                 ledger.next = max(ledger.next, lane.position(topic))  # nothing but markers up to there
             self._taken[topic] = taken
             folded += taken - before
@@ -242,10 +256,11 @@ class Overlay:
 
         *end* is the changelog's offset behind what the cycle wrote there.
         """
-        lane = self.lane
-        self.table.adopt(end)
-        for layer in (self.heads, self.followers, self.asked):
-            layer.adopt()
+        lane, above = self.lane, self._above
+        lane.table.apply(self.table.changes, end)
+        lane.heads.apply(self.heads.changes)
+        lane.followers.apply(self.followers.changes)
+        lane.asked.apply(self.asked.changes)
         lane.ledgers = self.ledgers
         lane.counts.update(self.counts)
         for place in self._again[: self._taken_again]:
@@ -254,6 +269,12 @@ class Overlay:
             queued = lane.queued[topic]
             for _record in range(taken):
                 queued.popleft()
+        if above is not None:
+            above.table.rest_on(lane.table)
+            above.heads.rest_on(lane.heads)
+            above.followers.rest_on(lane.followers)
+            above.asked.rest_on(lane.asked)
+            above._first = dict.fromkeys(lane.stage.reads, 0)
 
     def _not_done(self) -> list[tuple[str, int]]:
         """List where the records read again are from, heads before their followers (N4)."""

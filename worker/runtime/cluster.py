@@ -118,11 +118,7 @@ class NotMember(Exception):
 
 
 class OutOfTime(Exception):
-    """No good answer came in time; *in_doubt* when one of the requests may have been carried out."""
-
-    def __init__(self, reason: Exception, *, in_doubt: bool) -> None:
-        self.in_doubt = in_doubt
-        super().__init__(str(reason))
+    """No good answer came before the deadline."""
 
 
 class Membership(NamedTuple):
@@ -145,7 +141,7 @@ class Membership(NamedTuple):
 class Backoff:
     """The pauses before a request is sent again: 1 ms, then twice as long each time, up to 100 ms.
 
-    *what* is for the operator's log. *deadline* is on the event loop's clock.
+    *what* is for the operator's log, *deadline* on the event loop's clock; *in_doubt* tells that an answer was lost.
     """
 
     def __init__(self, what: str, deadline: float = float("inf")) -> None:
@@ -162,7 +158,7 @@ class Backoff:
         self.in_doubt |= isinstance(reason, Unanswered)
         now = asyncio.get_running_loop().time()
         if now + self._seconds > self._deadline:
-            raise OutOfTime(reason, in_doubt=self.in_doubt) from reason
+            raise OutOfTime(str(reason)) from reason
         if now < self._report_at:
             _log.debug("%s, again in %.0f ms: %s", self._what, self._seconds * 1000, reason)
         else:
@@ -191,8 +187,8 @@ def each_partition(topics: Iterable[Any]) -> Iterator[tuple[int, str]]:
 
 def check(errors: Iterable[tuple[int, str]]) -> None:
     """Raise Refused for the gravest of the errors."""
-    found = [Refused(*error) for error in errors if error[0] not in {Code.NONE, Code.OPERATION_NOT_ATTEMPTED}]
-    for refusal in sorted(found, key=lambda refusal: refusal.is_passing):
+    found = [Refused(*error) for error in errors if error[0] != Code.NONE]
+    for refusal in sorted(found, key=lambda it: (it.code == Code.OPERATION_NOT_ATTEMPTED, it.is_passing)):
         raise refusal
 
 

@@ -8,8 +8,9 @@ Theory of operation. All lanes of a worker share one transactional producer. A c
    generation that was pinned when the lanes were opened;
 4. *adopt*: only when the commit was answered, the overlays become the lanes' state.
 
-C1. Between cycles nothing is half done. What was queued but not taken is still queued; what was taken is adopted, or
-    was never folded as far as any state knows.
+C1. Nothing is half done. What was queued and is not committed is still queued; what was committed is adopted. When there
+    is much to do, the next cycle is folded while the last one's commit is under way, over its overlays: it is sent after
+    that was answered, and dropped when the answer is not a good one.
 C2. An aborted transaction is followed by the same records again. Of one whose outcome is unknown nothing is kept: the
     lanes are closed, and the opening finds out what was committed.
 C3. Lanes are closed before the partitions are given up, within a bounded time: a transaction that is not answered by
@@ -27,7 +28,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
 from mode import Service
@@ -66,6 +67,14 @@ class Source(Protocol):
         """Fetch a partition from another position."""
 
 
+class _Pending(NamedTuple):
+    """A cycle whose commit has begun."""
+
+    overlays: list[Overlay]
+    changelogs: Mapping[Lane, TopicPartition]
+    commit: asyncio.Future[dict[TopicPartition, int]]
+
+
 class Cycle(Service):
     """Runs cycles over the lanes that are open.
 
@@ -100,7 +109,8 @@ class Cycle(Service):
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._commit: asyncio.Future[dict[TopicPartition, int]] | None = None
+        self._pending: _Pending | None = None
+        self._is_cut = False
 
     @property
     def lanes(self) -> Collection[Lane]:
@@ -123,8 +133,8 @@ class Cycle(Service):
             await asyncio.wait_for(self._idle.wait(), within_seconds)
         except TimeoutError:
             self.log.warning("A transaction was not answered within %s s and is given up", within_seconds)
-            if self._commit is not None:
-                self._commit.cancel()
+            if self._pending is not None:
+                self._pending.commit.cancel()
             await self._idle.wait()
 
     def queue(self, tp: TopicPartition, batch: Batch) -> None:
@@ -154,69 +164,95 @@ class Cycle(Service):
             await self._work()
             self._idle.clear()
             try:
-                await self._cycle()
+                membership, overlays = self._membership, await self._fold()
+                if self._pending is not None and not await self._settle(self._pending):
+                    continue
+                if overlays and membership is not None and membership is self._membership:
+                    self._pending = self._send(overlays, membership)
+                    if not self._is_behind:
+                        await self._settle(self._pending)
             finally:
-                self._commit = None
-                self._idle.set()
+                if self._pending is None:
+                    self._idle.set()
 
     async def _work(self) -> None:
         """Wait until there is something to do, and for others when it is little (C4)."""
-        await self._wake.wait()
-        if self._waiting < _MANY:
+        if self._pending is None and not self._is_behind:
+            await self._wake.wait()
+        if self._pending is None and not self._is_behind:
             await asyncio.sleep(self._begun + INTERVAL_SECONDS - time.monotonic())
         self._wake.clear()
         self._waiting = 0
         self._begun = time.monotonic()
 
-    async def _cycle(self) -> None:
-        changelogs, membership = self._changelogs, self._membership
-        overlays = self._fold()
-        if not overlays or membership is None:
-            return
+    @property
+    def _is_behind(self) -> bool:
+        """Whether so much is there already that the next cycle should not wait for the commit of this one."""
+        return self._is_cut or self._waiting >= _MANY
+
+    async def _fold(self) -> list[Overlay]:
+        """Fold portions of all lanes in turn, until nothing is left or the time is up."""
+        deadline = time.monotonic() + FOLD_SECONDS
+        membership, pending = self._membership, self._pending
+        below = {overlay.lane: overlay for overlay in pending.overlays} if pending else {}
+        overlays: list[Overlay] = []
+        going: list[Overlay] = []
+        self._is_cut = False
+        for lane in tuple(self._turns):
+            if lane.has_work() or lane.has_moved():
+                overlay = Overlay(lane, below.get(lane))
+                if overlay.run(_PORTION):
+                    going.append(overlay)
+                elif lane in below or not lane.has_moved():
+                    continue
+                overlays.append(overlay)
+                if time.monotonic() >= deadline:
+                    self._is_cut = True
+                    break
+        self._turns.rotate(-len(overlays))
+        while going and not self._is_cut:
+            if pending is not None:
+                await asyncio.sleep(0)  # its requests and answers go on meanwhile
+                if self._membership is not membership:
+                    return []
+            going = [overlay for overlay in going if overlay.run(_PORTION)]
+            self._is_cut = time.monotonic() >= deadline
+        return overlays
+
+    def _send(self, overlays: list[Overlay], membership: Membership) -> "_Pending":
+        """Begin a transaction with what the overlays hold."""
         records = [record for overlay in overlays for record in overlay.out]
         offsets = {
             TopicPartition(topic, overlay.partition): commit
             for overlay in overlays
             for topic, commit in overlay.offsets().items()
         }
-        self._commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership))
+        commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership))
+        return _Pending(overlays, self._changelogs, commit)
+
+    async def _settle(self, pending: "_Pending") -> bool:
+        """Wait for the answer, and adopt the overlays if it is a good one."""
         try:
-            ends = await self._commit
+            ends = await pending.commit
         except Aborted as error:
             self.log.warning("A transaction was aborted and is tried again: %s", error)
-            self._wake.set()
+            self._is_cut = True
             await asyncio.sleep(_PAUSE_SECONDS)
+            return False
         except Unknown as error:
             self._lose(str(error))
+            return False
         except asyncio.CancelledError:
-            if not self._commit.cancelled() or self.should_stop:
+            if self.should_stop or not pending.commit.cancelled():
                 raise
             self._lose("it was given up")
-        else:
-            for overlay in overlays:
-                overlay.adopt(ends.get(changelogs[overlay.lane]))
-            self._let_go()
-            if any(lane.has_work() for lane in self._changelogs):
-                self._waiting = _MANY
-                self._wake.set()
-
-    def _fold(self) -> list[Overlay]:
-        """Fold portions of all lanes in turn, until nothing is left or the time is up."""
-        deadline = time.monotonic() + FOLD_SECONDS
-        overlays: list[Overlay] = []
-        for lane in self._turns:
-            if lane.has_work() or lane.has_moved():
-                overlay = Overlay(lane)
-                if not overlay.run(_PORTION) and not lane.has_moved():
-                    continue  # it is full, and waits for verdicts
-                overlays.append(overlay)
-                if time.monotonic() >= deadline:
-                    break
-        self._turns.rotate(-len(overlays))
-        going = overlays
-        while going and time.monotonic() < deadline:
-            going = [overlay for overlay in going if overlay.run(_PORTION)]
-        return overlays
+            return False
+        finally:
+            self._pending = None
+        for overlay in pending.overlays:
+            overlay.adopt(ends.get(pending.changelogs[overlay.lane]))
+        self._let_go()
+        return True
 
     def _forget(self) -> None:
         """Close the lanes: nothing that was queued survives."""
@@ -226,6 +262,7 @@ class Cycle(Service):
         self._membership = None
         self._paused = {}
         self._waiting = 0
+        self._is_cut = False
 
     def _lose(self, why: str) -> None:
         """Close the lanes after a transaction whose outcome is unknown (C2)."""

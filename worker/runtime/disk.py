@@ -42,12 +42,17 @@ class Folder:
         self._lock.release()
 
 
+class Damaged(Exception):
+    """What a partition has on disk cannot be read."""
+
+
 class OnDisk:
     """A partition on disk: entries as they are, and one of where in the changelog they stand.
 
     There is no write-ahead log: the changelog is one. After a crash RocksDB holds what it had flushed, which stands for
     the offset flushed with it. A folder that cannot be opened, or is so old that tombstones may have been forgotten
-    since, is built anew.
+    since, is built anew. So is, at the next start, one that turns out to be damaged when an entry is read: RocksDB reads
+    only its index when it opens.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,8 +69,12 @@ class OnDisk:
             self.clear()
 
     def get(self, key: bytes, /) -> bytes | None:
-        """Read an entry."""
-        entry: bytes | None = self._db.get(key)
+        """Read an entry; raise Damaged when that fails, and see to it that the next opening fails, too."""
+        try:
+            entry: bytes | None = self._db.get(key)
+        except Exception as error:
+            (self._folder / "CURRENT").write_text("damaged\n", encoding="ascii")
+            raise Damaged(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
         return entry
 
     def apply(self, changes: Mapping[bytes, bytes | None], end: int | None = None) -> None:
@@ -101,7 +110,11 @@ class OnDisk:
         self._unlogged = WriteOptions()
         setattr(self._unlogged, "disable_wal", True)  # noqa: B010 (its stub takes it for a method)
         self._db = Rdict(str(self._folder), options)
-        end, written = (self._db.get(_END) or b"-1 0").split()
+        try:
+            end, written = (self._db.get(_END) or b"-1 0").split()
+        except Exception:
+            self._db.close()  # it is locked as long as it is open
+            raise
         self.end, self._written = (int(end), int(written)) if int(end) >= 0 else (None, 0)
 
     def _remove(self) -> None:

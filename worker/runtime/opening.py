@@ -26,7 +26,9 @@ O3. Faust drives it: `Opening` takes the place of its table recovery and adds th
     long as it takes: Faust's own limit would end its recovery for ever. From the moment when the partitions are revoked
     until they are assigned again nothing is opened.
 O4. What is gone is never passed over in silence: a committed offset outside of what the topic holds, and outputs without
-    any committed offsets (expired, or another application id), end the worker, before it is recorded as an owner.
+    any committed offsets (expired, or another application id), end the worker, before it is recorded as an owner. So
+    where nothing is committed yet, the beginning is, before anything can be published: of a first transaction that is
+    aborted the markers stay.
 """
 
 import asyncio
@@ -180,15 +182,13 @@ class Opening(Recovery):
         }
         commits = await cluster.stable_offsets(membership.group, list(sources))
         marks = await cluster.watermarks([*sources, *changelogs])
-        begun = {changelog for source, changelog in sources.items() if commits[source] is not None}
-        # An owner that committed nothing published nothing: what the changelog holds then are aborted transactions.
-        published = {it for it in changelogs if marks[it][1] > 0 and (it in begun or owners[it] is None)}
         ledgers = {
-            source: _ledger(source, commits[source], marks[source], changelog if changelog in published else None)
+            source: _ledger(source, commits[source], marks[source], changelog, marks[changelog])
             for source, changelog in sources.items()
         }
+        beginnings = {source: ledgers[source].commit() for source, commit in commits.items() if commit is None}
         mine = membership.generation, f"{producer.transactional_id} {membership.member}"
-        await cluster.commit(membership, dict.fromkeys(changelogs, mine))
+        await cluster.commit(membership, beginnings | dict.fromkeys(changelogs, mine))
         return Prepared(membership, lanes, ledgers)
 
     async def _fence(self, membership: Membership, recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
@@ -281,15 +281,16 @@ def _ledger(
     source: TopicPartition,
     commit: tuple[int, str] | None,
     marks: tuple[int, int],
-    published: TopicPartition | None,
+    changelog: TopicPartition,
+    outputs: tuple[int, int],
 ) -> Ledger:
-    """Load what was committed of a source; its beginning when nothing was, and nothing is *published* either (O4)."""
+    """Load what was committed of a source; its beginning when nothing was, and nothing was published either (O4)."""
     low, high = marks
     name = f"{source.topic}/{source.partition}"
     if commit is None:
-        if published is not None:
+        if outputs[1] > 0:
             raise LostRecords(
-                f"{published.topic}/{published.partition} holds records, but no offset of {name} is committed: it has "
+                f"{changelog.topic}/{changelog.partition} holds records, but no offset of {name} is committed: it has "
                 f"expired, or the worker ran with another app_id. Set the group's offsets, or take new output topics"
             )
         return Ledger(low)

@@ -6,7 +6,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaError
 
 from worker.pipeline.topology import Topology
 from worker.runtime.app import App, build_app
@@ -25,7 +25,10 @@ _CHATTY = ("faust", "mode", "aiokafka", "aiohttp", "rocksdict")
 
 
 class Once(logging.Filter):
-    """Passes what a library says over and over, while a broker is away, once a minute."""
+    """Passes what is said over and over, while a broker is away, once a minute.
+
+    What a library says is the same when it only names another node or another partition; what we say is not.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +36,8 @@ class Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a message was not said just before."""
-        kind = record.name, record.msg
+        is_ours = record.name.partition(".")[0] == __package__.partition(".")[0]
+        kind = record.name, record.getMessage() if is_ours else record.msg
         is_new = record.created - self._said.get(kind, float("-inf")) > _REPEAT_SECONDS
         if is_new:
             self._said[kind] = record.created
@@ -92,8 +96,10 @@ async def _prepared(settings: Settings) -> Topology:
     while True:
         try:
             return await prepare(settings)
-        except KafkaConnectionError as error:
+        except KafkaError as error:
+            if not error.retriable:
+                raise
             if not is_told:
-                log.warning("No broker can be reached at %s, trying on: %s", settings.brokers, error)
+                log.warning("Kafka at %s does not answer, trying on: %s", settings.brokers, error)
                 is_told = True
             await asyncio.sleep(_RETRY_SECONDS)

@@ -2,15 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
-    KafkaConnectionError,
     LeaderNotAvailableError,
-    NodeNotReadyError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -48,15 +46,14 @@ async def prepare(settings: Settings) -> Topology:
     names = settings.topology(None).named()
     async with _administration(settings) as admin, _patience(names):
         while True:
-            with suppress(NodeNotReadyError, KafkaConnectionError):  # who is asked next may be there
-                found = await _found(admin, names)
-                partitions = found["updates"].partitions if "updates" in found else settings.partitions
-                if wrong := [*_wrong(settings, names, found)]:
-                    raise WrongTopics("\n".join(wrong))
-                if sum(topic.led for topic in found.values()) == partitions * len(names):
-                    return settings.topology(partitions)
-                missing = {field: name for field, name in names.items() if field not in found}
-                await _create(admin, settings, missing, partitions)
+            found = await _found(admin, names)
+            partitions = found["updates"].partitions if "updates" in found else settings.partitions
+            if wrong := [*_wrong(settings, names, found)]:
+                raise WrongTopics("\n".join(wrong))
+            if sum(topic.led for topic in found.values()) == partitions * len(names):
+                return settings.topology(partitions)
+            missing = {field: name for field, name in names.items() if field not in found}
+            await _create(admin, settings, missing, partitions)
             await asyncio.sleep(_POLL_SECONDS)
 
 

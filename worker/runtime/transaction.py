@@ -9,22 +9,23 @@ side, each started by asking the transaction's coordinator, and an end:
     AddOffsetsToTxn, then TxnOffsetCommit, as the member pinned        |
 
 1. EndTxn is sent only when both chains have ended, so nothing of a transaction is under way when it ends.
-2. It commits only when every request before it was answered well. Once a commit was sent, nothing else is: the outcome
+2. It commits only when every request before it was answered well. Once a commit was sent nothing else is: the outcome
    is that commit, or Unknown.
-3. It aborts only when every request before it was answered. Where an answer is lost, the request may be carried out
-   late, in the next transaction of the same epoch; so there is none: the outcome is Unknown, and `init` raises the
-   epoch, which ends the transaction and shuts out what is late.
-4. What a lost answer may repeat. Produce: its sequence number makes it count once. AddPartitionsToTxn and
-   AddOffsetsToTxn: late, they add to the next transaction a partition that gets one marker more, and no harm. Never
-   TxnOffsetCommit, which would take an offset back, and never EndTxn, which would end the next transaction half done.
-   An answer that says "not now" is an answer: each request may follow it again.
-5. Sequence numbers go on from the last batch that was answered well. After an abort they are known, because (3) every
-   batch was either written or refused before it was; one that may have been written is in doubt like a lost answer.
+3. It aborts only when every Produce and TxnOffsetCommit was answered. One whose answer is lost may be carried out late,
+   behind the abort or in the next transaction of the same epoch. So that is Unknown without an EndTxn: `init` raises
+   the epoch, which ends the transaction and shuts out what is late.
+4. What may be sent again when its answer is lost. Produce: its sequence number makes it count once. AddPartitionsToTxn
+   and AddOffsetsToTxn: late, they add to the next transaction, or begin, what gets a marker more and is no harm. Never
+   TxnOffsetCommit: late, it takes an offset back. Never EndTxn: late, it ends the next transaction half done. An answer
+   that says "not now" is an answer; after it, each may be sent again.
+5. Sequence numbers go on from the last batch that was answered well. After an abort they are known, because (3) each
+   batch was either written or refused before it was; one that may have been written counts as a lost answer.
 6. From the first request of a transaction to its known end the producer is not open, and a use of it is Unknown. So a
    cancelled commit, whichever step it was at, needs `init` too.
 7. A membership without generation or member id is refused before anything is sent: the coordinator would let it pass.
 
-The broker, not this file, ends what takes longer than the timeout; it does so by raising the epoch (Unknown here).
+The answer to EndTxn means that the outcome is decided, not that the markers are written: they come a moment later.
+The broker, not this file, ends what takes longer than the timeout; it raises the epoch, and that is Unknown here.
 """
 
 import asyncio
@@ -337,14 +338,15 @@ class TransactionalProducer:
         """Make record batches, by partition in order: 1.2 µs a record of 700 bytes and 6 headers."""
         places: dict[tuple[Any, ...], list[ProducerRecord]] = defaultdict(list)
         for record in records:
-            places[record[:2]].append(record)
+            places[record.topic, record.partition].append(record)
         return {(tp := TopicPartition(*place)): deque(self._batches(tp, them)) for place, them in places.items()}
 
     def _batches(self, tp: TopicPartition, records: list[ProducerRecord]) -> Iterator[_Batch]:
         sequence = self._sequences.get(tp, 0)
         builder, count = self._builder(sequence), 0
-        for _topic, _partition, key, value, timestamp, headers in records:
-            listed = headers if type(headers) is list else list(headers)
+        for record in records:
+            timestamp, key, value = record.timestamp, record.key, record.value
+            listed = record.headers if type(record.headers) is list else list(record.headers)
             if builder.append(count, timestamp, key, value, listed) is None:
                 sequence = sequence + count & _LAST_SEQUENCE
                 yield _Batch(builder.build(), count, sequence)

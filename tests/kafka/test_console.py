@@ -1,0 +1,286 @@
+"""What a person does beside a worker, on a real Kafka: send a file, dump a topic, watch snapshots."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from click.testing import CliRunner
+
+from tests.kafka.topics import Record, create, high_watermarks, own, produce, read, send
+from worker.cli import main
+from worker.domain.model import Rules
+from worker.local import console
+from worker.local.simulator import simulate
+from worker.pipeline.lines import read as lines_of
+from worker.pipeline.partitioner import partition_of
+from worker.pipeline.replay import Replay
+
+AT = 1600000000000
+TRICKY = (
+    Record(b"s-1", b'{"type":"reopen"}', (("traceparent", b"00-1"), ("\xfc", "ö".encode())), 0, AT),
+    Record(b"s-1", b'{"type": "reopen"}', (), 1, AT + 1),
+    Record(None, b"{", (), 0, AT - 5),
+    Record(b"s-2", None, (), 2, AT),
+    Record(None, None, (), 2, AT),
+    Record(b"", b"", (), 0, AT),
+    Record("Ä".encode(), b'{"price":1.0,"n":2e0,"s":"\\u00fc\\n"}', (), 1, 0),
+    Record(b"\xff\x00", b"\x00\xfe", (("h", b"\xff"),), 1, AT),
+    Record(b"s-3", b'{"a":"' + b"x" * 900_000 + b'"}', (), 2, AT),
+)
+
+
+def run(kafka, *arguments, given=None):
+    return CliRunner(env={"SESSION_WORKER_BROKERS": kafka}).invoke(main, arguments, input=given)
+
+
+def content(records):
+    return [Record(it.key, it.value, it.headers, it.partition, it.timestamp) for it in records]
+
+
+def line_of(record):
+    """Write by hand the line that stands for a record with text in it."""
+    text = {name: it if it is None else it.decode() for name, it in (("key", record.key), ("value", record.value))}
+    headers = {name: value.decode() for name, value in record.headers}
+    return json.dumps({**text, "timestamp": record.timestamp_ms, "partition": record.partition, "headers": headers})
+
+
+def test_what_is_sent_is_on_the_topic_byte_for_byte(kafka, tmp_path):
+    topic, file = own("sent"), tmp_path / "updates.jsonl"
+    asyncio.run(create(kafka, topic, partitions=3))
+    sendable = [it for it in TRICKY if it.key != b"\xff\x00"]
+    file.write_text("\n".join(map(line_of, sendable)))
+    result = run(kafka, "send", str(file), "--topic", topic)
+    assert (result.exit_code, result.stderr) == (0, f"8 records sent to {topic}\n")
+    assert content(asyncio.run(read(kafka, topic))) == sorted(sendable, key=lambda it: it.partition or 0)
+
+
+def test_records_that_name_no_partition_go_where_kafka_puts_their_key(kafka):
+    topic = own("keyed")
+    asyncio.run(create(kafka, topic, partitions=5))
+    keys = [f"s-{number}" if number % 4 else None for number in range(200)]
+    text = "".join(json.dumps({"key": key, "value": {}, "timestamp": n}) + "\n" for n, key in enumerate(keys))
+    assert run(kafka, "send", "-", "--topic", topic, given=text).exit_code == 0
+    found = asyncio.run(read(kafka, topic))
+    assert sorted(it.timestamp for it in found) == list(range(200))
+    assert all(it.key is None or it.partition == partition_of(it.key, 5) for it in found)
+    assert {it.partition for it in found if it.key is None} == set(range(5))
+
+
+def test_a_dump_sent_to_another_topic_is_the_same_topic(kafka, tmp_path):
+    first, second, file = own("first"), own("second"), tmp_path / "dump.jsonl"
+    asyncio.run(create(kafka, first, second, partitions=3))
+    asyncio.run(produce(kafka, first, TRICKY[:4] + TRICKY[5:]))  # aiokafka refuses to send a record of nulls
+    assert run(kafka, "dump", first, "--out", str(file)).exit_code == 0
+    assert run(kafka, "send", str(file), "--topic", second).exit_code == 0
+    assert content(asyncio.run(read(kafka, second))) == content(asyncio.run(read(kafka, first)))
+    offsets = [(line["partition"], line["offset"]) for line in map(json.loads, file.read_text().splitlines())]
+    assert sorted(offsets) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+
+
+def test_a_replayed_dump_gives_what_a_replay_of_what_was_sent_gives(kafka, tmp_path):
+    topic, file = own("updates"), tmp_path / "updates.jsonl"
+    asyncio.run(create(kafka, topic, partitions=4, max_message_bytes="4194304"))
+    lines = [json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in simulate(3000, 1)]
+    file.write_bytes(b"".join(lines))
+    assert run(kafka, "send", str(file), "--topic", topic).exit_code == 0
+    dumped = run(kafka, "dump", topic).stdout_bytes.splitlines()
+    assert len(dumped) == len(lines)
+    by_place: dict[int, list[int]] = {}
+    for number, partition in enumerate(partitions_of(lines, 4)):  # ids come from partition and offset
+        by_place.setdefault(partition, []).append(number)
+    placed = [
+        {**json.loads(lines[number]), "partition": partition, "offset": offset}
+        for partition, numbers in by_place.items()
+        for offset, number in enumerate(numbers)
+    ]
+    expected = published([json.dumps(line).encode() for line in placed])
+    assert published(dumped) == expected
+    assert len(expected) > 500
+
+
+def partitions_of(lines, count):
+    turn = -1
+    for line in lines_of(lines):
+        turn += line.key is None
+        yield turn % count if line.key is None else partition_of(line.key, count)
+
+
+def published(lines):
+    """Give the last snapshot of each session."""
+    found = [it for published in Replay(Rules()).lines(lines) for it in published]
+    return {it.key: it.value for it in found if it.topic == "customer-sessions"}
+
+
+def test_a_dump_holds_what_is_committed_and_ends_behind_the_last_marker(kafka):
+    topic = own("committed")
+
+    async def scenario():
+        await create(kafka, topic, partitions=2)
+        async with AIOKafkaProducer(bootstrap_servers=kafka, transactional_id=topic) as producer:
+            async with producer.transaction():
+                await send(producer, topic, [Record(None, b"kept", partition=0), Record(None, b"kept", partition=1)])
+            await producer.begin_transaction()
+            await send(producer, topic, [Record(None, b"dropped", partition=0)])
+            await producer.abort_transaction()
+        return await high_watermarks(kafka, topic)
+
+    ends = asyncio.run(scenario())
+    assert sorted(ends.values()) == [2, 4]
+    result = run(kafka, "dump", topic)
+    assert [json.loads(line)["value"] for line in result.stdout.splitlines()] == ["kept", "kept"]
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_a_dump_waits_for_an_open_transaction_and_then_tells_where_it_is(kafka, monkeypatch):
+    topic = own("open")
+    monkeypatch.setattr("worker.local.console.PATIENCE_SECONDS", 1)
+
+    async def scenario():
+        await create(kafka, topic, partitions=2)
+        async with AIOKafkaProducer(bootstrap_servers=kafka, transactional_id=topic) as producer:
+            async with producer.transaction():
+                await send(producer, topic, [Record(None, b"kept", partition=1)])
+            await producer.begin_transaction()
+            await send(producer, topic, [Record(None, b"open", partition=1)])
+            result = await asyncio.to_thread(run, kafka, "dump", topic)
+            dumping = asyncio.create_task(asyncio.to_thread(run, kafka, "dump", topic))
+            await asyncio.sleep(0.5)
+            await producer.commit_transaction()
+            return result, await dumping
+
+    left, whole = asyncio.run(scenario())
+    assert [json.loads(line)["value"] for line in left.stdout.splitlines()] == ["kept"]
+    assert left.stderr == "partition 1 ends at offset 2: there a transaction is open\n"
+    assert [json.loads(line)["value"] for line in whole.stdout.splitlines()] == ["kept", "open"]
+    assert (left.exit_code, whole.exit_code, whole.stderr) == (0, 0, "")
+
+
+def test_a_dump_ends_where_the_topic_ended_at_its_start(kafka, monkeypatch):
+    topic = own("growing")
+    asyncio.run(create(kafka, topic))
+    asyncio.run(produce(kafka, topic, [Record(None, b"before")]))
+    told = console.high_watermarks
+
+    async def told_too_early(*arguments):
+        ends = await told(*arguments)
+        await produce(kafka, topic, [Record(None, b"after")])
+        return ends
+
+    monkeypatch.setattr(console, "high_watermarks", told_too_early)
+    assert [json.loads(line)["value"] for line in run(kafka, "dump", topic).stdout.splitlines()] == ["before"]
+
+
+LINE = '{"key": "s-1", "value": {}, "timestamp": 0}\n'
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ("{\n", "line 3: Input data was truncated"),
+        ('{"value": {}, "timestamp": 0, "partition": 2}\n', "line 3: partition 2, but {topic} has 2"),
+    ],
+)
+def test_a_bad_line_is_named_and_those_before_it_are_sent(kafka, bad, told):
+    topic = own("bad")
+    asyncio.run(create(kafka, topic, partitions=2))
+    result = run(kafka, "send", "-", "--topic", topic, given=LINE * 2 + bad + LINE)
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: <stdin>, {told.format(topic=topic)}; what is before it was sent\n"
+    assert len(asyncio.run(read(kafka, topic))) == 2
+
+
+@pytest.mark.parametrize("command", [("send", "-", "--topic"), ("dump",), ("tail", "--topic")])
+def test_a_topic_that_is_not_there_is_one_line(kafka, command):
+    result = run(kafka, *command, "nowhere", given=LINE)
+    assert (result.exit_code, result.stderr) == (1, f"Error: there is no topic nowhere at {kafka}\n")
+
+
+def test_a_broker_that_is_not_there_is_one_line():
+    result = run("127.0.0.1:9", "dump", "topic")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "127.0.0.1" in result.stderr
+
+
+def test_what_the_broker_refuses_is_one_line_and_what_is_far_behind_it_is_not_sent(kafka):
+    topic = own("future")
+    asyncio.run(create(kafka, topic, partitions=2))
+    future = json.dumps({"key": None, "value": "x" * 200_000, "timestamp": 4_000_000_000_000, "partition": 0}) + "\n"
+    others = json.dumps({"key": None, "value": "x" * 1000, "timestamp": 0, "partition": 1}) + "\n"
+    result = run(kafka, "send", "-", "--topic", topic, given=future * 2 + others * 20_000)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "InvalidTimestamp" in result.stderr
+    assert len(asyncio.run(read(kafka, topic))) < 15_000
+
+
+# ------------------------------------------------------------------------------------------------------ tail
+
+
+SNAPSHOT = b'{"integrationId":"%s","state":"open","updateCount":%d,"total":5.2}'
+
+
+def snapshot(key, count, *, partition=None):
+    headers = (("ce_type", b"customersession.updated"),)
+    return Record(key, SNAPSHOT % (key, count), headers, partition, AT)
+
+
+def follow(kafka, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker", "tail", *arguments],
+        env={**os.environ, "SESSION_WORKER_BROKERS": kafka, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_tail_prints_the_snapshots_of_a_key_until_ctrl_c(kafka):
+    topic = own("snapshots")
+    beside = next(it for it in (b"s-%d" % n for n in range(2, 99)) if partition_of(it, 3) == partition_of(b"s-1", 3))
+    asyncio.run(create(kafka, topic, partitions=3))
+    asyncio.run(produce(kafka, topic, [snapshot(b"s-1", 1), snapshot(beside, 1), snapshot(b"s-1", 2)]))
+    with follow(kafka, "--topic", topic, "--key", "s-1", "--from-beginning") as process:
+        assert process.stdout is not None
+        first = [process.stdout.readline().split() for _ in range(2)]
+        deleted = Record(b"s-1", None, (("ce_type", b"customersession.deleted"),), None, AT)
+        asyncio.run(produce(kafka, topic, [snapshot(beside, 2), deleted]))
+        last = process.stdout.readline().split()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=10)
+    assert first == [["2020-09-13T12:26:40.000Z", "updated", "s-1", "open", "5.2", str(n)] for n in (1, 2)]
+    assert last == ["2020-09-13T12:26:40.000Z", "deleted", "s-1", "deleted"]
+    assert (process.returncode, rest, errors) == (0, "", "")
+
+
+def test_tail_begins_with_what_comes_and_prints_values_as_they_are(kafka):
+    topic = own("snapshots")
+    asyncio.run(create(kafka, topic))
+    asyncio.run(produce(kafka, topic, [snapshot(b"s-1", 1)]))
+    with follow(kafka, "--topic", topic, "--json") as process:
+        assert process.stdout is not None
+        number = 1
+        os.set_blocking(process.stdout.fileno(), False)
+        while not (line := process.stdout.readline()):
+            number += 1
+            asyncio.run(produce(kafka, topic, [snapshot(b"s-1", number)]))
+            time.sleep(0.1)
+        process.terminate()
+    assert json.loads(line)["updateCount"] > 1
+    assert line.encode() == SNAPSHOT % (b"s-1", json.loads(line)["updateCount"]) + b"\n"
+
+
+def test_a_reader_that_goes_away_ends_tail_in_silence(kafka):
+    topic = own("snapshots")
+    asyncio.run(create(kafka, topic))
+    with follow(kafka, "--topic", topic, "--from-beginning") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        asyncio.run(produce(kafka, topic, [snapshot(b"s-1", 1)]))
+        assert process.wait(20) is not None
+        assert process.stderr.read() == ""

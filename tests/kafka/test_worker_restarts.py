@@ -1,0 +1,282 @@
+"""A worker that starts over what another one left: its state comes back from its outputs, or from its folder."""
+
+import asyncio
+import re
+
+import orjson
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from tests.kafka.account import differences, foretold, found
+from tests.kafka.topics import Record, administration, create, high_watermarks, read, send
+from tests.kafka.workers import simulated, update
+from worker.pipeline.topology import TOPICS
+
+DAY = simulated(1_500, seed=4)
+FIRST, SECOND = DAY[:900], DAY[900:]
+"""Many sessions of the first part go on in the second."""
+
+
+async def restored(worker):
+    """Count the records that a worker restored before it opened its lanes."""
+    line = await worker.says("Restored")
+    return int(re.search(r"Restored (\d+) records", line)[1])
+
+
+async def held(crew):
+    """Count the records that both changelogs hold."""
+    return sum([len(await read(crew.kafka, it)) for it in (crew.topology.sessions, crew.topology.first_sessions)])
+
+
+def test_a_worker_restarted_with_an_empty_memory_store_restores_all_from_its_outputs_and_goes_on(crew):
+    async def scenario():
+        it = crew()
+        worker = await it.open()
+        assert await restored(worker) == 0
+        await it.send(FIRST)
+        await it.settle()
+        assert await worker.stop() == 0
+        again = await it.open()
+        assert await restored(again) == await held(it) > 800
+        await it.send(SECOND)
+        await it.settle()
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert differences(expected, given) == []
+
+
+def test_a_worker_goes_on_from_its_rocksdb_folder_and_restores_what_a_crash_kept_from_it(crew):
+    async def scenario():
+        it = crew(store="rocksdb://")
+        worker = await it.open()
+        await it.send(FIRST)
+        await it.settle()
+        assert await worker.stop() == 0
+        flushed = await held(it)
+        worker = await it.open()
+        assert await restored(worker) == 0
+        await it.send(SECOND[:300])
+        await it.settle()
+        worker.kill()
+        worker = await it.open()
+        assert await restored(worker) == await held(it) - flushed > 250
+        await it.send(SECOND[300:])
+        await it.settle()
+        assert "anew" not in "".join(worker.said())
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert differences(expected, given) == []
+
+
+def damage(folder, table, pattern, begin=0.0, end=0.5):
+    """Overwrite a part of each file of a table's partition."""
+    files = [*folder.rglob(f"{table}/{pattern}")]
+    assert files
+    for file in files:
+        content = bytearray(file.read_bytes())
+        part = slice(int(len(content) * begin), int(len(content) * end))
+        content[part] = b"\xa5" * (part.stop - part.start)
+        file.write_bytes(content)
+
+
+async def assert_built_anew(crew, worker, *partitions):
+    """Check that a worker built these partitions of the sessions table anew, no others, and said so."""
+    warnings = [line for line in worker.said() if "WARNING" in line]
+    told = [re.search(r"sessions-(\d) cannot be opened and is built anew", line) for line in warnings]
+    assert sorted(int(match[1]) for match in told) == list(partitions)
+    snapshots = await read(crew.kafka, crew.topology.sessions)
+    assert await restored(worker) == sum(record.partition in partitions for record in snapshots) > 0
+
+
+def test_a_corrupted_rocksdb_folder_is_built_anew_with_a_warning(crew, tmp_path):
+    async def scenario():
+        it = crew(store="rocksdb://")
+        worker = await it.open()
+        await it.send(FIRST)
+        await it.settle()
+        assert await worker.stop() == 0
+        damage(tmp_path, "sessions-1", "CURRENT")
+        damage(tmp_path, "sessions-2", "MANIFEST-*")
+        damage(tmp_path, "sessions-3", "*.sst")
+        await assert_built_anew(it, await it.open(), 1, 2, 3)
+        await it.send(SECOND)
+        await it.settle()
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert differences(expected, given) == []
+
+
+def test_damage_found_only_when_an_entry_is_read_is_fatal_and_the_next_start_builds_the_folder_anew(crew, tmp_path):
+    async def scenario():
+        it = crew(store="rocksdb://")
+        worker = await it.open()
+        await it.send(FIRST)
+        await it.settle()
+        assert await worker.stop() == 0
+        damage(tmp_path, "sessions-2", "*.sst", 0.2, 0.6)  # what is read at the start comes first in the file
+        worker = await it.open()
+        assert await restored(worker) == 0
+        await it.send(SECOND)
+        assert await worker.ends() == 1
+        assert "sessions-2 is damaged, and built anew at the next start" in worker.said()[-1]
+        await assert_built_anew(it, await it.open(), 2)
+        await it.settle()
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert differences(expected, given) == []
+
+
+# ------------------------------------------------------------------------------------------- topics that have lost records
+
+
+def test_state_comes_back_whole_from_a_compacted_output_topic(crew):
+    async def scenario():
+        it = crew()
+        names = it.topology
+        soon = {"cleanup_policy": "compact", "min_cleanable_dirty_ratio": "0.01", "segment_ms": "200"}
+        room = {"max_message_bytes": str(3 << 20), "delete_retention_ms": "0"}
+        ever = dict.fromkeys(("message_timestamp_before_max_ms", "message_timestamp_after_max_ms"), str((1 << 63) - 1))
+        await create(it.kafka, names.sessions, names.first_sessions, partitions=4, **soon, **room, **ever)
+        worker = await it.open()
+        await it.send(FIRST)
+        await it.settle()
+        published = sum(map(len, (await foretold(it)).snapshots.values()))
+        async with asyncio.timeout(30):
+            while await held(it) > published * 0.8:  # noqa: ASYNC110 (the broker gives no event)
+                await asyncio.sleep(0.1)
+        assert await worker.stop() == 0
+        worker = await it.open()
+        assert 0 < await restored(worker) < published * 0.8
+        await it.send(SECOND)
+        await it.settle()
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    deleted = {key for key, value in expected.sessions.items() if value is None}
+    assert {key: value for key, value in given.sessions.items() if key not in deleted} == {
+        key: value for key, value in expected.sessions.items() if key not in deleted
+    }
+    assert differences(expected, given, "rejections", "dry_runs") == []
+
+
+async def truncate(crew, topic):
+    """Delete all records of a topic's partition 0."""
+    partition = TopicPartition(topic, 0)
+    ends = await high_watermarks(crew.kafka, topic)
+    async with administration(crew.kafka) as admin:
+        await admin.delete_records({partition: RecordsToDelete(before_offset=ends[partition])})
+
+
+async def configure(crew, topic, **configs):
+    """Give a topic other settings than those with which the worker creates it."""
+    (field,) = [field for field, name in crew.topology.named().items() if name == topic]
+    wanted = TOPICS[field].configuration(1 << 20) | {name.replace("_", "."): value for name, value in configs.items()}
+    async with administration(crew.kafka) as admin:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
+
+
+def test_a_worker_restores_what_a_truncated_output_topic_still_has(crew):
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        await it.send([update("gone", attributes={"a": 1})])
+        await it.settle()
+        await configure(it, it.topology.sessions, cleanup_policy="compact,delete")  # or the broker deletes nothing
+        await truncate(it, it.topology.sessions)
+        await configure(it, it.topology.sessions)
+        await it.send([update("kept", attributes={"a": 1})])
+        await it.settle()
+        assert await worker.stop() == 0
+        worker = await it.open()
+        assert await restored(worker) == 1
+        await it.send([update("gone", attributes={"b": 2}), update("kept", attributes={"b": 2})])
+        await it.settle()
+        return await found(it)
+
+    given = asyncio.run(scenario())
+    sessions = {key: orjson.loads(value) for key, value in given.sessions.items()}
+    assert {key: (it["updateCount"], it["attributes"]) for key, it in sessions.items()} == {
+        b"gone": (1, {"b": 2}),
+        b"kept": (2, {"a": 1, "b": 2}),
+    }
+
+
+def test_update_records_deleted_before_they_were_processed_are_fatal_at_the_start(crew):
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        assert await worker.stop() == 0
+        await it.send([update("s-1")])
+        await truncate(it, it.topology.updates)
+        worker = it.start()
+        return it.topology.updates, await worker.ends(), worker.said()[-1]
+
+    updates, status, last = asyncio.run(scenario())
+    assert status == 1
+    assert last == (
+        f"Error: {updates}/0 holds the offsets 2 to 2, but 1 has to be read next: records are gone. "
+        "Set the group's offset of that partition to one that exists to go on without them"
+    )
+
+
+def test_update_records_deleted_before_they_were_processed_are_fatal_to_a_worker_that_runs(crew):
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        worker.freeze()
+        await asyncio.sleep(1)  # the fetch that was under way comes back without records
+        await it.send([update("s-1")])
+        await truncate(it, it.topology.updates)
+        await it.send([update("s-1")])
+        worker.wake()
+        status = await worker.ends()
+        return it.topology.updates, status, worker.said()[-1], await found(it)
+
+    updates, status, last, given = asyncio.run(scenario())
+    assert status == 1
+    assert last == f"Error: {updates}/0 holds offsets 2 to 3, 1 was to be read next"
+    assert given.snapshots == {b"s-1": [(0, 0)]}
+
+
+def test_outputs_without_committed_offsets_are_fatal(crew):
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        assert await worker.stop() == 0
+        worker = it.start(app_id=f"{it.name}-other")
+        return it.topology, await worker.ends(), worker.said()[-1]
+
+    names, status, last = asyncio.run(scenario())
+    assert status == 1
+    assert last.startswith(f"Error: {names.sessions}/0 holds records, but no offset of ")
+    assert " is committed: it has expired, or the worker ran with another app_id." in last
+
+
+def test_a_worker_that_dies_in_its_first_transaction_can_be_started_again(crew):
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        assert await worker.stop() == 0
+        async with AIOKafkaProducer(bootstrap_servers=it.kafka, transactional_id=f"{it.name}-first") as dying:
+            await dying.begin_transaction()
+            await send(dying, it.topology.sessions, [Record(b"s-1", b"{}")])
+            await send(dying, it.topology.first_sessions, [Record(b"p-1", b"{}")])
+            await dying.abort_transaction()
+        await it.open()
+        await it.send([update("s-1", profileId="p-1")])
+        await it.settle()
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert differences(expected, given) == []

@@ -1,0 +1,184 @@
+"""Workers as processes, started as in production: an application's crew of them, with topics of its own."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from tests.kafka.topics import administration, own
+from worker.local.child import Child
+from worker.local.live import WORKER
+from worker.local.sender import Sender, producer
+from worker.local.simulator import foretell
+from worker.pipeline.lines import Line, read
+from worker.pipeline.topology import TOPICS, Topology
+from worker.settings import PREFIX
+
+STOP_SECONDS = 10
+"""What a worker may take to end after SIGTERM."""
+SESSION_TIMEOUT_SECONDS = 6
+"""The shortest that a broker takes, for tests that wait for it to pass."""
+
+_POLL_SECONDS = 0.05
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Worker:
+    """A worker in a process of its own."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self._child.status
+
+    def said(self) -> list[str]:
+        """Give the lines that it has written so far."""
+        return self._child.said().splitlines()
+
+    async def says(self, text: str, times: int = 1, within_seconds: float = 30) -> str:
+        """Wait until it has written a text so many times, and give the last line that has it."""
+        async with asyncio.timeout(within_seconds):
+            while len(lines := [line for line in self.said() if text in line]) < times:
+                assert self.status is None, f"it ended before it said {text!r}"
+                await asyncio.sleep(_POLL_SECONDS)
+        return lines[-1]
+
+    async def ends(self, within_seconds: float = 30) -> int:
+        """Wait until it has ended, and give its exit status."""
+        async with asyncio.timeout(within_seconds):
+            while self.status is None:  # noqa: ASYNC110 (a process gives no event)
+                await asyncio.sleep(_POLL_SECONDS)
+        return self.status
+
+    async def stop(self) -> int | None:
+        """Stop it as an operator does, and give its exit status; that of SIGKILL when it took too long."""
+        await asyncio.to_thread(self._child.stop, STOP_SECONDS)
+        return self.status
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._child.kill()
+
+    def freeze(self) -> None:
+        """Let it do nothing, as on a machine that swaps or a host that moves."""
+        os.kill(self._child.pid, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let it go on as if nothing had been."""
+        os.kill(self._child.pid, signal.SIGCONT)
+
+    def cpu_seconds(self) -> float:
+        """Give the processor time of all its threads."""
+        fields = Path(f"/proc/{self._child.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+class Crew:
+    """The workers of one application. At the end of `with` all are killed, and what they said is printed.
+
+    *settings* are those of `SESSION_WORKER_…`, for all of them.
+    """
+
+    def __init__(self, kafka: str, folder: Path, partitions: int = 4, *, v1: bool = False, **settings: object) -> None:
+        self.kafka = kafka
+        self.name = own("app")
+        fields = [field for field in TOPICS if v1 or field != "v1"]
+        self.topology = Topology(partitions, **{field: f"{self.name}-{field}" for field in fields})
+        self.workers: list[Worker] = []
+        self._partitions = partitions
+        self._folder = folder
+        names = {f"{field}_topic": topic for field, topic in self.topology.named().items()}
+        ours = {"brokers": kafka, "app_id": self.name, "partitions": partitions, "data_dir": folder / "tables"}
+        self._settings = {**ours, **names, **settings}
+        self._children: list[tuple[Path, Child]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for log, child in self._children:
+            child.kill()
+            print(f"{'-' * 30} {log.name}", child.said(), sep="\n")  # noqa: T201 (pytest shows it when a test fails)
+
+    def start(self, **settings: object) -> Worker:
+        """Start one more worker; *settings* go over those of the others."""
+        others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        ours = {PREFIX + name.upper(): str(value) for name, value in {**self._settings, **settings}.items()}
+        log = self._folder / f"{self.name}-{len(self.workers)}.log"
+        child = Child(WORKER, self._folder, log, others | ours)
+        self._children.append((log, child))
+        self.workers.append(Worker(child))
+        return self.workers[-1]
+
+    async def open(self, **settings: object) -> Worker:
+        """Start a worker, the only one, and wait until it has opened its lanes."""
+        worker = self.start(**settings)
+        await worker.says("Opened")
+        return worker
+
+    def partitions_of(self, *topics: str) -> list[TopicPartition]:
+        """Give the partitions of topics."""
+        return [TopicPartition(topic, number) for topic in topics for number in range(self._partitions)]
+
+    async def send(self, lines: Iterable[Line], rate: float | None = None) -> None:
+        """Put update records on the input topic, where the default partitioner puts them unless they name a partition.
+
+        With a *rate*, not more than so many a second.
+        """
+        async with producer({"bootstrap_servers": self.kafka}) as opened:
+            sender = Sender(opened, self.topology.updates, self._partitions)
+            began = time.monotonic()
+            for number, line in enumerate(lines):
+                await sender.put(line)
+                if rate and number % 10 == 0:
+                    await sender.flush()
+                    await asyncio.sleep(began + number / rate - time.monotonic())
+            await sender.finish()
+
+    async def settle(self, within_seconds: float = 60) -> None:
+        """Wait until all that was sent is processed: every source is committed up to its end, and nothing is parked."""
+        topology = self.topology
+        sources = self.partitions_of(topology.updates, topology.rekeyed, topology.claims, topology.verdicts)
+        left: object = "no answer from the coordinator"
+        async with (
+            administration(self.kafka) as admin,
+            AIOKafkaConsumer(bootstrap_servers=self.kafka, isolation_level="read_uncommitted") as consumer,
+        ):
+            deadline = time.monotonic() + within_seconds
+            while left:
+                assert time.monotonic() < deadline, f"not processed within {within_seconds} s: {left}"
+                assert None in {worker.status for worker in self.workers}, "no worker runs any more"
+                await asyncio.sleep(_POLL_SECONDS)
+                with suppress(KafkaError):
+                    # Offsets before ends: where they are the same, nothing came between the two.
+                    committed = await admin.list_consumer_group_offsets(self.name, partitions=sources)
+                    ends = await consumer.end_offsets(sources)
+                    left = {
+                        f"{topic}/{number}": (committed[topic, number], end)
+                        for (topic, number), end in ends.items()
+                        if (max(committed[topic, number].offset, 0), committed[topic, number].metadata) != (end, "")
+                    }
+
+
+def simulated(count: int, seed: int) -> list[Line]:
+    """Give a simulated day's update records, as if they came just now: no broker's retention takes them away."""
+    records = foretell(count, seed, lambda: time.time_ns() // 1_000_000)
+    return list(read(orjson.dumps(record) for record, _outcome in records))
+
+
+def update(key: str | None, partition: int | None = None, **fields: object) -> Line:
+    """Write an update record of now; *fields* are the session's."""
+    value = orjson.dumps({"customerSession": fields})
+    raw = None if key is None else key.encode()
+    return Line(0, partition, None, time.time_ns() // 1_000_000, raw, value, [])

@@ -1,0 +1,185 @@
+"""Sends files, dumps topics, shows snapshots as they come: what a person does beside a worker."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO
+
+import aiokafka
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from worker.domain.model import instant
+from worker.local.sender import NoSuchPartition, Sender, producer
+from worker.pipeline.lines import BadLine, Line, dumped
+from worker.pipeline.partitioner import partition_of
+from worker.pipeline.wire import ConsumerRecord
+
+PATIENCE_SECONDS = 5
+
+_POLL_MS = 200
+_FETCH_BYTES = 4 << 20
+_TYPES = "customersession."
+
+Fetched = aiokafka.ConsumerRecord[bytes, bytes]
+
+Connection = dict[str, Any]
+"""The keyword arguments with which aiokafka's clients reach the brokers."""
+
+
+class NoSuchTopic(Exception):
+    """The topic is not there; the message names it."""
+
+
+async def send(connection: Connection, topic: str, lines: Iterable[Line]) -> int:
+    """Put the records of a file on a topic and count them.
+
+    Raises what reading *lines* raises, and NoSuchPartition, after what came before is on the topic.
+    """
+    partitions = await partitions_of(connection, topic)
+    async with producer(connection) as opened:
+        sender = Sender(opened, topic, len(partitions))
+        sent = 0
+        try:
+            for sent, line in enumerate(lines, 1):  # noqa: B007 (the count of all)
+                await sender.put(line)
+        except (BadLine, NoSuchPartition):
+            await sender.finish()
+            raise
+        await sender.finish()
+    return sent
+
+
+async def dump(connection: Connection, topic: str, out: BinaryIO) -> dict[int, int]:
+    """Write a topic's committed records, up to its end as it is now, as lines.
+
+    The end is the high watermark, not the last stable offset: the markers of the last transactions may be on their way.
+    What is behind a transaction that stays open for PATIENCE_SECONDS is left out. Gives the partitions where that
+    is so, with the offset.
+    """
+    partitions = await partitions_of(connection, topic)
+    async with reader(connection) as consumer:
+        ends = await high_watermarks(connection, partitions)
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        positions: dict[TopicPartition, int] = {}
+        moved = time.monotonic()
+        while True:
+            before, positions = positions, {it: await consumer.position(it) for it in partitions}
+            unfinished = [it for it in partitions if positions[it] < ends[it]]
+            if not unfinished:
+                return {}
+            if positions != before:
+                moved = time.monotonic()
+            elif time.monotonic() - moved > PATIENCE_SECONDS:
+                stable = await consumer.end_offsets(unfinished)
+                if all(positions[it] >= stable[it] for it in unfinished):
+                    return {it.partition: positions[it] for it in unfinished}
+            for partition, records in (await consumer.getmany(*unfinished, timeout_ms=_POLL_MS)).items():
+                out.writelines(_line(it) for it in records if it.offset < ends[partition])
+
+
+async def tail(
+    connection: Connection,
+    topic: str,
+    show: Callable[[Fetched], None],
+    key: bytes | None = None,
+    *,
+    from_beginning: bool = False,
+) -> None:
+    """Show a topic's committed records as they come, for ever; with a *key* only those that have it."""
+    partitions = await partitions_of(connection, topic)
+    if key is not None:
+        partitions = [partitions[partition_of(key, len(partitions))]]
+    async with reader(connection) as consumer:
+        consumer.assign(partitions)
+        if from_beginning:
+            await consumer.seek_to_beginning(*partitions)
+        else:
+            await consumer.seek_to_end(*partitions)
+        while True:
+            for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                for record in records:
+                    if key is None or record.key == key:
+                        show(record)
+
+
+def line_of(record: Fetched) -> str:
+    """Write what a record of an output topic tells as one line for a person.
+
+    Those are its time, what happened, the integrationId, the state, the total, the updateCount; or why it was rejected.
+    """
+    headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+    key = (record.key or b"").decode(errors="replace")
+    if "rejection-code" in headers:
+        told = f"{headers['rejection-code']} {headers.get('rejection-pointer', '')}  "
+        return _plain(f"{_start(record, 'rejected', key)}{told}{headers.get('rejection-message', '')}")
+    happened = headers.get("ce_type", "").removeprefix("v1.").removeprefix(_TYPES) or "–"
+    if record.value is None:
+        return _plain(f"{_start(record, happened, key)}deleted")
+    try:
+        session = orjson.loads(record.value)
+        state, total = session["state"], session["total"]
+    except (ValueError, LookupError, TypeError):
+        return _plain(f"{_start(record, happened, key)}{record.value[:200].decode(errors='replace')}")
+    return _plain(f"{_start(record, happened, key)}{state:<18}  {total:>12}  {session.get('updateCount', ''):>4}")
+
+
+def _start(record: Fetched, happened: str, key: str) -> str:
+    return f"{instant(record.timestamp)}  {happened:<18}  {key:<24}  "
+
+
+def _plain(text: str) -> str:
+    """Leave out what would do something to a terminal; an id may hold any characters."""
+    return "".join(character if character.isprintable() else "�" for character in text).rstrip()
+
+
+def _line(it: Fetched) -> bytes:
+    return dumped(it.partition, ConsumerRecord(it.offset, it.timestamp, it.key, it.value, it.headers))
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
+@asynccontextmanager
+async def reader(connection: Connection, *, is_committed: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
+    """Open a consumer of no group; aborted transactions are not seen, unless *is_committed* is false."""
+    async with AIOKafkaConsumer(
+        **connection,
+        isolation_level="read_committed" if is_committed else "read_uncommitted",
+        auto_offset_reset="earliest",  # where retention is faster than the reader, it goes on at what is left
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=_FETCH_BYTES,
+    ) as consumer:
+        yield consumer
+
+
+@asynccontextmanager
+async def administration(connection: Connection) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Open an admin client for as long as it is needed; it is no context manager itself."""
+    admin = AIOKafkaAdminClient(**connection)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def partitions_of(connection: Connection, topic: str) -> list[TopicPartition]:
+    """List a topic's partitions. Raises NoSuchTopic.
+
+    Metadata are asked for all topics of the cluster: who asks for one by its name may create it.
+    """
+    async with administration(connection) as admin:
+        described = {it["topic"]: it["partitions"] for it in await admin.describe_topics()}
+    if topic not in described:
+        raise NoSuchTopic(f"there is no topic {topic} at {connection['bootstrap_servers']}")
+    return [TopicPartition(topic, number) for number in sorted(it["partition"] for it in described[topic])]
+
+
+async def high_watermarks(connection: Connection, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    """Tell where partitions end, markers and open transactions included."""
+    async with reader(connection, is_committed=False) as consumer:
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        return ends

@@ -1,0 +1,102 @@
+"""Shows a live run: in a terminal a view that changes, else a line now and then; at its end what came of it."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from worker.local.summary import blank_table, rejections
+from worker.local.tally import Latencies, Tally, numbered, outcomes, rejected
+
+LINE_SECONDS = 5
+FLAWS_SHOWN = 20
+
+
+class Moment(NamedTuple):
+    """What there is to say of a live run besides its tally."""
+
+    doing: str
+    seconds: float
+    lag: int | None
+    """Of the worker's group behind the end of the input topic; None while it is unknown."""
+
+
+class View:
+    """A live run's place on the screen, from `with` to its end."""
+
+    def __init__(self, screen: Console, address: str) -> None:
+        self._screen = screen
+        self._address = address
+        self._live = Live(console=screen, auto_refresh=False, transient=True) if screen.is_terminal else None
+        self._next_line = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, tally: Tally, now: Moment) -> None:
+        """Show how the run is going."""
+        if self._live is not None:
+            self._live.update(_picture(tally, now, self._address), refresh=True)
+        elif now.seconds >= self._next_line:
+            self._next_line = now.seconds + LINE_SECONDS
+            self._screen.print(_line(tally, now), highlight=False, soft_wrap=True)
+
+
+def report(screen: Console, tally: Tally, seconds: float, flaws: Sequence[str], *, is_whole: bool) -> None:
+    """Print what came of a run; of one that was broken off, what is still under way is no flaw."""
+    screen.print(_tables(tally))
+    screen.print(f"{seconds:.1f} s, from send to receipt {_latency(tally.latencies)}", highlight=False)
+    told = f"{numbered(tally.sent.total(), 'record')} in: {outcomes(tally.came)}"
+    if flaws:
+        more = [f"… and {len(flaws) - FLAWS_SHOWN:,} more"] if len(flaws) > FLAWS_SHOWN else []
+        verdict = Text("\n".join([f"{told}: NOT as foretold", *flaws[:FLAWS_SHOWN], *more]), style="red")
+    elif is_whole:
+        verdict = Text(f"{told}, {numbered(tally.sent['duplicate'], 'duplicate')}: as foretold", style="green")
+    else:
+        verdict = Text(f"{told}; {tally.on_the_way:,} still on their way")
+    screen.print(verdict, soft_wrap=True)
+
+
+def _line(tally: Tally, now: Moment) -> str:
+    lag = "?" if now.lag is None else f"{now.lag:,}"
+    flow = f"{numbered(tally.sent.total(), 'record')} in: {outcomes(tally.came)}"
+    return f"{now.seconds:.0f} s, {now.doing}: {flow}; lag {lag}; {_latency(tally.recent)}"
+
+
+def _picture(tally: Tally, now: Moment, address: str) -> RenderableType:
+    figures = Table.grid(padding=(0, 3))
+    figures.add_row("records in", f"{tally.sent.total():,}")
+    figures.add_row("snapshots out", f"{tally.came['snapshot']:,}")
+    figures.add_row("rejections", f"{rejected(tally.came).total():,}")
+    figures.add_row("dry runs", f"{tally.came['dry_run']:,}")
+    figures.add_row("on the way", f"{tally.on_the_way:,}")
+    figures.add_row("lag", "?" if now.lag is None else f"{now.lag:,}")
+    figures.add_row("from send to receipt", _latency(tally.recent))
+    title = Text.assemble((f"{now.doing}, {now.seconds:.0f} s", "bold"), f"   Kafka at {address}   Ctrl-C ends it")
+    return Group(title, "", figures, "", _tables(tally))
+
+
+def _tables(tally: Tally) -> RenderableType:
+    events = blank_table("Snapshots", "what happened", "snapshots")
+    for event, number in tally.events.most_common():
+        events.add_row(event.replace("_", " "), f"{number:,}")
+    beside = Table.grid(padding=(0, 4))
+    beside.add_row(events, rejections(tally.came))
+    return beside
+
+
+def _latency(latencies: Latencies) -> str:
+    p50, p99 = latencies.percentile(50), latencies.percentile(99)
+    return "p50 –, p99 –" if p50 is None else f"p50 {p50:.1f} ms, p99 {p99:.1f} ms"
