@@ -6,7 +6,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from worker.pipeline.topology import Topology
 from worker.runtime.app import App, build_app
@@ -70,8 +70,12 @@ async def _run(settings: Settings) -> None:
         if not preparing.done():
             preparing.cancel()
             return
-        with suppress(KafkaConnectionError):  # it is away again
-            return await _live(build_app(settings, preparing.result()), waiting)
+        try:
+            await _live(build_app(settings, preparing.result()), waiting)
+        except KafkaConnectionError:
+            log.warning("Kafka at %s is away again", settings.brokers)
+        else:
+            return
 
 
 async def _live(app: App, waiting: asyncio.Future[Any]) -> None:
