@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections import Counter
 from zlib import crc32
 
@@ -10,7 +11,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from tests.kafka.account import differences, foretold, found
-from tests.kafka.topics import Record, high_watermarks, read, send
+from tests.kafka.topics import Record, administration, high_watermarks, read, send
 from tests.kafka.workers import Crew, simulated, update
 from worker.domain.model import ROW_OF
 from worker.pipeline.partitioner import partition_of
@@ -166,3 +167,26 @@ def test_transaction_markers_at_the_end_of_every_topic_hold_nothing_up_and_abort
         session = orjson.loads(value)
         assert (session["updateCount"], session["attributes"]) == (2, {"one": 1, "two": 1})
     assert differences(expected, given) == []
+
+
+# ------------------------------------------------------------------------------------------------------ little to do
+
+
+def test_a_worker_with_200_empty_partitions_starts_and_idles_below_a_tenth_of_a_core(crew):
+    async def scenario():
+        it = crew(200)
+        try:
+            worker = it.start()
+            await worker.says("Opened 400 lanes", within_seconds=60)
+            await asyncio.sleep(2)
+            before, began = worker.cpu_seconds(), time.monotonic()
+            await asyncio.sleep(5)
+            share = (worker.cpu_seconds() - before) / (time.monotonic() - began)
+            assert await worker.stop() == 0
+            return share
+        finally:
+            async with administration(it.kafka) as admin:  # or the broker is slower for all tests that follow
+                await admin.delete_topics([*it.topology.named().values()])
+
+    share = asyncio.run(scenario())
+    assert share < 0.1

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Self
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from tests.kafka.topics import administration, own
@@ -60,6 +62,12 @@ class Worker:
             while self.status is None:  # noqa: ASYNC110 (a process gives no event)
                 await asyncio.sleep(_POLL_SECONDS)
         return self.status
+
+    async def restored(self) -> int:
+        """Give how many records it restored before it opened its lanes last."""
+        match = re.search(r"Restored (\d+) records", await self.says("Restored"))
+        assert match
+        return int(match[1])
 
     async def stop(self) -> int | None:
         """Stop it as an operator does, and give its exit status; that of SIGKILL when it took too long."""
@@ -126,6 +134,14 @@ class Crew:
         worker = self.start(**settings)
         await worker.says("Opened")
         return worker
+
+    async def configure(self, topic: str, **configs: str) -> None:
+        """Give a topic other settings than those with which the workers create it; without any, those again."""
+        (field,) = [field for field, name in self.topology.named().items() if name == topic]
+        named = {name.replace("_", "."): value for name, value in configs.items()}
+        wanted = TOPICS[field].configuration(1 << 20) | named
+        async with administration(self.kafka) as admin:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
 
     def partitions_of(self, *topics: str) -> list[TopicPartition]:
         """Give the partitions of topics."""
