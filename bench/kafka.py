@@ -66,6 +66,11 @@ class Worker:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
+    def check(self) -> None:
+        """Give up when it has ended."""
+        if self.process.poll() is not None:
+            raise SystemExit(self.told())
+
     def stop(self) -> None:
         """End it as an operator does."""
         self.process.send_signal(signal.SIGTERM)
@@ -156,8 +161,7 @@ async def measured(kafka: str, total: int, workers: list[Worker], group: str = G
                     max(worker.peak_mib() for worker in workers),
                 )
             for worker in workers:
-                if worker.process.poll() is not None:
-                    raise SystemExit(worker.told())
+                worker.check()
             await asyncio.sleep(0.02)
 
 
@@ -168,7 +172,9 @@ async def topics(kafka: str, partitions: int = PARTITIONS) -> None:
 
 async def opened(workers: list[Worker]) -> None:
     """Wait until all workers have opened lanes and nobody moves any more."""
-    while not all("Opened" in worker.told() for worker in workers):  # noqa: ASYNC110 (a process gives no event)
+    while not all("Opened" in worker.told() for worker in workers):
+        for worker in workers:
+            worker.check()
         await asyncio.sleep(0.1)
     if len(workers) > 1:
         await asyncio.sleep(3)

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 UPDATES, SESSIONS = "session-updates", "customer-sessions"
 GROUP = "bare-pipe"
+CYCLE = 4_000  # records in a transaction, about as many as the worker takes
 
 
 async def main(kafka: str) -> None:
@@ -21,7 +22,7 @@ async def main(kafka: str) -> None:
         AIOKafkaProducer(bootstrap_servers=kafka, transactional_id=GROUP, max_batch_size=1 << 20) as producer,
     ):
         while True:
-            fetched = await consumer.getmany(timeout_ms=1000)
+            fetched = await consumer.getmany(timeout_ms=1000, max_records=CYCLE)
             if not fetched:
                 continue
             async with producer.transaction():

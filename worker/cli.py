@@ -50,8 +50,9 @@ def replay(source: BinaryIO, output: BinaryIO, *, summary: bool) -> None:
     rejections = run.topology.rejections
     started = time.perf_counter()
     try:
-        for published in run.lines(_shown(source, "replaying")):
-            output.writelines(written(record, rejections) for record in published)
+        output.writelines(
+            written(record, rejections) for published in run.lines(_shown(source, "replaying")) for record in published
+        )
         output.flush()
     except BadLine as error:
         output.flush()

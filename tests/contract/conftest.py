@@ -243,8 +243,7 @@ class Network:
 
     def put(self, topic: str, partition: int, record: ConsumerRecord) -> None:
         """Put a record on an inner topic, as someone else than the worker would, and let it be processed."""
-        _offset, timestamp, key, value, headers = record
-        produced = ProducerRecord(topic, partition, key, value, timestamp, headers)
+        produced = ProducerRecord(topic, partition, record.key, record.value, record.timestamp, record.headers)
         self.driver._log(topic, partition).append(produced)
         self.driver.run()
 

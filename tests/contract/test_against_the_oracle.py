@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import orjson
 import pytest
+from msgspec import structs
 
 from tests.oracle import Oracle
 from worker.domain.model import ROW_OF, Rules
@@ -19,7 +20,7 @@ CODES = {"rejection-code", "__streams.errors.exception"}
 
 
 def comparable(record) -> tuple:
-    fields = record if isinstance(record, dict) else record._asdict()
+    fields = record if isinstance(record, dict) else structs.asdict(record)
     headers = []
     for name, value in fields["headers"]:
         if name not in FREE:
@@ -40,7 +41,7 @@ class Both:
         record = ConsumerRecord(self.offset, timestamp, raw_key, value, list(headers))
         self.offset += 1
         published = [comparable(given) for given in self.replay.fold(0, record)]
-        told = {"topic": "session-updates", "partition": 0, **record._asdict()}
+        told = {"topic": "session-updates", "partition": 0, **structs.asdict(record)}
         assert published == [comparable(given) for given in self.oracle.fold(told)], value
         return published
 

@@ -37,13 +37,13 @@ class Wire(Cluster):
 
 
 @asynccontextmanager
-async def member(kafka, topic):
-    """Join a group of the topic's name, and be assigned all of its partitions; the heartbeat goes on."""
+async def member(kafka, topic, group=None):
+    """Join a group, of the topic's name unless one is given, and be assigned all of its partitions; the heartbeat goes on."""
     async with AIOKafkaConsumer(
-        topic, bootstrap_servers=kafka, group_id=topic, enable_auto_commit=False, session_timeout_ms=30_000
+        topic, bootstrap_servers=kafka, group_id=group or topic, enable_auto_commit=False, session_timeout_ms=30_000
     ) as consumer:
         async with asyncio.timeout(30):
             while not consumer.assignment():  # noqa: ASYNC110 (it tells no one)
                 await asyncio.sleep(0.02)
         coordinator = consumer._coordinator
-        yield Membership(topic, coordinator.generation, coordinator.member_id)
+        yield Membership(group or topic, coordinator.generation, coordinator.member_id)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from tests.kafka.topics import Record, create, high_watermarks, own, produce, read, send
 from worker.cli import main
 from worker.domain.model import Rules
+from worker.local import console
 from worker.local.simulator import simulate
 from worker.pipeline.lines import read as lines_of
 from worker.pipeline.partitioner import partition_of
@@ -160,6 +161,21 @@ def test_a_dump_waits_for_an_open_transaction_and_then_tells_where_it_is(kafka, 
     assert (left.exit_code, whole.exit_code, whole.stderr) == (0, 0, "")
 
 
+def test_a_dump_ends_where_the_topic_ended_at_its_start(kafka, monkeypatch):
+    topic = own("growing")
+    asyncio.run(create(kafka, topic))
+    asyncio.run(produce(kafka, topic, [Record(None, b"before")]))
+    told = console.high_watermarks
+
+    async def told_too_early(*arguments):
+        ends = await told(*arguments)
+        await produce(kafka, topic, [Record(None, b"after")])
+        return ends
+
+    monkeypatch.setattr(console, "high_watermarks", told_too_early)
+    assert [json.loads(line)["value"] for line in run(kafka, "dump", topic).stdout.splitlines()] == ["before"]
+
+
 LINE = '{"key": "s-1", "value": {}, "timestamp": 0}\n'
 
 
@@ -191,14 +207,15 @@ def test_a_broker_that_is_not_there_is_one_line():
     assert "127.0.0.1" in result.stderr
 
 
-def test_what_the_broker_refuses_is_one_line(kafka):
+def test_what_the_broker_refuses_is_one_line_and_what_is_far_behind_it_is_not_sent(kafka):
     topic = own("future")
-    asyncio.run(create(kafka, topic))
-    result = run(
-        kafka, "send", "-", "--topic", topic, given=LINE.replace('"timestamp": 0', '"timestamp": 4000000000000')
-    )
+    asyncio.run(create(kafka, topic, partitions=2))
+    future = json.dumps({"key": None, "value": "x" * 200_000, "timestamp": 4_000_000_000_000, "partition": 0}) + "\n"
+    others = json.dumps({"key": None, "value": "x" * 1000, "timestamp": 0, "partition": 1}) + "\n"
+    result = run(kafka, "send", "-", "--topic", topic, given=future * 2 + others * 20_000)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "InvalidTimestamp" in result.stderr
+    assert len(asyncio.run(read(kafka, topic))) < 15_000
 
 
 # ------------------------------------------------------------------------------------------------------ tail
@@ -224,13 +241,14 @@ def follow(kafka, *arguments):
 
 def test_tail_prints_the_snapshots_of_a_key_until_ctrl_c(kafka):
     topic = own("snapshots")
+    beside = next(it for it in (b"s-%d" % n for n in range(2, 99)) if partition_of(it, 3) == partition_of(b"s-1", 3))
     asyncio.run(create(kafka, topic, partitions=3))
-    asyncio.run(produce(kafka, topic, [snapshot(b"s-1", 1), snapshot(b"s-2", 1), snapshot(b"s-1", 2)]))
+    asyncio.run(produce(kafka, topic, [snapshot(b"s-1", 1), snapshot(beside, 1), snapshot(b"s-1", 2)]))
     with follow(kafka, "--topic", topic, "--key", "s-1", "--from-beginning") as process:
         assert process.stdout is not None
         first = [process.stdout.readline().split() for _ in range(2)]
         deleted = Record(b"s-1", None, (("ce_type", b"customersession.deleted"),), None, AT)
-        asyncio.run(produce(kafka, topic, [snapshot(b"s-2", 2), deleted]))
+        asyncio.run(produce(kafka, topic, [snapshot(beside, 2), deleted]))
         last = process.stdout.readline().split()
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=10)

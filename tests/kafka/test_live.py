@@ -114,6 +114,7 @@ def test_no_process_outlives_a_live_run(tmp_path, count, sent, whole_group, stat
             assert run.poll() is None
         started = descendants(run.pid)
         assert len(started) == 4, "a broker, a worker, and a watcher each"
+        assert run.pid not in map(os.getpgid, started), "a terminal's Ctrl-C must not reach them"
         (os.killpg if whole_group else os.kill)(run.pid, sent)
         rest = run.stdout.read().splitlines()
         assert run.wait(30) == status

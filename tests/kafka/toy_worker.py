@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
@@ -17,6 +18,11 @@ from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 
 KAFKA = os.environ["SESSION_WORKER_BROKERS"]
+GROUP: dict[str, Any] = {
+    "group_id": "session-worker",
+    "auto_offset_reset": "earliest",
+    "enable_auto_commit": False,  # it would commit what a worker that dies has not done
+}
 PARTITIONS = 2
 NUMBER = 40
 """The record with which the mistake is made."""
@@ -28,7 +34,7 @@ async def work(mistake: str) -> None:
     await create(KAFKA, names.sessions, names.rejections, names.dry_runs, partitions=PARTITIONS)
     await create(KAFKA, names.updates, partitions=PARTITIONS, max_message_bytes="2000000")
     async with (
-        AIOKafkaConsumer(bootstrap_servers=KAFKA, group_id="session-worker", auto_offset_reset="earliest") as consumer,
+        AIOKafkaConsumer(bootstrap_servers=KAFKA, **GROUP) as consumer,
         AIOKafkaProducer(bootstrap_servers=KAFKA, max_request_size=2_000_000) as producer,
     ):
         consumer.assign([TopicPartition(names.updates, partition) for partition in range(PARTITIONS)])

@@ -4,6 +4,7 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
+from msgspec import structs
 
 from tests.pipeline.feeds import feed
 from worker.domain.model import Rules
@@ -20,7 +21,7 @@ def by_key(driver: StreamDriver) -> dict[tuple[str, bytes | None], list[tuple]]:
     published = defaultdict(list)
     for topic in OUTPUTS:
         for record in driver.published(topic):
-            published[topic, record.key].append(tuple(record))
+            published[topic, record.key].append(structs.astuple(record))
     return published
 
 

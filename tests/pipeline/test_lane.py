@@ -1,6 +1,7 @@
 """Lanes and overlays: the invariants N1 to N5 of their theory of operation, and a ledger that runs full."""
 
 import pytest
+from msgspec import structs
 
 from worker.domain.model import Rules
 from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, MemoryTable, Overlay
@@ -112,7 +113,7 @@ class TestOpening:
         ledgers = {UPDATES: Ledger(2, {1: True}), rekeyed: Ledger(1, {0: False})}
         opened = Lane(stage, 0, MemoryTable(), ledgers)
         origin = [("worker-origin", b"session-updates/3/17/1795372800000"), ("worker-origin-key", b"s-1")]
-        stray = record(0)._replace(headers=origin)
+        stray = structs.replace(record(0), headers=origin)
         opened.queue(Batch(rekeyed, 0, 1, [stray]))
         opened.queue(batch(1, 2, record(1, WITH_PROFILE)))
         cycle(opened)

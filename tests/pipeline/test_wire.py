@@ -4,6 +4,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from worker.domain.model import Rejection
 from worker.domain.profile import Claim
@@ -97,7 +98,7 @@ WHAT = Happening("session-updates/0/7", "2026-11-22T10:00:00.000Z", 17, b"00-tra
 CLAIM = Claim("2026-11-22T10:00:00.000Z", "s-ä")
 
 
-@pytest.mark.parametrize("what", [WHAT, WHAT._replace(traceparent=None)])
+@pytest.mark.parametrize("what", [WHAT, structs.replace(WHAT, traceparent=None)])
 @pytest.mark.parametrize("dry", [True, False])
 def test_claims_and_verdicts_arrive_as_they_were_sent(what, dry):
     claim = ClaimMessage("p-ü", CLAIM, dry, what)
@@ -137,11 +138,11 @@ def test_a_record_that_is_too_large_but_fits_comes_out_whole():
 
 
 def test_what_would_not_fit_is_cut_and_named():
-    huge = ORIGIN._replace(key=b"k" * 100_000)
+    huge = structs.replace(ORIGIN, key=b"k" * 100_000)
     record = wire.rejected("session-rejections", 2, b"v" * 200, huge, WHY, 100)
     assert (record.value, record.key, cut(record)) == (b"v" * 100, b"k" * 65_536, b"value,headers,key")
     assert [name for name, _value in record.headers] == [*wire.REJECTION_HEADERS, "rejection-cut"]
-    wide = ORIGIN._replace(headers=[("a", b"1" * 70_000)])
+    wide = structs.replace(ORIGIN, headers=[("a", b"1" * 70_000)])
     record = wire.rejected("session-rejections", 2, None, wide, WHY, 100)
     assert (record.value, record.key, cut(record)) == (None, b"s-1", b"headers")
     record = wire.rejected("session-rejections", 2, b"v" * 66_000, ORIGIN, WHY, 100)

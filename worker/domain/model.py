@@ -5,11 +5,13 @@ limit stands here and nowhere else. Fields are declared in the order in which a 
 pydantic returns keeps that order, and the fold relies on it.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Required
 
+from msgspec import Struct
 from pydantic import (
     AfterValidator,
     ConfigDict,
@@ -89,6 +91,7 @@ class Rules:
 # ---------------------------------------------------------------------------------------------- scalar types
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+HOUR_MILLISECONDS = 3_600_000
 LATEST_MILLISECONDS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, the last instant that an RFC 3339 time can name."""
 
@@ -104,14 +107,16 @@ def instant(milliseconds: int) -> str:
     '1970-01-01T00:00:00.000Z'
     """
     seconds, rest = divmod(min(max(milliseconds, 0), LATEST_MILLISECONDS), 1000)
-    return f"{to_the_second(seconds)}.{rest:03d}Z"
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{to_the_hour(hours)}:{minute:02}:{second:02}.{rest:03}Z"
 
 
 @lru_cache(maxsize=4096)
-def to_the_second(seconds: int) -> str:
-    """Write *seconds* since 1970 without the end of an instant; it sorts before every instant in that second."""
-    moment = EPOCH + timedelta(seconds=min(max(seconds, 0), LATEST_MILLISECONDS // 1000))
-    return moment.isoformat()[:19]
+def to_the_hour(hours: int) -> str:
+    """Write *hours* since 1970 without the end of an instant; it sorts before every instant in that hour."""
+    moment = EPOCH + timedelta(hours=min(max(hours, 0), LATEST_MILLISECONDS // HOUR_MILLISECONDS))
+    return moment.isoformat()[:13]
 
 
 def to_instant(text: str) -> str:
@@ -386,7 +391,7 @@ SNAPSHOT_FIELDS = tuple(Snapshot.__annotations__)
 # ------------------------------------------------------------------------------------------------- the request
 
 
-class Cart(NamedTuple):
+class Cart(Struct, frozen=True, gc=False):
     """A whole cart, ready for a snapshot, with its totals in billionths of the currency's unit."""
 
     items: list[dict[str, Any]]
@@ -394,8 +399,7 @@ class Cart(NamedTuple):
     cost_total: int
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct, gc=False):
     """An update record that no rule without the session's state refuses.
 
     *occurred_at* is in the snapshot's form. *changes* is an update's customerSession without cartItems, which *cart*
@@ -407,7 +411,7 @@ class Request:
     occurred_at: str
     event_id: str | None = None
     dry: bool = False
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = {}
     cart: Cart | None = None
     cost_total: int | None = None
-    returned: list[ReturnedCartItem] = field(default_factory=list)
+    returned: Sequence[ReturnedCartItem] = ()

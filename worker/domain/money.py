@@ -37,7 +37,8 @@ def total_nanos(total: float) -> int:
     >>> total_nanos(0.3), total_nanos(9e15)
     (300000000, 9000000000000000000000000)
     """
-    return int(Decimal(repr(total)) * NANOS)
+    exact = nanos(total)
+    return int(Decimal(repr(total)) * NANOS) if exact is None else exact
 
 
 def amount(total: int) -> float | None:

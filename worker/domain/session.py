@@ -3,7 +3,7 @@
 Pure: the session given is never changed, parts of it are shared with the new one.
 """
 
-from typing import Any, NamedTuple
+from msgspec import Struct, structs
 
 from worker.domain.lifecycle import MOVES, Event, refusal
 from worker.domain.model import SNAPSHOT_FIELDS, Kind, Rejection, Request, Rules, Session, SnapshotV1, State
@@ -11,7 +11,7 @@ from worker.domain.money import MAX_DIGITS, amount, total_nanos
 from worker.domain.returns import take_back
 
 
-class Folded(NamedTuple):
+class Folded(Struct, frozen=True, gc=False):
     """An accepted request: the session after it, what happened, and what of the request was not applied.
 
     *claims* tells that the session has a profile whose first session is not known to be this one or another; its
@@ -79,7 +79,7 @@ def _update(session: Session | None, request: Request, session_id: int, rules: R
         names = [name for name, value in changes.items() if value is not None and name != "state"]
         if request.cart is not None:
             names.append("cartItems")
-        return folded._replace(ignored=tuple(sorted(names)))
+        return structs.replace(folded, ignored=tuple(sorted(names)))
     if refused := _apply(after, request):
         return refused
     if after["profileId"] == session["profileId"]:
@@ -159,26 +159,32 @@ def _apply(session: Session, request: Request) -> Rejection | None:
             continue
         if name == "attributes":
             merged = {**session["attributes"], **value}
-            session["attributes"] = {key: kept for key, kept in merged.items() if kept is not None}
+            if None in value.values():
+                merged = {key: kept for key, kept in merged.items() if kept is not None}
+            session["attributes"] = merged
         elif name == "profileId":
             session["profileId"] = value
-        elif name == "coupon":
-            _set(session, "couponCodes", [value] if value else [])
-        elif name == "referral":
-            _set(session, "referralCode", value)
+        elif value:
+            if name == "coupon":
+                session["couponCodes"] = [value]
+            else:
+                session[_NEW_NAMES.get(name, name)] = value
         else:
-            _set(session, name, value)
+            session.pop(_NEW_NAMES.get(name, name), None)
     return None if request.cart is None and request.cost_total is None else _write_totals(session, request)
+
+
+_NEW_NAMES = {"coupon": "couponCodes", "referral": "referralCode"}
 
 
 def _write_totals(session: Session, request: Request) -> Rejection | None:
     """Put a new cart and the totals into *session*, in place; what the request leaves alone keeps its total."""
-    if request.cart is not None:
-        session["cartItems"], item_total, item_cost_total = request.cart
+    cart, cost_total = request.cart, request.cost_total
+    if cart is not None:
+        session["cartItems"], item_total, item_cost_total = cart.items, cart.item_total, cart.cost_total
     else:
         item_total = total_nanos(session["cartItemTotal"])
         item_cost_total = total_nanos(session["cartItemAdditionalCostTotal"])
-    cost_total = request.cost_total
     if cost_total is None:
         cost_total = total_nanos(session["additionalCostTotal"])
     total = item_total + cost_total + item_cost_total
@@ -194,21 +200,11 @@ def _write_totals(session: Session, request: Request) -> Rejection | None:
 _TOTALS = ("total", "cartItemTotal", "additionalCostTotal", "cartItemAdditionalCostTotal")
 
 
-def _set(session: Session, name: str, value: Any) -> None:
-    """Set a field, or discard it when *value* is empty."""
-    if value:
-        session[name] = value
-    else:
-        session.pop(name, None)
-
-
 def _in_order(session: Session) -> Session:
     """Bring the fields into the snapshot's order; only a field that is new can be out of it, and then stands last."""
     if next(reversed(session)) in _LAST_FIELDS:
         return session
-    names = sorted(session, key=_PLACES.__getitem__)
-    return dict(zip(names, map(session.__getitem__, names), strict=True))
+    return {name: session[name] for name in SNAPSHOT_FIELDS if name in session}
 
 
 _LAST_FIELDS = SNAPSHOT_FIELDS[-2:]
-_PLACES = {name: place for place, name in enumerate(SNAPSHOT_FIELDS)}

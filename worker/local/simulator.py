@@ -21,7 +21,7 @@ from heapq import heappop, heappush
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-from worker.domain.model import to_the_second
+from worker.domain.model import instant
 
 # ------------------------------------------------------------------------------------------------ what happens how often
 
@@ -303,7 +303,7 @@ class Day:
 
 def _written(moment: int, rest: str) -> str:
     """Write a moment in RFC 3339; *rest* is what follows the second and its point."""
-    return f"{to_the_second(moment // 1000)}.{rest}"
+    return f"{instant(moment)[:20]}{rest}"
 
 
 # --------------------------------------------------------------------------------------------------- the scripts

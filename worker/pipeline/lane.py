@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from msgspec import Struct
+
 from worker.domain.model import Request
 from worker.domain.profile import Claim
 from worker.domain.session import Folded
@@ -44,7 +46,7 @@ class Batch(NamedTuple):
     records: Sequence[ConsumerRecord]
 
 
-class Arrival(NamedTuple):
+class Arrival(Struct, frozen=True, gc=False):
     """An update record whose fields are valid, and where it was taken from (its topic here and its offset there)."""
 
     topic: str
@@ -55,7 +57,7 @@ class Arrival(NamedTuple):
     request: Request
 
 
-class Pending(NamedTuple):
+class Pending(Struct, frozen=True, gc=False):
     """An arrival whose claim waits for its verdict, with the snapshot that it will be then but for firstSession."""
 
     arrival: Arrival

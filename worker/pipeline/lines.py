@@ -7,7 +7,7 @@ all of them are in Base64, and the line says so: `"base64": true`. Of headers wi
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 import orjson
@@ -23,7 +23,7 @@ class BadLine(Exception):
         self.number = number
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """A record as a line gives it; what the line leaves out is None."""
 
     number: int
@@ -35,7 +35,7 @@ class Line(NamedTuple):
     headers: list[tuple[str, bytes]]
 
 
-class _Form(msgspec.Struct, forbid_unknown_fields=True):
+class _Form(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     timestamp: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     value: msgspec.Raw
     key: str | None = None
@@ -71,7 +71,7 @@ def _line(number: int, form: _Form) -> Line:
     decode = _from_base64 if form.base64 else str.encode
     headers = [(name, decode(text)) for name, text in form.headers.items()]
     key = None if form.key is None else decode(form.key)
-    return Line(number, partition, offset, form.timestamp, key, _value(bytes(form.value), decode), headers)
+    return Line(number, partition, offset, form.timestamp, key, _value(form.value, decode), headers)
 
 
 def written(record: ProducerRecord, rejections: str) -> bytes:
@@ -124,31 +124,28 @@ def _dumped(partition: int, record: ConsumerRecord, encode: Callable[[bytes], st
 
 # ------------------------------------------------------------------------------------------------ values in a line
 
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[ \t\r\n]+')
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
-def _is_compact(text: bytes) -> bool:
-    """Tell whether a JSON text surely has no white space outside its strings, and no escapes inside them."""
-    return b"\\" not in text and len(b"".join(text.split(b'"')[::2]).split()) == 1
+def _value(raw: bytes | msgspec.Raw, decode: Callable[[str], bytes] = str.encode) -> bytes | None:
+    """Give the value that a line means: null, what a string stands for, or the compact JSON of an object.
 
-
-def _value(text: bytes, decode: Callable[[str], bytes] = str.encode) -> bytes | None:
-    """Give the value that a line means: null, what a string stands for, or the compact JSON of an object."""
+    msgspec drops the white space and leaves all else as it is, numbers, escapes and the order of keys: 0.8 µs where
+    finding that there is none to drop was 1.9.
+    """
+    text = msgspec.json.format(raw, indent=-1)
     if text == b"null":
         return None
     if text.startswith(b'"'):
         return decode(msgspec.json.decode(text, type=str))
     if not text.startswith(b"{") or decode is not str.encode:
         raise ValueError("value is neither an object nor a string nor null")
-    return text if _is_compact(text) else _TOKENS.sub(_tightened, text)
+    return _STRINGS.sub(_unescaped, text) if b"\\u" in text else text
 
 
-def _tightened(token: re.Match[bytes]) -> bytes:
-    """Drop white space and write a string's characters unescaped; numbers and the order of keys stay as written."""
-    text = token[0]
-    if not text.startswith(b'"'):
-        return b""
-    return orjson.dumps(orjson.loads(text)) if b"\\u" in text else text
+def _unescaped(string: re.Match[bytes]) -> bytes:
+    """Write the characters of a string as themselves, where one is escaped by its number."""
+    return orjson.dumps(orjson.loads(string[0])) if b"\\u" in string[0] else string[0]
 
 
 _MARGIN = 200

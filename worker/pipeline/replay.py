@@ -47,7 +47,8 @@ class Replay:
         sessions, _profiles = self._overlays
         sessions.partition = partition
         self._sessions.fold(sessions, self.topology.updates, record)
-        published = list(self._settled())
+        published: list[ProducerRecord] = []
+        self._settle(published)
         self.records += 1
         if self.records % _ADOPT_EVERY == 0:
             self._adopt()
@@ -63,20 +64,20 @@ class Replay:
         self._adopt()
         return (wire.decode(wire.unpack(entry)[0]) for entry in self._table.values())
 
-    def _settled(self) -> Iterator[ProducerRecord]:
+    def _settle(self, published: list[ProducerRecord]) -> None:
         """Take what the sessions stage sent; questions to the profiles stage are answered before going on."""
         sessions, profiles = self._overlays
         sent, sessions.out = sessions.out, []
         for record in sent:
             if record.topic != self.topology.claims:
-                yield record
+                published.append(record)
                 continue
             self._profiles.fold(profiles, record.topic, _consumed(record))
             answers, profiles.out = profiles.out, []
             for answer in answers:
                 if answer.topic == self.topology.verdicts:
                     self._take_to(answer)
-                    yield from self._settled()
+                    self._settle(published)
 
     def _take_to(self, answer: ProducerRecord) -> None:
         """Give a verdict to its session; one that was demoted is published in its own partition."""

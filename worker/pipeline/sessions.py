@@ -18,6 +18,8 @@ S6. A dry update asks without being a head: it depends on no state, so nobody wa
 S7. A record is done as soon as its outcome is in the overlay: published, refused, forwarded, dropped.
 """
 
+from msgspec import structs
+
 from worker.domain.model import Rejection, Request, Rules, Session
 from worker.domain.profile import Claim
 from worker.domain.request import read, too_large
@@ -49,8 +51,8 @@ class Sessions:
 
     def _take(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> bool:
         """Read and route an update record; tell whether it has to wait."""
-        offset, timestamp, record_key, value, headers = record
-        origin = Origin(topic, overlay.partition, offset, timestamp, record_key, headers)
+        record_key, value = record.key, record.value
+        origin = Origin(topic, overlay.partition, record.offset, record.timestamp, record_key, record.headers)
         told = origin if topic == self.topology.updates else wire.origin_of_stray(record)
         if told is None:
             self._refuse(overlay, value, origin, _lost(value, self.rules))
@@ -66,9 +68,9 @@ class Sessions:
             if home != overlay.partition or (record_key != key and self.topology.partitions is not None):
                 self._forward(overlay, home, key, value, origin)
                 return False
-        arrival = Arrival(topic, offset, key, origin, value, request)
+        arrival = Arrival(topic, record.offset, key, origin, value, request)
         if overlay.heads.get(key) is not None and not _stands_alone(request):
-            overlay.ledgers[topic].park(offset, is_head=False)
+            overlay.ledgers[topic].park(record.offset, is_head=False)
             overlay.followers.put(key, (*(overlay.followers.get(key) or ()), arrival))
             return True
         return self._apply(overlay, arrival)
@@ -84,9 +86,8 @@ class Sessions:
 
     def _apply(self, overlay: Overlay, arrival: Arrival) -> bool:
         """Fold an arrival into its session; tell whether it has to wait for a verdict."""
-        _topic, _offset, key, origin, value, request = arrival
-        alone = _stands_alone(request)
-        entry = None if alone else overlay.table.get(key)
+        key, origin, value, request = arrival.key, arrival.origin, arrival.value, arrival.request
+        entry = None if _stands_alone(request) else overlay.table.get(key)
         snapshot, events = wire.unpack(entry) if entry is not None else (None, b"")
         if request.kind == "delete":
             if entry is not None:
@@ -104,7 +105,8 @@ class Sessions:
                 return False
             events = wire.remember(events, event)
         session = wire.decode(snapshot) if snapshot is not None else None
-        folded = fold(session, request, origin.session_id, self.rules)
+        session_id = origin.session_id if session is None else session["id"]
+        folded = fold(session, request, session_id, self.rules)
         if isinstance(folded, Rejection):
             self._refuse(overlay, value, origin, folded)
             return False
@@ -173,7 +175,7 @@ class Sessions:
         """Publish what waited, now that its firstSession is known (S3)."""
         arrival, folded, snapshot = pending.arrival, pending.folded, pending.snapshot
         if is_first:
-            folded = folded._replace(session={**folded.session, "firstSession": True})
+            folded = structs.replace(folded, session={**folded.session, "firstSession": True})
             snapshot = wire.as_first_session(snapshot)
         self._publish(overlay, arrival, folded, snapshot, pending.events)
         overlay.ledgers[arrival.topic].done(arrival.offset)
@@ -203,7 +205,7 @@ class Sessions:
         snapshot = wire.encode(session)
         overlay.table.put(key, wire.pack(snapshot, events))
         overlay.counts["reclassified"] += 1
-        what = message.what._replace(event_id=f"{message.what.event_id}/reclassified")
+        what = structs.replace(message.what, event_id=f"{message.what.event_id}/reclassified")
         headers = self._headers.of(what, "reclassified", events=events)
         self._send(overlay, key, snapshot, session, what.timestamp, headers)
 

@@ -10,6 +10,7 @@ import faust
 from faust.app.base import BootStrategy
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.types import StreamT
+from mode import CrashingSupervisor
 from yarl import URL
 
 from worker.pipeline.lane import Batch, Stage
@@ -23,9 +24,6 @@ from worker.runtime.opening import Opening, Parts, Tables
 from worker.runtime.tables import InMemory, Kept, Table
 from worker.runtime.transaction import TransactionalProducer
 from worker.settings import Settings
-
-_CLOSE_SECONDS = 5.0
-"""How long a transaction in flight may hold up a rebalance, or the end."""
 
 _HEARTBEATS = 4  # in a session timeout
 
@@ -58,6 +56,7 @@ class App(faust.App):
             web_bind=host,
             web_port=settings.web_port or _free_port(host),
             TableManager=Tables,
+            agent_supervisor=CrashingSupervisor,
         )
         self._opened = ExitStack()
         stages: tuple[Stage, ...] = Sessions(settings.rules(), topology), Profiles(topology)
@@ -85,7 +84,7 @@ class App(faust.App):
 
     async def on_stop(self) -> None:
         """End the cycle in flight, then leave the group."""
-        await self.cycle.close(_CLOSE_SECONDS)
+        await self.cycle.close()
         await super().on_stop()
 
     async def on_shutdown(self) -> None:
@@ -99,7 +98,7 @@ class App(faust.App):
             self.cycle.queue(event.message.tp, event.value)
 
     async def _on_revoked(self, *_: object, **__: object) -> None:
-        await self.cycle.close(_CLOSE_SECONDS)
+        await self.cycle.close()
 
     def _open_again(self) -> None:
         opening: Opening = self.tables.recovery

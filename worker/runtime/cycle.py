@@ -40,6 +40,9 @@ FOLD_SECONDS = 0.1
 INTERVAL_SECONDS = 0.02
 """How long a few records wait for others."""
 
+CLOSE_SECONDS = 5.0
+"""How long a transaction in flight may hold up a rebalance, or the end."""
+
 PURGE_SECONDS = 60.0
 
 _MANY = 256
@@ -122,7 +125,7 @@ class Cycle(Service):
             TopicPartition(topic, lane.partition): lane for lane in lanes for topic in lane.stage.reads
         }  # fmt: skip
 
-    async def close(self, within_seconds: float) -> None:
+    async def close(self, within_seconds: float = CLOSE_SECONDS) -> None:
         """Take no more records, and let the cycle in flight end; give it up when that takes too long (C3)."""
         self._forget()
         try:

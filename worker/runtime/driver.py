@@ -19,13 +19,16 @@ D5. Group generation and member id are read once, in the moment of the assignmen
     from a freeze has neither for a moment, and a commit without them is one that no coordinator refuses.
 D6. A batch that was fetched before a rebalance is dropped. Paused partitions are paused in the client as well, so that
     nothing is fetched ahead from where nobody reads.
+D7. A worker is alive as long as its main loop turns. The client believes it is when something is fetched, leaves the group
+    where that takes too long, and does not join again: a worker without partitions would never get any.
 
 Registered as the transport `batched` (entry point `faust.transports`); `batched://host:9092` is its URL. It overrides
 what is not Faust's public face, so Faust's version is pinned, and tests/kafka/test_driver.py runs it on a broker.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from copy import copy
 from typing import Any, ClassVar
 
@@ -35,6 +38,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, AppT, ConsumerMessage, Message
+from mode import Service
 
 from worker.pipeline.lane import Batch
 from worker.pipeline.wire import ConsumerRecord
@@ -42,6 +46,7 @@ from worker.runtime.cluster import Membership
 
 _MAX_WAIT_MS = 500  # how long a broker may hold a fetch that finds nothing
 _IDLE_SECONDS = 0.02  # between two looks whether a partition may be read now
+_LIFE_SECONDS = 1.0
 _CREATE_TIME = 0
 
 
@@ -118,7 +123,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             present = consumer.assignment() & stock.ensure_aiokafka_TPset(partitions)
             (consumer.pause if paused else consumer.resume)(*present)
 
-        self.thread_loop.call_soon_threadsafe(change)
+        self._soon(change)
 
     def seek(self, partition: TP, offset: int) -> None:
         """Seek in the client's own thread, where the partition is still assigned."""
@@ -128,7 +133,22 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             if partition in consumer.assignment():
                 consumer.seek(stock.ensure_aiokafka_TP(partition), offset)
 
-        self.thread_loop.call_soon_threadsafe(change)
+        self._soon(change)
+
+    def show_life(self) -> None:
+        """Let the client think that something was fetched just now (D7)."""
+
+        def change() -> None:
+            if self._consumer is not None:
+                with self._consumer._subscription.fetch_context():
+                    pass
+
+        self._soon(change)
+
+    def _soon(self, change: Callable[[], None]) -> None:
+        """Do something in the client's own thread, unless that has ended: a worker that crashed still has to stop."""
+        with suppress(RuntimeError):
+            self.thread_loop.call_soon_threadsafe(change)
 
 
 class _Unremembered(dict[TP, int | None]):
@@ -174,6 +194,12 @@ class Consumer(stock.Consumer):
             if self.should_stop or not self.flow_active or generation != self.app.consumer_generation_id:
                 return  # D6
             yield tp, self._to_message(tp, batch)
+
+    @Service.task
+    async def _show_life(self) -> None:
+        while not self.should_stop:
+            self._thread.show_life()
+            await self.sleep(_LIFE_SECONDS)
 
     def _to_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
         last = batch.records[-1].timestamp / 1000 if batch.records else 0.0

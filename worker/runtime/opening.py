@@ -8,9 +8,10 @@ unknown, lanes are opened in eight steps:
    empty id, are never sent, since a coordinator takes a commit with them for one without a group and lets it pass;
 3. InitProducerId on this process's own transactional.id, which ends what it left open itself;
 4. *fence*: InitProducerId on the transactional.id of each recorded owner of these partitions that is not a member of
-   the group now; then record oneself as the owner, by a plain offset commit, checked by generation, for the changelog's
-   partition, which no one else commits;
-5. fetch the committed offsets, with their ledgers, until no transaction with offsets of these partitions is open;
+   the group now;
+5. fetch the committed offsets, with their ledgers, until no transaction with offsets of these partitions is open; then
+   record oneself as the owner, by a plain offset commit, checked by generation, for the changelog's partition, which no
+   one else commits;
 6. *restore* each changelog partition, read_committed, up to its high watermark;
 7. load the ledgers, seek to each lane's position: from there also the records come again that were not done;
 8. open the gate.
@@ -18,14 +19,16 @@ unknown, lanes are opened in eight steps:
 O1. Safe are the pinned generation (2: a worker that has lost its assignment cannot commit), the stable offsets (5) and the
     restore up to the high watermark (6). With them a transaction of an earlier owner is either in both, offsets and
     table, or in neither. A mistake in them fails silently, so each has a test that takes it out.
-O2. Fencing (4) only makes it fast: without it the broker ends what a dead worker left open after its transaction
+O2. Fencing only makes it fast: without it the broker ends what a dead worker left open after its transaction
     timeout. Never are owners fenced that are members: live workers would end each other's transactions for ever.
 O3. Faust drives it: `Opening` takes the place of its table recovery and adds the steps around it. Faust gives up a step
-    when another rebalance comes, so each may be cut short anywhere and is done again from the start; and it goes on when
-    a step takes too long, so the last step opens nothing that the others have not prepared in this generation.
+    when another rebalance comes, so each may be cut short anywhere and is done again from the start. A step takes as
+    long as it takes: Faust's own limit would end its recovery for ever. From the moment when the partitions are revoked
+    until they are assigned again nothing is opened.
 O4. What is gone is never passed over in silence: a committed offset outside of what the topic holds, and outputs without
-    any committed offsets (expired, or another application id), end the worker. So where nothing is committed yet, the
-    beginning is, before anything can be published: of a first transaction that is aborted the markers stay.
+    any committed offsets (expired, or another application id), end the worker, before it is recorded as an owner. So
+    where nothing is committed yet, the beginning is, before anything can be published: of a first transaction that is
+    aborted the markers stay.
 """
 
 import asyncio
@@ -99,6 +102,23 @@ class Opening(Recovery):
         self._prepared: Prepared | None = None
         self._signal_recovery_end = self._restored = Latch()
         self._began = 0.0
+        self._is_assigned = False
+
+    def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Open nothing until the next assignment."""
+        self._is_assigned = False
+        super().on_partitions_revoked(revoked)
+
+    async def on_rebalance(
+        self,
+        assigned: set[TP],
+        revoked: set[TP],
+        newly_assigned: set[TP],
+        generation_id: int = 0,
+    ) -> None:
+        """Begin to open what was assigned."""
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+        self._is_assigned = self._generation_id == generation_id
 
     def again(self) -> None:
         """Open the lanes again, which are closed, unless a rebalance does so meanwhile."""
@@ -106,21 +126,27 @@ class Opening(Recovery):
 
     async def _again(self) -> None:
         await self.sleep(_PAUSE_SECONDS * (1 + random.random()))
-        if not self._parts.cycle.lanes:
+        if self._is_assigned and not self._parts.cycle.lanes:
             consumer = self.app.consumer
             consumer.pause_partitions(consumer.assignment())
             self.signal_recovery_start.set()
+
+    async def _wait(self, coro: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 (Faust's signature)
+        """Wait for a step without a limit (O3)."""
+        await super()._wait(coro)
 
     # ------------------------------------------------------------------------------------------------ steps 2 to 5
 
     async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
         if title == "active":
-            self._restored.reset()
             self._prepared = None
+            await self._parts.cycle.close()
             self._prepared = await self._prepare(consumer.membership)
             self._began = time.monotonic()
             self._count_restored()
-        await super()._build_highwaters(consumer, tps, destination, title)
+        marks = await self._parts.cluster.watermarks(list(tps))
+        destination.clear()
+        destination.update({TP(*tp): high - 1 for tp, (_low, high) in marks.items()})
 
     async def _prepare(self, membership: Membership | None) -> Prepared:
         """Take the steps 2 to 5; does not come back when this is no member of the group any more."""
@@ -148,33 +174,32 @@ class Opening(Recovery):
                 else:
                     lanes.append((stage, TopicPartition(changelog, number)))
         await producer.init()
-        await self._own(membership, [changelog for _stage, changelog in lanes])
+        changelogs = [changelog for _stage, changelog in lanes]
+        owners = await cluster.stable_offsets(membership.group, changelogs)
+        await self._fence(membership, owners)
         sources = {
             TopicPartition(topic, changelog.partition): changelog for stage, changelog in lanes for topic in stage.reads
         }
         commits = await cluster.stable_offsets(membership.group, list(sources))
-        marks = await cluster.watermarks([*sources, *sources.values()])
+        marks = await cluster.watermarks([*sources, *changelogs])
         ledgers = {
             source: _ledger(source, commits[source], marks[source], changelog, marks[changelog])
             for source, changelog in sources.items()
         }
         beginnings = {source: ledgers[source].commit() for source, commit in commits.items() if commit is None}
-        await cluster.commit(membership, beginnings)
+        mine = membership.generation, f"{producer.transactional_id} {membership.member}"
+        await cluster.commit(membership, beginnings | dict.fromkeys(changelogs, mine))
         return Prepared(membership, lanes, ledgers)
 
-    async def _own(self, membership: Membership, changelogs: list[TopicPartition]) -> None:
-        """Fence the owners that are gone, and record oneself (step 4)."""
+    async def _fence(self, membership: Membership, recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
+        """End what the recorded owners left open of whom no member is left (step 4)."""
         cluster, producer, *_ = self._parts
-        recorded = await cluster.stable_offsets(membership.group, changelogs)
-        owners = dict(owner.split() for _generation, owner in filter(None, recorded.values()))
-        owners.pop(producer.transactional_id, None)
-        if owners:
-            members = await cluster.members(membership.group)
-            for transactional_id, member in owners.items():
-                if member not in members:
-                    await producer.fence(transactional_id)
-        mine = membership.generation, f"{producer.transactional_id} {membership.member}"
-        await cluster.commit(membership, dict.fromkeys(changelogs, mine))
+        owners = [tuple(owner.split()) for _generation, owner in filter(None, recorded.values())]
+        owners = [owner for owner in owners if len(owner) == 2]  # a tool that resets offsets leaves no metadata
+        members = await cluster.members(membership.group) if owners else set()
+        present = {transactional_id for transactional_id, member in owners if member in members}
+        for transactional_id in {it for it, _member in owners} - present - {producer.transactional_id}:
+            await producer.fence(transactional_id)
 
     # ------------------------------------------------------------------------------------------------------- step 6
 
@@ -186,6 +211,8 @@ class Opening(Recovery):
     async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:
         """Seek to what follows, where Faust would read its last record again."""
         await consumer.seek_wait({tp: offsets[tp] + 1 for tp in tps})
+        if title == "active":
+            self._restored.reset()
 
     def _store(self, tp: TopicPartition) -> Partitions:
         store: Partitions = self.tp_to_table[TP(*tp)].data
@@ -199,7 +226,7 @@ class Opening(Recovery):
         await app.on_rebalance_complete.send()
         self._set_recovery_ended()
         prepared, self._prepared = self._prepared, None
-        if app.consumer_generation_id != generation_id:
+        if not self._may_open(generation_id):
             return
         if prepared is None or not self._are_restored(prepared):
             self.again()
@@ -214,6 +241,8 @@ class Opening(Recovery):
             for stage, changelog in prepared.lanes
         }
         await consumer.seek_wait({TP(*source): ledger.commit()[0] for source, ledger in prepared.ledgers.items()})
+        if not self._may_open(generation_id):
+            return
         self._parts.cycle.open(lanes, prepared.membership)
         consumer.resume_partitions({TP(*source) for source in prepared.ledgers})
         self.completed.set()
@@ -228,6 +257,11 @@ class Opening(Recovery):
         seconds, records = time.monotonic() - self._began, self._count_restored()
         self.log.info("Restored %d records in %.2f s", records, seconds)
         self.log.info("Opened %d lanes in generation %d", len(lanes), generation_id)
+
+    def _may_open(self, generation_id: int) -> bool:
+        """Tell whether what was assigned in this generation still is (O3)."""
+        app = self.app
+        return self._is_assigned and app.consumer_generation_id == generation_id and not app.should_stop
 
     def _count_restored(self) -> int:
         """Count the records that were restored since the last call."""

@@ -98,10 +98,18 @@ class Partitions(Store):
                 continue  # of a partition that is not ours any more
             fetched: Batch = message.value
             if fetched.start > kept.end:
-                self.app.consumer.go_to(message.tp, kept.end)
+                self._go_back(message.tp, kept.end)
             elif fetched.end > kept.end:
                 self._count += len(fetched.records)
                 kept.apply({record.key or b"": wire.stored(record) for record in fetched.records}, fetched.end)
+
+    def _go_back(self, tp: TP, end: int) -> None:
+        """Fetch from where the partition stands, and let Faust, which drops what it has seen, see it again."""
+        recovery = self.app.tables.recovery
+        for offsets in (recovery.active_offsets, recovery.standby_offsets):
+            if tp in offsets:
+                offsets[tp] = end - 1
+        self.app.consumer.go_to(tp, end)
 
     def take_count(self) -> int:
         """Count the records that were applied since the last call."""
