@@ -1,14 +1,13 @@
 """A worker that starts over what another one left: its state comes back from its outputs, or from its folder."""
 
 import asyncio
-import re
 
 import orjson
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from tests.kafka.account import differences, foretold, found
-from tests.kafka.topics import Record, administration, create, high_watermarks, read, send
+from tests.kafka.topics import Record, administration, high_watermarks, read, send
 from tests.kafka.workers import simulated, update
 
 DAY = simulated(1_500, seed=4)
@@ -76,9 +75,10 @@ def damage(folder, table, pattern, begin=0.0, end=0.5):
 
 async def assert_built_anew(crew, worker, *partitions):
     """Check that a worker built these partitions of the sessions table anew, no others, and said so."""
-    warnings = [line for line in worker.said() if "WARNING" in line]
-    told = [re.search(r"sessions-(\d) cannot be opened and is built anew", line) for line in warnings]
-    assert sorted(int(match[1]) for match in told) == list(partitions)
+    warnings = sorted(line.partition("WARNING")[2] for line in worker.said() if "WARNING" in line)
+    assert len(warnings) == len(partitions)
+    for number, warning in zip(partitions, warnings, strict=True):
+        assert f"sessions-{number} cannot be opened and is built anew: " in warning
     snapshots = await read(crew.kafka, crew.topology.sessions)
     assert await worker.restored() == sum(record.partition in partitions for record in snapshots) > 0
 
@@ -129,12 +129,10 @@ def test_damage_found_only_when_an_entry_is_read_is_fatal_and_the_next_start_bui
 def test_state_comes_back_whole_from_a_compacted_output_topic(crew):
     async def scenario():
         it = crew()
-        names = it.topology
-        soon = {"cleanup_policy": "compact", "min_cleanable_dirty_ratio": "0.01", "segment_ms": "200"}
-        room = {"max_message_bytes": str(3 << 20), "delete_retention_ms": "0"}
-        ever = dict.fromkeys(("message_timestamp_before_max_ms", "message_timestamp_after_max_ms"), str((1 << 63) - 1))
-        await create(it.kafka, names.sessions, names.first_sessions, partitions=4, **soon, **room, **ever)
         worker = await it.open()
+        soon = {"min_cleanable_dirty_ratio": "0.01", "segment_ms": "200", "delete_retention_ms": "0"}
+        await it.configure(it.topology.sessions, **soon)
+        await it.configure(it.topology.first_sessions, **soon)
         await it.send(FIRST)
         await it.settle()
         published = sum(map(len, (await foretold(it)).snapshots.values()))

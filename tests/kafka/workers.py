@@ -181,9 +181,9 @@ class Crew:
                     committed = await admin.list_consumer_group_offsets(self.name, partitions=sources)
                     ends = await consumer.end_offsets(sources)
                     left = {
-                        f"{topic}/{number}": (committed[topic, number], end)
-                        for (topic, number), end in ends.items()
-                        if (max(committed[topic, number].offset, 0), committed[topic, number].metadata) != (end, "")
+                        tp: (committed[tp], end)
+                        for tp, end in ends.items()
+                        if (max(committed[tp].offset, 0), committed[tp].metadata) != (end, "")
                     }
 
 
@@ -193,8 +193,7 @@ def simulated(count: int, seed: int) -> list[Line]:
     return list(read(orjson.dumps(record) for record, _outcome in records))
 
 
-def update(key: str | None, partition: int | None = None, **fields: object) -> Line:
-    """Write an update record of now; *fields* are the session's."""
-    value = orjson.dumps({"customerSession": fields})
-    raw = None if key is None else key.encode()
-    return Line(0, partition, None, time.time_ns() // 1_000_000, raw, value, [])
+def update(session: str, partition: int | None = None, *, keyed: bool = True, **fields: object) -> Line:
+    """Write an update record of now; *fields* are the session's. Without a key its value alone names the session."""
+    value = orjson.dumps({"integrationId": session, "customerSession": fields})
+    return Line(0, partition, None, time.time_ns() // 1_000_000, session.encode() if keyed else None, value, [])
