@@ -101,9 +101,9 @@ def test_update_records_of_one_session_in_any_partitions_all_end_in_that_session
         it = crew(8)
         await it.open()
         await it.send(
-            update(f"s-{it}", chance.randrange(8), keyed=keyed, attributes={f"a{number}": number}, profileId=f"p-{it}")
+            update(f"s-{n}", chance.randrange(8), keyed=keyed, attributes={f"a{number}": number}, profileId=f"p-{n}")
             for number in range(30)
-            for it in range(50)
+            for n in range(50)
         )
         await it.settle()
         updates = await read(it.kafka, it.topology.updates)
