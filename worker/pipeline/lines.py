@@ -86,7 +86,7 @@ def written(record: ProducerRecord, rejections: str) -> bytes:
         "key": None if record.key is None else record.key.decode(errors="replace"),
         "value": value,
         "timestamp": record.timestamp,
-        "headers": {name: text.decode(errors="replace") for name, text in record.headers},
+        "headers": {name: text.decode("utf-8", "replace") for name, text in record.headers},
     }
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 

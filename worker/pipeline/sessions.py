@@ -72,7 +72,8 @@ class Sessions:
             self._refuse(overlay, value, origin, request)
             return False
         key = request.integration_id.encode()
-        if record_key != key or overlay.table.get(key) is None:
+        entry = overlay.table.get(key)
+        if record_key != key or entry is None:
             home = self.topology.home(key, overlay.partition)
             if home != overlay.partition or (record_key != key and self.topology.partitions is not None):
                 self._forward(overlay, home, key, value, origin)
@@ -82,7 +83,7 @@ class Sessions:
             overlay.ledgers[topic].park(record.offset, is_head=False)
             overlay.followers.put(key, (*(overlay.followers.get(key) or ()), arrival))
             return True
-        return self._apply(overlay, arrival)
+        return self._apply(overlay, arrival, entry)
 
     def _forward(self, overlay: Overlay, home: int, key: bytes, value: bytes | None, origin: Origin) -> None:
         size = wire.frame_bytes(origin.key, origin.headers)
@@ -93,10 +94,11 @@ class Sessions:
         overlay.counts["forwarded"] += 1
         overlay.out.append(wire.forwarded(self.topology.rekeyed, home, key, value, origin))
 
-    def _apply(self, overlay: Overlay, arrival: Arrival) -> bool:
-        """Fold an arrival into its session; tell whether it has to wait for a verdict."""
+    def _apply(self, overlay: Overlay, arrival: Arrival, entry: bytes | None) -> bool:
+        """Fold an arrival into its session, the table's *entry*; tell whether it has to wait for a verdict."""
         key, origin, value, request = arrival.key, arrival.origin, arrival.value, arrival.request
-        entry = None if _stands_alone(request) else overlay.table.get(key)
+        if _stands_alone(request):
+            entry = None
         snapshot, events = wire.unpack(entry) if entry is not None else (None, b"")
         if request.kind == "delete":
             if entry is not None:
@@ -193,7 +195,7 @@ class Sessions:
         """Apply the followers of a head that is done, up to the first that becomes a head itself (S3)."""
         followers = overlay.followers.get(key) or ()
         for place, arrival in enumerate(followers):
-            if self._apply(overlay, arrival):
+            if self._apply(overlay, arrival, overlay.table.get(key)):
                 overlay.followers.put(key, followers[place + 1 :] or None)
                 return
             overlay.ledgers[arrival.topic].done(arrival.offset)
