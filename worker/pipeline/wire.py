@@ -3,7 +3,7 @@
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import orjson
 from msgspec import Struct
@@ -299,7 +299,7 @@ def v1_headers(headers: Headers) -> list[tuple[str, bytes]]:
 Answer = Literal["first", "later", "demoted"]
 
 
-class ClaimMessage(NamedTuple):
+class ClaimMessage(Struct, frozen=True, gc=False):
     """A session's claim on *profile_id*; a dry one only asks."""
 
     profile_id: str
@@ -308,7 +308,7 @@ class ClaimMessage(NamedTuple):
     what: Happening
 
 
-class VerdictMessage(NamedTuple):
+class VerdictMessage(Struct, frozen=True, gc=False):
     """The answer to a claim, or word to a session that another one demoted; *what* is the claiming record's."""
 
     profile_id: str
