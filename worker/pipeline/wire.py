@@ -156,7 +156,7 @@ class Recent:
     """Remembers the sessions that were written last, so that they need not be decoded for their next record.
 
     What it gives is what the snapshot's bytes say, compared every time; so it cannot be wrong, whatever became of the
-    cycle that wrote them. Nobody may change a session that it holds. It is 0.3 µs where decoding 1 kB takes 3.
+    cycle that wrote them. Nobody may change a session that it holds. It is 0.2 µs where decoding 740 bytes takes 1.7.
     """
 
     __slots__ = ("_before", "_bytes", "_last")
