@@ -17,6 +17,9 @@ class Wire(Cluster):
 
     def __init__(self, kafka):
         super().__init__({"bootstrap_servers": kafka})
+        self.tap()
+
+    def tap(self):
         self.sent = []
         self.lost = []
         self.held = None
@@ -34,6 +37,14 @@ class Wire(Cluster):
             self.lost.remove(name)
             raise Unanswered(f"{name}: lost on purpose")
         return answer
+
+
+def wire_of(app):
+    """Tap the wire of a worker that has not started."""
+    cluster = app.parts.cluster
+    cluster.__class__ = Wire
+    cluster.tap()
+    return cluster
 
 
 @asynccontextmanager

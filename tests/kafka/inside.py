@@ -85,9 +85,19 @@ async def count_of(settings, key, count, seconds=20):
             await asyncio.sleep(0.1)
 
 
-def lane(app, topic_setting="updates_topic"):
-    """Give the one lane that reads a topic, of a worker with one partition."""
-    (found,) = (it for it in app.cycle.lanes if topic_setting in it.stage.reads)
+@asynccontextmanager
+async def transaction(settings, timeout_ms=30_000):
+    """Open a transaction of nobody in particular, aborted at the end if it is still open."""
+    async with AIOKafkaProducer(
+        bootstrap_servers=settings.brokers, transactional_id=own("other"), transaction_timeout_ms=timeout_ms
+    ) as producer:
+        await producer.begin_transaction()
+        yield producer
+
+
+def lane_of(app, topic):
+    """Give the lane that reads a topic, of a worker with one partition."""
+    (found,) = (it for it in app.cycle.lanes if topic in it.stage.reads)
     return found
 
 

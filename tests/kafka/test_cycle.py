@@ -4,10 +4,26 @@ import asyncio
 
 import pytest
 
-from tests.kafka.faults import member
-from tests.kafka.inside import crashed, running, send, send_at_once, settings_for, source, update
+from tests.kafka.faults import member, wire_of
+from tests.kafka.inside import (
+    crashed,
+    lane_of,
+    opened,
+    running,
+    send,
+    send_at_once,
+    settings_for,
+    source,
+    transaction,
+    until,
+    update,
+)
+from tests.kafka.topics import Record, produce
+from tests.kafka.topics import send as send_by
+from worker.domain.profile import Claim
 from worker.pipeline.lane import LostRecords
 from worker.pipeline.ledger import Ledger
+from worker.pipeline.wire import ClaimMessage, Happening, encode_claim
 from worker.runtime.cluster import Cluster
 from worker.runtime.topics import prepare
 
@@ -41,5 +57,54 @@ def test_a_record_that_has_to_be_read_again_and_is_gone_ends_the_worker(settings
             reason = await crashed(app)
         assert isinstance(reason, LostRecords)
         assert "no longer holds 1 records, first 1" in str(reason)
+
+    asyncio.run(scenario())
+
+
+def test_a_full_ledger_holds_back_new_records_only_and_gets_going_again(settings):
+    """Claims that cannot be read yet, since a transaction of another is open on their topic, park all sessions (C5)."""
+
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        async with running(it) as app, transaction(it) as other:
+            await opened(app)
+            wire = wire_of(app)
+            await send_by(other, it.claims_topic, [Record(b"p", None)])
+            await send(it, *(update(f"s-{n}", profileId=f"p-{n}", attributes={"a": "x" * 1000}) for n in range(9_000)))
+            lane = lane_of(app, it.updates_topic)
+            await until(lambda: len(lane.ledgers[it.updates_topic].not_done) > 2_500)
+            await until(lambda: source(it) in app.consumer._paused_partitions)
+            await asyncio.sleep(1)
+            wire.sent.clear()
+            await asyncio.sleep(1)
+            assert wire.sent == []  # nothing to do, and nothing done
+            assert app.consumer._paused_partitions == {source(it, t) for t in ("updates", "sessions", "first_sessions")}
+            assert len(lane.queued[it.updates_topic]) < 6_000
+            await other.abort_transaction()
+            await until(lambda: len(lane.table) == 9_000)
+            assert source(it) not in app.consumer._paused_partitions
+
+    asyncio.run(scenario())
+
+
+def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_ever(settings):
+    """What a long stop has left may be more than memory holds (C5)."""
+
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        what = Happening("u/0/1", "2026-11-22T18:40:00.000Z", 1_795_372_800_000, None)
+        claims = (ClaimMessage(f"p-{n}", Claim(what.time, f"s-{n}"), False, what) for n in range(60_000))
+        records = [encode_claim(it.claims_topic, 0, claim) for claim in claims]
+        await produce(
+            it.brokers, it.claims_topic, (Record(record.key, record.value, tuple(record.headers)) for record in records)
+        )
+        async with running(it) as app:
+            await opened(app)
+            lane = lane_of(app, it.claims_topic)
+            await until(lambda: source(it, "claims") in app.consumer._paused_partitions)
+            await until(lambda: len(lane.table) == len(records))
+            assert source(it, "claims") not in app.consumer._paused_partitions
 
     asyncio.run(scenario())

@@ -1,14 +1,12 @@
 """What stands between an assignment and the first cycle, on a real broker; O1 to O4 are opening.py's rules."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
 from tests.kafka.faults import member
-from tests.kafka.inside import crashed, opened, running, send, settings_for, source, update
-from tests.kafka.topics import Record, own, produce
+from tests.kafka.inside import crashed, opened, running, send, settings_for, source, transaction, update
+from tests.kafka.topics import Record, produce
 from tests.kafka.topics import send as send_by
 from worker.pipeline.lane import LostRecords
 from worker.runtime.cluster import Cluster
@@ -20,16 +18,6 @@ def settings(kafka, tmp_path, monkeypatch):
     """Make settings of a worker with topics of its own."""
     monkeypatch.chdir(tmp_path)
     return lambda **given: settings_for(kafka, **given)
-
-
-@asynccontextmanager
-async def transaction(settings, timeout_ms=30_000):
-    """Open a transaction of nobody in particular, aborted at the end if it is still open."""
-    async with AIOKafkaProducer(
-        bootstrap_servers=settings.brokers, transactional_id=own("other"), transaction_timeout_ms=timeout_ms
-    ) as producer:
-        await producer.begin_transaction()
-        yield producer
 
 
 def test_an_opening_takes_as_long_as_it_takes(settings):

@@ -17,8 +17,9 @@ C3. Lanes are closed before the partitions are given up, within a bounded time: 
     then is given up (its outcome is unknown), and whoever opens the partitions next waits until the broker has ended it.
 C4. The interval follows the load: few records wait a little for others, since a transaction costs the same for one
     record as for a hundred; many do not wait.
-C5. Nothing here blocks the fetching of verdicts. Where more is queued than a few cycles take, the partition is paused;
-    only topics whose records may be parked are, so verdicts and claims always come, and a full ledger empties again.
+C5. Nothing here blocks the fetching of verdicts. Where more is queued than a few cycles take, that partition is paused
+    until they have taken it. Verdicts and claims are taken whatever is parked, so they always come again, and a full
+    ledger empties.
 C6. Topics between the stages are kept for ever, since losing a question or an answer would leave a record parked for
     ever. So they are purged up to what is committed.
 """
@@ -151,8 +152,7 @@ class Cycle(Service):
             self.loop.call_later(_MARKERS_SECONDS, self._wake.set)
             return
         self._waiting += len(batch.records)
-        if tp.topic in lane.stage.parks:
-            self._hold_back(tp, lane, batch)
+        self._hold_back(tp, lane, batch)
         if lane.is_complete:
             self._wake.set()
 
@@ -203,7 +203,7 @@ class Cycle(Service):
                 overlay = Overlay(lane, below.get(lane))
                 if overlay.run(_PORTION):
                     going.append(overlay)
-                elif lane in below:
+                elif lane in below or not lane.has_moved():
                     continue
                 overlays.append(overlay)
                 if time.monotonic() >= deadline:

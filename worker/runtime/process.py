@@ -4,11 +4,12 @@ import asyncio
 import logging
 import signal
 from contextlib import suppress
+from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from worker.pipeline.topology import Topology
-from worker.runtime.app import build_app
+from worker.runtime.app import App, build_app
 from worker.runtime.topics import prepare
 from worker.settings import Settings
 
@@ -63,15 +64,27 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     waiting = asyncio.ensure_future(stopped.wait())
-    preparing = asyncio.ensure_future(_prepared(settings))
-    await asyncio.wait([waiting, preparing], return_when=asyncio.FIRST_COMPLETED)
-    if not preparing.done():
-        preparing.cancel()
-        return
-    app = build_app(settings, preparing.result())
+    while not stopped.is_set():
+        preparing = asyncio.ensure_future(_prepared(settings))
+        await asyncio.wait([waiting, preparing], return_when=asyncio.FIRST_COMPLETED)
+        if not preparing.done():
+            preparing.cancel()
+            return
+        try:
+            await _live(build_app(settings, preparing.result()), waiting)
+        except KafkaConnectionError:
+            log.warning("Kafka at %s is away again", settings.brokers)
+        else:
+            return
+
+
+async def _live(app: App, waiting: asyncio.Future[Any]) -> None:
+    """Run an app until it is told to stop; raises what kept it from starting, or ended it."""
     starting = asyncio.ensure_future(app.start())
     crashing = asyncio.ensure_future(app.wait_until_stopped())
-    await asyncio.wait([waiting, crashing], return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait([waiting, crashing, starting], return_when=asyncio.FIRST_COMPLETED)
+    if done == {starting} and starting.exception() is None:
+        await asyncio.wait([waiting, crashing], return_when=asyncio.FIRST_COMPLETED)
     log.info("Stopping")
     await app.stop()
     starting.cancel()
