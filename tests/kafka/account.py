@@ -11,7 +11,7 @@ from tests.kafka.workers import Crew
 from worker.domain.model import Rules
 from worker.local.tally import Place, place_of
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ConsumerRecord
+from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 
 _SHOWN = 10
 
@@ -33,7 +33,11 @@ class Account(NamedTuple):
     """The records tried dry, with the key."""
 
 
-def accounted(snapshots: Iterable[Fetched], rejections: Iterable[Fetched], dry_runs: Iterable[Fetched]) -> Account:
+def accounted(
+    snapshots: Iterable[Fetched | ProducerRecord],
+    rejections: Iterable[Fetched | ProducerRecord],
+    dry_runs: Iterable[Fetched | ProducerRecord],
+) -> Account:
     """Draw up the account of what was published."""
     account = Account({}, defaultdict(list), Counter(), Counter())
     for record in snapshots:

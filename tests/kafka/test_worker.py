@@ -2,15 +2,17 @@
 
 import asyncio
 import random
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from zlib import crc32
 
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
+from msgspec.structs import replace
 
 from tests.kafka.account import differences, foretold, found
-from tests.kafka.topics import Record, high_watermarks, read, send
+from tests.kafka.topics import Record, administration, high_watermarks, read, send
 from tests.kafka.workers import Crew, simulated, update
 from worker.domain.model import ROW_OF
 from worker.pipeline.partitioner import partition_of
@@ -54,11 +56,11 @@ def test_the_v1_view_of_a_day_has_every_snapshot_in_the_same_order_by_key(day):
     crew, *_ = day
 
     async def _happened(topic):
-        by_key = {}
+        by_key = defaultdict(list)
         for record in await read(crew.kafka, topic):
             headers = dict(record.headers)
             what = record.partition, record.timestamp, record.value is None, headers["ce_id"], headers["ce_type"]
-            by_key.setdefault(record.key, []).append(what)
+            by_key[record.key].append(what)
         return by_key
 
     async def scenario():
@@ -78,7 +80,7 @@ def test_a_producer_with_another_partitioner_splits_no_session_and_keeps_its_ord
         it = crew(8)
         await it.open()
         lines = [
-            line._replace(partition=None if line.key is None else crc32(line.key) % 8)
+            replace(line, partition=None if line.key is None else crc32(line.key) % 8)
             for line in simulated(3_000, seed=2)
         ]
         await it.send(lines)
@@ -95,17 +97,14 @@ def test_a_producer_with_another_partitioner_splits_no_session_and_keeps_its_ord
 def test_update_records_of_one_session_in_any_partitions_all_end_in_that_session(crew, keyed):
     chance = random.Random(3)
 
-    def stray(session, number):
-        line = update(session, chance.randrange(8), attributes={f"a{number}": number}, profileId=f"p-{session}")
-        if keyed:
-            return line
-        return line._replace(key=None, value=orjson.dumps({**orjson.loads(line.value), "integrationId": session}))
-
     async def scenario():
         it = crew(8)
         await it.open()
-        lines = [stray(f"s-{session}", number) for number in range(30) for session in range(50)]
-        await it.send(lines)
+        await it.send(
+            update(f"s-{n}", chance.randrange(8), keyed=keyed, attributes={f"a{number}": number}, profileId=f"p-{n}")
+            for number in range(30)
+            for n in range(50)
+        )
         await it.settle()
         updates = await read(it.kafka, it.topology.updates)
         return updates, await read(it.kafka, it.topology.sessions), await found(it)
@@ -166,3 +165,26 @@ def test_transaction_markers_at_the_end_of_every_topic_hold_nothing_up_and_abort
         session = orjson.loads(value)
         assert (session["updateCount"], session["attributes"]) == (2, {"one": 1, "two": 1})
     assert differences(expected, given) == []
+
+
+# ------------------------------------------------------------------------------------------------------ little to do
+
+
+def test_a_worker_with_200_empty_partitions_starts_and_idles_below_a_tenth_of_a_core(crew):
+    async def scenario():
+        it = crew(200)
+        try:
+            worker = it.start()
+            await worker.says("Opened 400 lanes", within_seconds=60)
+            await asyncio.sleep(2)
+            before, began = worker.cpu_seconds(), time.monotonic()
+            await asyncio.sleep(5)
+            share = (worker.cpu_seconds() - before) / (time.monotonic() - began)
+            assert await worker.stop() == 0
+            return share
+        finally:
+            async with administration(it.kafka) as admin:  # or the broker is slower for all tests that follow
+                await admin.delete_topics([*it.topology.named().values()])
+
+    share = asyncio.run(scenario())
+    assert share < 0.1

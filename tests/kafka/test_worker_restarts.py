@@ -1,27 +1,18 @@
 """A worker that starts over what another one left: its state comes back from its outputs, or from its folder."""
 
 import asyncio
-import re
 
 import orjson
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from tests.kafka.account import differences, foretold, found
-from tests.kafka.topics import Record, administration, create, high_watermarks, read, send
+from tests.kafka.topics import Record, administration, high_watermarks, read, send
 from tests.kafka.workers import simulated, update
-from worker.pipeline.topology import TOPICS
 
 DAY = simulated(1_500, seed=4)
 FIRST, SECOND = DAY[:900], DAY[900:]
 """Many sessions of the first part go on in the second."""
-
-
-async def restored(worker):
-    """Count the records that a worker restored before it opened its lanes."""
-    line = await worker.says("Restored")
-    return int(re.search(r"Restored (\d+) records", line)[1])
 
 
 async def held(crew):
@@ -33,12 +24,12 @@ def test_a_worker_restarted_with_an_empty_memory_store_restores_all_from_its_out
     async def scenario():
         it = crew()
         worker = await it.open()
-        assert await restored(worker) == 0
+        assert await worker.restored() == 0
         await it.send(FIRST)
         await it.settle()
         assert await worker.stop() == 0
         again = await it.open()
-        assert await restored(again) == await held(it) > 800
+        assert await again.restored() == await held(it) > 800
         await it.send(SECOND)
         await it.settle()
         return await foretold(it), await found(it)
@@ -56,12 +47,12 @@ def test_a_worker_goes_on_from_its_rocksdb_folder_and_restores_what_a_crash_kept
         assert await worker.stop() == 0
         flushed = await held(it)
         worker = await it.open()
-        assert await restored(worker) == 0
+        assert await worker.restored() == 0
         await it.send(SECOND[:300])
         await it.settle()
         worker.kill()
         worker = await it.open()
-        assert await restored(worker) == await held(it) - flushed > 250
+        assert await worker.restored() == await held(it) - flushed > 250
         await it.send(SECOND[300:])
         await it.settle()
         assert "anew" not in "".join(worker.said())
@@ -84,11 +75,12 @@ def damage(folder, table, pattern, begin=0.0, end=0.5):
 
 async def assert_built_anew(crew, worker, *partitions):
     """Check that a worker built these partitions of the sessions table anew, no others, and said so."""
-    warnings = [line for line in worker.said() if "WARNING" in line]
-    told = [re.search(r"sessions-(\d) cannot be opened and is built anew", line) for line in warnings]
-    assert sorted(int(match[1]) for match in told) == list(partitions)
+    warnings = sorted(line.partition("WARNING")[2] for line in worker.said() if "WARNING" in line)
+    assert len(warnings) == len(partitions)
+    for number, warning in zip(partitions, warnings, strict=True):
+        assert f"sessions-{number} cannot be opened and is built anew: " in warning
     snapshots = await read(crew.kafka, crew.topology.sessions)
-    assert await restored(worker) == sum(record.partition in partitions for record in snapshots) > 0
+    assert await worker.restored() == sum(record.partition in partitions for record in snapshots) > 0
 
 
 def test_a_corrupted_rocksdb_folder_is_built_anew_with_a_warning(crew, tmp_path):
@@ -119,7 +111,7 @@ def test_damage_found_only_when_an_entry_is_read_is_fatal_and_the_next_start_bui
         assert await worker.stop() == 0
         damage(tmp_path, "sessions-2", "*.sst", 0.2, 0.6)  # what is read at the start comes first in the file
         worker = await it.open()
-        assert await restored(worker) == 0
+        assert await worker.restored() == 0
         await it.send(SECOND)
         assert await worker.ends() == 1
         assert "sessions-2 is damaged, and built anew at the next start" in worker.said()[-1]
@@ -137,12 +129,10 @@ def test_damage_found_only_when_an_entry_is_read_is_fatal_and_the_next_start_bui
 def test_state_comes_back_whole_from_a_compacted_output_topic(crew):
     async def scenario():
         it = crew()
-        names = it.topology
-        soon = {"cleanup_policy": "compact", "min_cleanable_dirty_ratio": "0.01", "segment_ms": "200"}
-        room = {"max_message_bytes": str(3 << 20), "delete_retention_ms": "0"}
-        ever = dict.fromkeys(("message_timestamp_before_max_ms", "message_timestamp_after_max_ms"), str((1 << 63) - 1))
-        await create(it.kafka, names.sessions, names.first_sessions, partitions=4, **soon, **room, **ever)
         worker = await it.open()
+        soon = {"min_cleanable_dirty_ratio": "0.01", "segment_ms": "200", "delete_retention_ms": "0"}
+        await it.configure(it.topology.sessions, **soon)
+        await it.configure(it.topology.first_sessions, **soon)
         await it.send(FIRST)
         await it.settle()
         published = sum(map(len, (await foretold(it)).snapshots.values()))
@@ -151,7 +141,7 @@ def test_state_comes_back_whole_from_a_compacted_output_topic(crew):
                 await asyncio.sleep(0.1)
         assert await worker.stop() == 0
         worker = await it.open()
-        assert 0 < await restored(worker) < published * 0.8
+        assert 0 < await worker.restored() < published * 0.8
         await it.send(SECOND)
         await it.settle()
         return await foretold(it), await found(it)
@@ -172,28 +162,20 @@ async def truncate(crew, topic):
         await admin.delete_records({partition: RecordsToDelete(before_offset=ends[partition])})
 
 
-async def configure(crew, topic, **configs):
-    """Give a topic other settings than those with which the worker creates it."""
-    (field,) = [field for field, name in crew.topology.named().items() if name == topic]
-    wanted = TOPICS[field].configuration(1 << 20) | {name.replace("_", "."): value for name, value in configs.items()}
-    async with administration(crew.kafka) as admin:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
-
-
 def test_a_worker_restores_what_a_truncated_output_topic_still_has(crew):
     async def scenario():
         it = crew(1)
         worker = await it.open()
         await it.send([update("gone", attributes={"a": 1})])
         await it.settle()
-        await configure(it, it.topology.sessions, cleanup_policy="compact,delete")  # or the broker deletes nothing
+        await it.configure(it.topology.sessions, cleanup_policy="compact,delete")  # or the broker deletes nothing
         await truncate(it, it.topology.sessions)
-        await configure(it, it.topology.sessions)
+        await it.configure(it.topology.sessions)
         await it.send([update("kept", attributes={"a": 1})])
         await it.settle()
         assert await worker.stop() == 0
         worker = await it.open()
-        assert await restored(worker) == 1
+        assert await worker.restored() == 1
         await it.send([update("gone", attributes={"b": 2}), update("kept", attributes={"b": 2})])
         await it.settle()
         return await found(it)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Self
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from tests.kafka.topics import administration, own
@@ -60,6 +62,12 @@ class Worker:
             while self.status is None:  # noqa: ASYNC110 (a process gives no event)
                 await asyncio.sleep(_POLL_SECONDS)
         return self.status
+
+    async def restored(self) -> int:
+        """Give how many records it restored before it opened its lanes last."""
+        match = re.search(r"Restored (\d+) records", await self.says("Restored"))
+        assert match
+        return int(match[1])
 
     async def stop(self) -> int | None:
         """Stop it as an operator does, and give its exit status; that of SIGKILL when it took too long."""
@@ -127,6 +135,14 @@ class Crew:
         await worker.says("Opened")
         return worker
 
+    async def configure(self, topic: str, **configs: str) -> None:
+        """Give a topic other settings than those with which the workers create it; without any, those again."""
+        (field,) = [field for field, name in self.topology.named().items() if name == topic]
+        named = {name.replace("_", "."): value for name, value in configs.items()}
+        wanted = TOPICS[field].configuration(1 << 20) | named
+        async with administration(self.kafka) as admin:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
+
     def partitions_of(self, *topics: str) -> list[TopicPartition]:
         """Give the partitions of topics."""
         return [TopicPartition(topic, number) for topic in topics for number in range(self._partitions)]
@@ -165,9 +181,9 @@ class Crew:
                     committed = await admin.list_consumer_group_offsets(self.name, partitions=sources)
                     ends = await consumer.end_offsets(sources)
                     left = {
-                        f"{topic}/{number}": (committed[topic, number], end)
-                        for (topic, number), end in ends.items()
-                        if (max(committed[topic, number].offset, 0), committed[topic, number].metadata) != (end, "")
+                        tp: (committed[tp], end)
+                        for tp, end in ends.items()
+                        if (max(committed[tp].offset, 0), committed[tp].metadata) != (end, "")
                     }
 
 
@@ -177,8 +193,7 @@ def simulated(count: int, seed: int) -> list[Line]:
     return list(read(orjson.dumps(record) for record, _outcome in records))
 
 
-def update(key: str | None, partition: int | None = None, **fields: object) -> Line:
-    """Write an update record of now; *fields* are the session's."""
-    value = orjson.dumps({"customerSession": fields})
-    raw = None if key is None else key.encode()
-    return Line(0, partition, None, time.time_ns() // 1_000_000, raw, value, [])
+def update(session: str, partition: int | None = None, *, keyed: bool = True, **fields: object) -> Line:
+    """Write an update record of now; *fields* are the session's. Without a key its value alone names the session."""
+    value = orjson.dumps({"integrationId": session, "customerSession": fields})
+    return Line(0, partition, None, time.time_ns() // 1_000_000, session.encode() if keyed else None, value, [])

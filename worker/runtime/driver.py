@@ -47,6 +47,8 @@ from worker.runtime.cluster import Membership
 _MAX_WAIT_MS = 500  # how long a broker may hold a fetch that finds nothing
 _IDLE_SECONDS = 0.02  # between two looks whether a partition may be read now
 _LIFE_SECONDS = 1.0
+_PACE_SECONDS = 0.01  # between two fetches that bring little: each costs the same, whatever it brings
+_FEW = 256
 _CREATE_TIME = 0
 
 
@@ -177,6 +179,7 @@ class Consumer(stock.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._read_offset = _Unremembered()
+        self._due = 0.0
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -190,7 +193,12 @@ class Consumer(stock.Consumer):
             await self.sleep(_IDLE_SECONDS)
             return
         generation = self.app.consumer_generation_id
-        for tp, batch in (await self._getmany(active, timeout)).items():
+        if (wait := self._due - self.loop.time()) > 0:
+            await asyncio.sleep(wait)
+        batches = await self._getmany(active, timeout)
+        if sum(len(batch.records) for batch in batches.values()) < _FEW:
+            self._due = self.loop.time() + _PACE_SECONDS
+        for tp, batch in batches.items():
             if self.should_stop or not self.flow_active or generation != self.app.consumer_generation_id:
                 return  # D6
             yield tp, self._to_message(tp, batch)

@@ -1,0 +1,163 @@
+"""Workers that are killed, frozen, added and stopped, and brokers that go and come back: nothing lost, nothing doubled."""
+
+import asyncio
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from tests.kafka.account import differences, foretold, found
+from tests.kafka.topics import read
+from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, Crew, simulated, update
+from worker.local.kafka import LocalKafka
+
+
+async def freeze_in_a_transaction(crew, worker):
+    """Freeze a worker in the middle of a transaction: one is open on the outputs, and stays open where it is."""
+    outputs = crew.partitions_of(crew.topology.sessions)
+    async with (
+        AIOKafkaConsumer(bootstrap_servers=crew.kafka, isolation_level="read_committed") as committed,
+        AIOKafkaConsumer(bootstrap_servers=crew.kafka, isolation_level="read_uncommitted") as every,
+        asyncio.timeout(30),
+    ):
+
+        async def _open():
+            stable, high = await committed.end_offsets(outputs), await every.end_offsets(outputs)
+            return {(tp, end) for tp, end in stable.items() if end < high[tp]}
+
+        while True:
+            worker.freeze()
+            if first := await _open():
+                await asyncio.sleep(0.5)
+                if first & await _open():
+                    return
+            worker.wake()
+            await asyncio.sleep(0.03)
+
+
+async def aborted(crew):
+    """Count the records of the outputs that no reader of what is committed sees."""
+    topic = crew.topology.sessions
+    every = await read(crew.kafka, topic, isolation_level="read_uncommitted")
+    return len(every) - len(await read(crew.kafka, topic))
+
+
+def test_three_workers_of_which_one_is_killed_one_frozen_and_one_added_lose_and_double_nothing(crew):
+    async def _disturb(it, killed, frozen):
+        await asyncio.sleep(2)
+        await freeze_in_a_transaction(it, frozen)
+        killed.kill()
+        await asyncio.sleep(SESSION_TIMEOUT_SECONDS + 1)
+        before = len(await read(it.kafka, it.topology.sessions))
+        frozen.wake()
+        await it.start().says("Opened")
+        return before
+
+    async def scenario():
+        it = crew(8, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
+        await it.open()
+        killed, frozen = it.start(), it.start()
+        await killed.says("Opened")
+        await frozen.says("Opened")
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(it.send(simulated(20_000, seed=5), rate=1_000))
+            before = await _disturb(it, killed, frozen)
+            assert not sending.done()
+        await it.settle()
+        expected, given = await foretold(it), await found(it)
+        assert differences(expected, given) == []
+        assert sum(map(len, given.snapshots.values())) > max(18_000, before)
+        assert await aborted(it) > 0
+        assert [worker.status for worker in it.workers] == [None, -9, None, None]
+
+    asyncio.run(scenario())
+
+
+def test_the_other_worker_goes_on_from_its_standby_copy_when_one_is_killed(crew):
+    async def scenario():
+        it = crew(standby_replicas=1, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
+        other, killed = await it.open(), it.start()
+        await killed.says("Opened")
+        await other.says("Opened", times=2)
+        day = simulated(4_000, seed=6)
+        await it.send(day[:3_000])
+        await it.settle()
+        published = sum(map(len, (await foretold(it)).snapshots.values()))
+        killed.kill()
+        await it.send(day[3_000:])
+        await other.says("Opened 8 lanes", times=2, within_seconds=SESSION_TIMEOUT_SECONDS + 10)
+        assert await other.restored() < published / 20
+        await it.settle()
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert differences(expected, given) == []
+
+
+def test_sigterm_under_load_ends_a_worker_within_ten_seconds_and_the_next_one_goes_on(crew):
+    async def scenario():
+        it = crew()
+        first = await it.open()
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(it.send(simulated(10_000, seed=7), rate=3_000))
+            await asyncio.sleep(1.5)
+            assert await first.stop() == 0
+            assert not sending.done()
+            published = len(await read(it.kafka, it.topology.sessions))
+            await it.open()
+        await it.settle()
+        return published, await foretold(it), await found(it)
+
+    published, expected, given = asyncio.run(scenario())
+    assert 0 < published < sum(map(len, given.snapshots.values()))
+    assert differences(expected, given) == []
+
+
+# ---------------------------------------------------------------------------------------------------- brokers that go
+
+
+@pytest.fixture
+def frail(tmp_path):
+    """Run a Kafka that a test may kill."""
+    with LocalKafka(tmp_path / "kafka") as kafka:
+        yield kafka
+
+
+def test_a_worker_waits_for_a_broker_at_its_start_and_goes_on_when_one_is_killed_and_comes_back(frail, tmp_path):
+    async def scenario():
+        with Crew(frail.bootstrap_servers, tmp_path) as it:
+            frail.kill(0)
+            worker = it.start()
+            await worker.says("does not answer, trying on")
+            said = worker.said()
+            await asyncio.sleep(3)
+            assert worker.said() == said
+            await asyncio.to_thread(frail.start)
+            await worker.says("Opened")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(it.send(simulated(4_000, seed=8), rate=1_000))
+                await asyncio.sleep(2)
+                frail.kill(0)
+                await asyncio.to_thread(frail.start)
+            await it.settle()
+            assert worker.status is None
+            return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert differences(expected, given) == []
+
+
+# ---------------------------------------------------------------------------------------------------- what is fatal
+
+
+def test_what_is_fatal_ends_a_worker_with_status_1_and_the_cause_in_the_last_line(crew):
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        await it.configure(it.topology.sessions, max_message_bytes="1000")
+        await it.send([update("s-1", attributes={"long": "x" * 2_000})])
+        return it.topology.sessions, await worker.ends(), worker.said()[-1]
+
+    sessions, status, last = asyncio.run(scenario())
+    assert status == 1
+    assert last.startswith(f"Error: {sessions}[0], ")
+    assert last.endswith("raise the topic's max.message.bytes")
