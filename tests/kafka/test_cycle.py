@@ -6,6 +6,7 @@ import pytest
 
 from tests.kafka.faults import member, wire_of
 from tests.kafka.inside import (
+    count_of,
     crashed,
     lane_of,
     opened,
@@ -25,6 +26,7 @@ from worker.pipeline.lane import LostRecords
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.wire import ClaimMessage, Happening, encode_claim
 from worker.runtime.cluster import Cluster
+from worker.runtime.tables import InMemory
 from worker.runtime.topics import prepare
 
 
@@ -106,5 +108,63 @@ def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_
             await until(lambda: source(it, "claims") in app.consumer._paused_partitions)
             await until(lambda: len(lane.table) == len(records))
             assert source(it, "claims") not in app.consumer._paused_partitions
+
+    asyncio.run(scenario())
+
+
+class Failing(InMemory):
+    """A partition of a table whose disk is gone as soon as a test says so."""
+
+    is_gone = False
+
+    def get(self, key, /):  # type: ignore[override]
+        if self.is_gone:
+            raise OSError("the disk is gone")
+        return super().get(key)
+
+    def apply(self, changes, end=None):
+        if self.is_gone and changes:
+            raise OSError("the disk is gone")
+        super().apply(changes, end)
+
+
+def kept_in(opener):
+    """Keep the sessions of a worker that has not started in another way."""
+
+    def change(app):
+        app.tables["sessions"].data._opener = opener
+
+    return change
+
+
+def test_a_fold_that_fails_while_a_commit_is_under_way_ends_the_worker(settings):
+    async def scenario():
+        it, table = settings(), Failing()
+        await prepare(it)
+        await send(it, *(update(f"s-{n}") for n in range(20_000)))
+        async with running(it, kept_in(lambda _number: table)) as app:
+            wire = wire_of(app)
+            wire.held = "AddPartitionsToTxn"
+            await wire.reached.wait()
+            table.is_gone = True
+            assert isinstance(await crashed(app), OSError)
+            async with asyncio.timeout(8):
+                await app.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_table_that_cannot_be_restored_ends_the_worker(settings):
+    """Faust logs what goes wrong while it reads changelogs, and goes on (T2)."""
+
+    async def scenario():
+        it, table = settings(), Failing()
+        async with running(it) as app:
+            await opened(app)
+            await send(it, update("s-1"))
+            await count_of(it, "s-1", 1)
+        table.is_gone = True
+        async with running(it, kept_in(lambda _number: table)) as app:
+            assert isinstance(await crashed(app, 8), OSError)
 
     asyncio.run(scenario())

@@ -160,20 +160,26 @@ class Cycle(Service):
 
     @Service.task
     async def _run(self) -> None:
-        while not self.should_stop:
-            await self._work()
-            self._idle.clear()
-            try:
-                membership, overlays = self._membership, await self._fold()
-                if self._pending is not None and not await self._settle(self._pending):
-                    continue
-                if overlays and membership is not None and membership is self._membership:
-                    self._pending = self._send(overlays, membership)
-                    if not self._is_behind:
-                        await self._settle(self._pending)
-            finally:
+        try:
+            while not self.should_stop:
+                await self._work()
+                self._idle.clear()
+                await self._cycle()
                 if self._pending is None:
                     self._idle.set()
+        finally:
+            if self._pending is not None:
+                self._pending.commit.cancel()
+            self._idle.set()
+
+    async def _cycle(self) -> None:
+        membership, overlays = self._membership, await self._fold()
+        if self._pending is not None and not await self._settle(self._pending):
+            return
+        if overlays and membership is not None and membership is self._membership:
+            self._pending = self._send(overlays, membership)
+            if not self._is_behind:
+                await self._settle(self._pending)
 
     async def _work(self) -> None:
         """Wait until there is something to do, and for others when it is little (C4)."""

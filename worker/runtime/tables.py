@@ -90,7 +90,14 @@ class Partitions(Store):
         to_key: Callable[[Any], Any],
         to_value: Callable[[Any], Any],
     ) -> None:
-        """Apply fetched batches of the changelog, each where it goes on from what is there (T1)."""
+        """Apply fetched batches of the changelog; what goes wrong ends the worker, where Faust would log it and go on."""
+        try:
+            self._apply(batch)
+        except Exception as error:  # noqa: BLE001
+            self.add_future(self.app.crash(error))
+
+    def _apply(self, batch: Iterable[EventT]) -> None:
+        """Apply each batch where it goes on from what is there (T1)."""
         for event in batch:
             message = event.message
             kept = self._kept.get(message.partition)
