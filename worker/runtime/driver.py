@@ -166,6 +166,17 @@ class _Unremembered(dict[TP, int | None]):
         pass
 
 
+class _Unkept(dict[TP, Any]):
+    """Where Faust's streams, which do not ask the consumer, would list what was acknowledged (D4)."""
+
+    def __init__(self, kind: Callable[[], Any]) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def __missing__(self, tp: TP) -> Any:
+        return self._kind()
+
+
 class Consumer(stock.Consumer):
     """Faust's consumer, a batch a message."""
 
@@ -179,6 +190,8 @@ class Consumer(stock.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._read_offset = _Unremembered()
+        self._acked = _Unkept(list)
+        self._acked_index = _Unkept(set)
         self._due = 0.0
 
     def _new_consumer_thread(self) -> ConsumerThread:
