@@ -67,9 +67,9 @@ def test_the_v1_view_of_a_day_has_every_snapshot_in_the_same_order_by_key(day):
         return await _happened(crew.topology.sessions), await _happened(crew.topology.v1)
 
     snapshots, views = asyncio.run(scenario())
-    assert views == {
-        key: [(*what, b"v1." + ce_type) for *what, ce_type in happened] for key, happened in snapshots.items()
-    }
+    expected = {key: [(*what, b"v1." + ce_type) for *what, ce_type in happened] for key, happened in snapshots.items()}
+    assert len(expected) > 5_000
+    assert [key for key in expected.keys() | views.keys() if expected.get(key) != views.get(key)][:10] == []
 
 
 # ----------------------------------------------------------------------------------------------------------- strays

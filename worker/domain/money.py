@@ -23,12 +23,11 @@ def nanos(amount: float) -> int | None:
     >>> nanos(0.1), nanos(-2.5), nanos(0.1 + 0.2), nanos(1e-10)
     (100000000, -2500000000, None, None)
     """
-    if not -_LIMIT < amount < _LIMIT:
-        return None
-    scaled = round(amount * 1e9)
-    if -PROVEN < scaled < PROVEN and scaled / 1e9 == amount:
-        return scaled
-    return _shortest(amount)
+    if -1e6 < amount < 1e6:  # below PROVEN, in billionths
+        scaled = round(amount * 1e9)
+        if scaled / 1e9 == amount:
+            return scaled
+    return _shortest(amount) if -_LIMIT < amount < _LIMIT else None
 
 
 def total_nanos(total: float) -> int:

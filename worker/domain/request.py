@@ -38,7 +38,7 @@ from worker.domain.model import (
     instant,
     to_the_hour,
 )
-from worker.domain.money import PROVEN, nanos
+from worker.domain.money import nanos
 
 FUTURE_MILLISECONDS = HOUR_MILLISECONDS
 """How far occurredAt may lie after the record's Kafka timestamp."""
@@ -270,7 +270,7 @@ def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
         item["remainingQuantity"] = quantity
         item["position"] = position
         scaled = round(price * 1e9)
-        if not (-PROVEN < scaled < PROVEN and scaled / 1e9 == price):
+        if not (-1e6 < price < 1e6 and scaled / 1e9 == price):  # as nanos() has it, without the call
             exact = nanos(price)
             if exact is None:
                 return _NO_CART, 0, f"/customerSession/cartItems/{position}/price"
@@ -298,20 +298,16 @@ def _read_rare(item: dict[str, Any]) -> tuple[int, str]:
     if None in item.values() or not IGNORED_ITEM_FIELDS.isdisjoint(item):
         for name in [name for name, value in item.items() if value is None or name in IGNORED_ITEM_FIELDS]:
             del item[name]
-    if not _DIMENSIONS.isdisjoint(item):
-        for name in DIMENSIONS:
-            if name in item:
-                if nanos(item[name]) is None:
-                    return 0, f"/{name}"
-                item[name] += 0.0
+    for name in DIMENSIONS:
+        if name in item:
+            if nanos(item[name]) is None:
+                return 0, f"/{name}"
+            item[name] += 0.0
     if "attributes" in item and (unfit := _unfit(item["attributes"], "/attributes")):
         return 0, unfit
     if "additionalCosts" in item:
         return _read_costs(item["additionalCosts"], "/additionalCosts")
     return 0, ""
-
-
-_DIMENSIONS = frozenset(DIMENSIONS)
 
 
 def _read_costs(costs: dict[str, dict[str, float]], where: str) -> tuple[int, str]:

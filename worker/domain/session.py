@@ -188,12 +188,11 @@ def _write_totals(session: Session, request: Request) -> Rejection | None:
     if cost_total is None:
         cost_total = total_nanos(session["additionalCostTotal"])
     total = item_total + cost_total + item_cost_total
-    written = amount(total), amount(item_total), amount(cost_total), amount(item_cost_total)
-    if None in written:
-        name = _TOTALS[written.index(None)]
-        message = f"{name} would need more than {MAX_DIGITS} significant digits."
-        return Rejection("number_out_of_range", "/customerSession", message)
-    session.update(zip(_TOTALS, written, strict=True))
+    for name, nanos in zip(_TOTALS, (total, item_total, cost_total, item_cost_total), strict=True):
+        session[name] = written = amount(nanos)
+        if written is None:
+            message = f"{name} would need more than {MAX_DIGITS} significant digits."
+            return Rejection("number_out_of_range", "/customerSession", message)
     return None
 
 

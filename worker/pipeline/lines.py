@@ -86,7 +86,7 @@ def written(record: ProducerRecord, rejections: str) -> bytes:
         "key": None if record.key is None else record.key.decode(errors="replace"),
         "value": value,
         "timestamp": record.timestamp,
-        "headers": {name: text.decode(errors="replace") for name, text in record.headers},
+        "headers": {name: text.decode("utf-8", "replace") for name, text in record.headers},
     }
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -140,7 +140,7 @@ def _value(raw: bytes | msgspec.Raw, decode: Callable[[str], bytes] = str.encode
         return decode(msgspec.json.decode(text, type=str))
     if not text.startswith(b"{") or decode is not str.encode:
         raise ValueError("value is neither an object nor a string nor null")
-    return _STRINGS.sub(_unescaped, text) if b"\\u" in text else text
+    return _STRINGS.sub(_unescaped, text) if b"\\" in text and b"\\u" in text else text
 
 
 def _unescaped(string: re.Match[bytes]) -> bytes:

@@ -84,11 +84,12 @@ class Replay:
         sessions, _profiles = self._overlays
         here = sessions.partition
         verdict = _consumed(answer)
-        message = wire.decode_verdict(verdict)
         entry = sessions.table.get(answer.key or b"")
-        if message is not None and message.answer == "demoted" and entry is not None:
-            session = wire.decode(wire.unpack(entry)[0])
-            sessions.partition = wire.partition_of_session(session["id"])
+        if entry is not None:
+            message = wire.decode_verdict(verdict)
+            if message is not None and message.answer == "demoted":
+                session = wire.decode(wire.unpack(entry)[0])
+                sessions.partition = wire.partition_of_session(session["id"])
         self._sessions.fold(sessions, answer.topic, verdict)
         sessions.partition = here
 

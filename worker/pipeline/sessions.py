@@ -27,7 +27,15 @@ from worker.domain.session import Folded, fold, v1_view
 from worker.pipeline import wire
 from worker.pipeline.lane import Arrival, Overlay, Pending
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
+from worker.pipeline.wire import (
+    ClaimMessage,
+    ConsumerRecord,
+    Origin,
+    ProducerRecord,
+    Recent,
+    SnapshotHeaders,
+    VerdictMessage,
+)
 
 
 class Sessions:
@@ -39,6 +47,7 @@ class Sessions:
         self.reads = (topology.verdicts, topology.rekeyed, topology.updates)
         self.parks = frozenset((topology.rekeyed, topology.updates))
         self._headers = SnapshotHeaders(rules.application_id)
+        self._recent = Recent()
 
     def fold(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> None:
         """Fold an update record, a stray that was sent home, or a verdict."""
@@ -63,7 +72,8 @@ class Sessions:
             self._refuse(overlay, value, origin, request)
             return False
         key = request.integration_id.encode()
-        if record_key != key or overlay.table.get(key) is None:
+        entry = overlay.table.get(key)
+        if record_key != key or entry is None:
             home = self.topology.home(key, overlay.partition)
             if home != overlay.partition or (record_key != key and self.topology.partitions is not None):
                 self._forward(overlay, home, key, value, origin)
@@ -73,7 +83,7 @@ class Sessions:
             overlay.ledgers[topic].park(record.offset, is_head=False)
             overlay.followers.put(key, (*(overlay.followers.get(key) or ()), arrival))
             return True
-        return self._apply(overlay, arrival)
+        return self._apply(overlay, arrival, entry)
 
     def _forward(self, overlay: Overlay, home: int, key: bytes, value: bytes | None, origin: Origin) -> None:
         size = wire.frame_bytes(origin.key, origin.headers)
@@ -84,10 +94,11 @@ class Sessions:
         overlay.counts["forwarded"] += 1
         overlay.out.append(wire.forwarded(self.topology.rekeyed, home, key, value, origin))
 
-    def _apply(self, overlay: Overlay, arrival: Arrival) -> bool:
-        """Fold an arrival into its session; tell whether it has to wait for a verdict."""
+    def _apply(self, overlay: Overlay, arrival: Arrival, entry: bytes | None) -> bool:
+        """Fold an arrival into its session, the table's *entry*; tell whether it has to wait for a verdict."""
         key, origin, value, request = arrival.key, arrival.origin, arrival.value, arrival.request
-        entry = None if _stands_alone(request) else overlay.table.get(key)
+        if _stands_alone(request):
+            entry = None
         snapshot, events = wire.unpack(entry) if entry is not None else (None, b"")
         if request.kind == "delete":
             if entry is not None:
@@ -104,7 +115,7 @@ class Sessions:
                 self._refuse(overlay, value, origin, Rejection("event_id_reused", "/eventId", message))
                 return False
             events = wire.remember(events, event)
-        session = wire.decode(snapshot) if snapshot is not None else None
+        session = self._recent.decode(key, snapshot) if snapshot is not None else None
         session_id = origin.session_id if session is None else session["id"]
         folded = fold(session, request, session_id, self.rules)
         if isinstance(folded, Rejection):
@@ -184,7 +195,7 @@ class Sessions:
         """Apply the followers of a head that is done, up to the first that becomes a head itself (S3)."""
         followers = overlay.followers.get(key) or ()
         for place, arrival in enumerate(followers):
-            if self._apply(overlay, arrival):
+            if self._apply(overlay, arrival, overlay.table.get(key)):
                 overlay.followers.put(key, followers[place + 1 :] or None)
                 return
             overlay.ledgers[arrival.topic].done(arrival.offset)
@@ -222,6 +233,7 @@ class Sessions:
             overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, origin.timestamp, headers))
             return
         overlay.table.put(key, wire.pack(snapshot, events))
+        self._recent.keep(key, snapshot, folded.session)
         overlay.counts[folded.event] += 1
         headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
         self._send(overlay, key, snapshot, folded.session, origin.timestamp, headers)
