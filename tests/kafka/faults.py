@@ -5,14 +5,16 @@ from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer
 
-from worker.runtime.cluster import Cluster, Membership, Unanswered
+from worker.runtime.cluster import Cluster, Membership, Refused, Unanswered
+from worker.runtime.protocol import Code
 
 
 class Wire(Cluster):
     """Keeps the names of all requests sent.
 
     A request named in *lost* is answered by the broker, and we never hear of it: as often as it is named there. One
-    that *held* names waits, before it is sent, until *release* is set; *reached* tells that it does.
+    that *held* names waits, before it is sent, until *release* is set; *reached* tells that it does. One that *refused*
+    names is not sent, and refused as by a broker that has not enough replicas just now.
     """
 
     def __init__(self, kafka):
@@ -23,6 +25,7 @@ class Wire(Cluster):
         self.sent = []
         self.lost = []
         self.held = None
+        self.refused = None
         self.reached = asyncio.Event()
         self.release = asyncio.Event()
 
@@ -31,6 +34,8 @@ class Wire(Cluster):
         if name == self.held:
             self.reached.set()
             await self.release.wait()
+        if name == self.refused:
+            raise Refused(Code.NOT_ENOUGH_REPLICAS, "refused on purpose")
         self.sent.append(name)
         answer = await super().send(node, request, *args)
         if name in self.lost:

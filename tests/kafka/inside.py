@@ -23,9 +23,9 @@ def settings_for(kafka, **given):
 
 
 @asynccontextmanager
-async def running(settings, change=lambda app: None):
+async def running(settings, change=lambda app: None, topology=None):
     """Run a worker, on topics that are made when they are missing; *change* gets the app before it starts."""
-    app = build_app(settings, await prepare(settings))
+    app = build_app(settings, topology or await prepare(settings))
     change(app)
     starting = asyncio.ensure_future(app.start())
     try:

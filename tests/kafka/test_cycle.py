@@ -2,11 +2,16 @@
 
 import asyncio
 
+import orjson
 import pytest
+from aiokafka.client import CoordinationType
+from aiokafka.protocol.group import LeaveGroupRequest
+from faust.types import TP
 
 from tests.kafka.faults import member, wire_of
 from tests.kafka.inside import (
     count_of,
+    counts,
     crashed,
     lane_of,
     opened,
@@ -19,15 +24,16 @@ from tests.kafka.inside import (
     until,
     update,
 )
-from tests.kafka.topics import Record, produce
+from tests.kafka.topics import Record, own, produce, read
 from tests.kafka.topics import send as send_by
 from worker.domain.profile import Claim
-from worker.pipeline.lane import LostRecords
+from worker.pipeline.lane import Batch, LostRecords
 from worker.pipeline.ledger import Ledger
-from worker.pipeline.wire import ClaimMessage, Happening, encode_claim
-from worker.runtime.cluster import Cluster
+from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
+from worker.runtime.cluster import Backoff, Cluster
 from worker.runtime.tables import InMemory
 from worker.runtime.topics import prepare
+from worker.runtime.transaction import TransactionalProducer
 
 
 @pytest.fixture
@@ -168,3 +174,156 @@ def test_a_table_that_cannot_be_restored_ends_the_worker(settings):
             assert isinstance(await crashed(app, 8), OSError)
 
     asyncio.run(scenario())
+
+
+def test_after_a_lost_answer_lanes_are_opened_again_and_nothing_is_lost_or_doubled(settings):
+    """Whether the commit was done is for the opening to find out (C2)."""
+
+    async def scenario():
+        it = settings()
+        async with running(it) as app:
+            await opened(app)
+            wire = wire_of(app)
+            for number, lost in enumerate(["EndTxn", "TxnOffsetCommit"], 1):
+                lanes = set(app.cycle.lanes)
+                wire.lost = [lost]
+                await send(it, update("s-1"))
+                await count_of(it, "s-1", number)
+                await opened(app)
+                assert not lanes & set(app.cycle.lanes)
+        found = await read(it.brokers, it.sessions_topic)
+        assert [orjson.loads(record.value or b"")["updateCount"] for record in found] == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_after_an_abort_the_same_records_are_folded_again_without_an_opening(settings):
+    """A broker without enough replicas refuses what is written, until it has them (C2)."""
+
+    async def scenario():
+        it = settings(transaction_timeout_seconds=2)
+        async with running(it) as app:
+            await opened(app)
+            lanes, wire = set(app.cycle.lanes), wire_of(app)
+            wire.refused = "Produce"
+            await send(it, update("s-1"), update("s-1"))
+            await until(lambda: wire.sent.count("EndTxn") == 2)
+            wire.refused = None
+            await count_of(it, "s-1", 2)
+            assert lanes == set(app.cycle.lanes)
+        found = await read(it.brokers, it.sessions_topic)
+        assert [orjson.loads(record.value or b"")["updateCount"] for record in found] == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_is_fenced_although_it_is_a_member_opens_again(settings):
+    async def scenario():
+        it = settings()
+        async with running(it) as app, Cluster(it.connection()) as cluster:
+            await opened(app)
+            await TransactionalProducer(cluster, own("other")).fence(app.parts.producer.transactional_id)
+            await send(it, update("s-1"))
+            await count_of(it, "s-1", 1)
+            await send(it, update("s-1"))
+            await count_of(it, "s-1", 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_commit_of_a_worker_that_woke_from_a_freeze_is_refused(settings):
+    """It has no generation for a moment, which the coordinator would let pass (D5, O1)."""
+
+    async def scenario():
+        it = settings()
+        async with running(it) as app, Cluster(it.connection()) as cluster:
+            await opened(app)
+            wire, pinned = wire_of(app), app.consumer.membership
+            wire.held = "TxnOffsetCommit"
+            await send(it, update("s-1"))
+            await wire.reached.wait()
+            await cluster.coordinate(
+                CoordinationType.GROUP,
+                it.app_id,
+                LeaveGroupRequest(it.app_id, pinned.member),
+                lambda response: [(response.error_code, it.app_id)],
+                Backoff("leaving"),
+            )
+            coordinator = app.consumer._thread._consumer._coordinator
+            await until(lambda: coordinator.generation == -1)
+            wire.held = None
+            wire.release.set()
+            await count_of(it, "s-1", 1)
+            await opened(app)
+            assert app.consumer.membership.generation > pinned.generation
+            assert app.consumer.membership.member != pinned.member
+            assert wire.sent.count("Produce") == 2  # the first came to nothing
+
+    asyncio.run(scenario())
+
+
+def test_a_transaction_that_hangs_is_given_up_and_does_not_hold_up_a_rebalance(settings):
+    """Until then other members wait, and none of them works (C3)."""
+
+    async def scenario():
+        it = settings(partitions=2)
+        async with running(it) as first:
+            await opened(first, 4)
+            wire = wire_of(first)
+            wire.held = "EndTxn"
+            await send(it, update("s-1"))
+            await wire.reached.wait()
+            async with running(it) as second:
+                await opened(second, seconds=15)
+                wire.held = None
+                await until(lambda: len(first.cycle.lanes) == 2)
+                await count_of(it, "s-1", 1)
+                await send(it, update("s-1"))
+                await count_of(it, "s-1", 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_beyond_the_position_is_dropped_and_fetched_again(settings):
+    """It was fetched ahead of a seek; taken, it would lose what is between (N3)."""
+
+    async def scenario():
+        it = settings()
+        async with running(it) as app:
+            await opened(app)
+            tp = TP(it.updates_topic, 0)
+            app.consumer.pause_partitions({tp})
+            await send(it, *(update(f"s-{n}") for n in range(10)))
+            app.consumer.go_to(tp, 5)
+            app.consumer.resume_partitions({tp})
+            await until(lambda: len(lane_of(app, it.updates_topic).table) == 10)
+        assert await counts(it) == {f"s-{n}": 1 for n in range(10)}
+
+    asyncio.run(scenario())
+
+
+def test_batches_that_come_while_lanes_are_closed_are_dropped(settings):
+    """They were fetched under an earlier assignment, or before the restore (step 8)."""
+
+    async def scenario():
+        it = settings()
+        async with running(it) as app:
+            await opened(app)
+            tp, lane = source(it), lane_of(app, it.updates_topic)
+            await send(it, update("s-1"))
+            await until(lambda: len(lane.table) == 1)
+            await app.cycle.close()
+            app.cycle.queue(tp, Batch(tp.topic, lane.position(tp.topic), lane.position(tp.topic) + 1, [old(tp)]))
+            assert not any(lane.queued.values())
+            app.tables.recovery.again()
+            await opened(app)
+            await send(it, update("s-1"))
+            await count_of(it, "s-1", 2)
+        assert await counts(it) == {"s-1": 2}
+
+    asyncio.run(scenario())
+
+
+def old(tp):
+    it = update("s-old")
+    return ConsumerRecord(1, 1_795_372_800_000, it.key, it.value, ())

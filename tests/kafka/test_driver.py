@@ -12,7 +12,7 @@ from operator import attrgetter
 import faust
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from faust.types import ConsumerMessage
+from faust.types import TP, ConsumerMessage
 from mode.services import ServiceTask
 
 from tests.kafka.inside import until
@@ -252,7 +252,7 @@ def test_no_batch_of_an_earlier_assignment_is_delivered_and_none_is_missing(kafk
             await asyncio.sleep(0.5)
         for shop in (first, second):
             assert not shop.strange
-            ends = {}
+            ends: dict[tuple[TP, int], int] = {}
             for (tp, batch), generation in zip(shop.seen, shop.generations, strict=True):
                 assert batch.start == ends.get((tp, generation), batch.start)
                 ends[tp, generation] = batch.end
@@ -260,7 +260,7 @@ def test_no_batch_of_an_earlier_assignment_is_delivered_and_none_is_missing(kafk
     asyncio.run(scenario())
 
 
-class Unpacked(faust.Table):
+class Unpacked(faust.Table):  # type: ignore[misc]
     """A stock table that takes the records out of their batches."""
 
     def apply_changelog_batch(self, batch):

@@ -2,15 +2,29 @@
 
 import asyncio
 
+import orjson
 import pytest
 
-from tests.kafka.faults import member
-from tests.kafka.inside import crashed, opened, running, send, settings_for, source, transaction, update
-from tests.kafka.topics import Record, produce
+from tests.kafka.faults import member, wire_of
+from tests.kafka.inside import (
+    count_of,
+    counts,
+    crashed,
+    opened,
+    running,
+    send,
+    settings_for,
+    source,
+    transaction,
+    until,
+    update,
+)
+from tests.kafka.topics import Record, create, produce
 from tests.kafka.topics import send as send_by
 from worker.pipeline.lane import LostRecords
 from worker.runtime.cluster import Cluster
 from worker.runtime.topics import prepare
+from worker.testing import StreamDriver, Update
 
 
 @pytest.fixture
@@ -84,5 +98,141 @@ def test_owners_without_a_name_are_passed_over(settings):
             await cluster.commit(membership, dict.fromkeys(changelogs, (3, "")))
         async with running(it) as app:
             await opened(app)
+
+    asyncio.run(scenario())
+
+
+def snapshot_of(*updates):
+    """Give what a worker would publish for these update records of s-1, last."""
+    driver = StreamDriver(partitions=1)
+    driver.feed(Update(orjson.loads(it.value), key=it.key) for it in updates)
+    last = driver.published("customer-sessions")[-1]
+    return Record(last.key, last.value, tuple(last.headers), timestamp_ms=last.timestamp)
+
+
+def test_what_an_open_transaction_has_read_is_not_read_again(settings):
+    """A dead owner's commit is still on its way: without require_stable its offsets would be missed (O1)."""
+
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        await send(it, update("s-1"), update("s-2"))
+        async with transaction(it) as dead:
+            await send_by(dead, it.sessions_topic, [snapshot_of(update("s-1"))])
+            await dead.send_offsets_to_transaction(dict.fromkeys(sources(it), 0) | {source(it): 1}, it.app_id)
+            async with running(it) as app:
+                await asyncio.sleep(2.5)
+                assert not app.cycle.lanes
+                await dead.commit_transaction()
+                await count_of(it, "s-2", 1)
+                assert (await counts(it))["s-1"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_table_is_restored_to_the_high_watermark_not_to_the_last_stable_offset(settings):
+    """Markers land one by one: the offsets may be stable while the changelog's end is not yet (O1)."""
+
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        async with transaction(it) as late:
+            await send_by(late, it.sessions_topic, [snapshot_of(update("s-1"))])
+            await send(it, update("s-0"))
+            async with (
+                member(it.brokers, it.updates_topic, it.app_id) as membership,
+                Cluster(it.connection()) as cluster,
+            ):
+                await cluster.commit(membership, dict.fromkeys(sources(it), (0, "")))
+            async with running(it) as app:
+                await asyncio.sleep(2.5)
+                assert not app.cycle.lanes
+                await late.commit_transaction()
+                await opened(app)
+                await send(it, update("s-1"))
+                await count_of(it, "s-1", 2)
+
+    asyncio.run(scenario())
+
+
+def sources(settings):
+    return [source(settings, field) for field in ("updates", "rekeyed", "claims", "verdicts")]
+
+
+def test_owners_are_recorded_and_fenced_only_when_they_are_gone(settings):
+    """Who is a member is alive, and would do the same to us for ever (O2)."""
+
+    async def scenario():
+        it = settings(partitions=2)
+        async with Cluster(it.connection()) as cluster:
+            changelogs = [source(it, field, number) for field in ("sessions", "first_sessions") for number in range(2)]
+
+            async def owners():
+                recorded = await cluster.stable_offsets(it.app_id, changelogs)
+                return {tp: (recorded[tp] or (0, ""))[1].split()[0] for tp in changelogs}
+
+            async with running(it) as first:
+                await opened(first, 4)
+                assert set((await owners()).values()) == {first.parts.producer.transactional_id}
+                taps = []
+                async with running(it, lambda app: taps.append(wire_of(app))) as second:
+                    await until(lambda: len(first.cycle.lanes) == len(second.cycle.lanes) == 2)
+                    assert set((await owners()).values()) == {
+                        app.parts.producer.transactional_id for app in (first, second)
+                    }
+                    assert taps[0].sent.count("InitProducerId") == taps[0].sent.count("TxnOffsetCommit") + 1
+            taps.clear()
+            async with running(it, lambda app: taps.append(wire_of(app))) as third:
+                await opened(third, 4)
+                assert taps[0].sent.count("InitProducerId") == 3  # its own, and those of the two that are gone
+
+    asyncio.run(scenario())
+
+
+def test_what_a_dead_owner_left_open_is_ended_at_once(settings):
+    """Not after the transaction timeout, half a minute here (step 4)."""
+
+    async def scenario():
+        it = settings(transaction_timeout_seconds=30)
+        async with running(it) as first:
+            await opened(first)
+            wire = wire_of(first)
+            wire.held = "EndTxn"
+            await send(it, update("s-1"))
+            await wire.reached.wait()
+        async with running(it) as second:
+            await opened(second, seconds=10)
+            await count_of(it, "s-1", 1, seconds=10)
+
+    asyncio.run(scenario())
+
+
+def test_a_lane_whose_topics_are_not_all_assigned_stays_closed(settings, caplog):
+    async def scenario():
+        it = settings(partitions=2)
+        short = {it.claims_topic}
+        await create(it.brokers, *short, partitions=1)
+        await create(it.brokers, *({*it.topology(2).named().values()} - short), partitions=2)
+        async with running(it, topology=it.topology(2)) as app:
+            await until(lambda: app.cycle.lanes)
+            assert sorted((lane.stage.reads[0], lane.partition) for lane in app.cycle.lanes) == sorted(
+                [(it.verdicts_topic, 0), (it.verdicts_topic, 1), (it.claims_topic, 0)]
+            )
+        assert f"Partition 1 of {it.first_sessions_topic} is not opened" in caplog.text
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_is_told_to_stop_while_it_waits_for_a_transaction_stops(settings):
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        async with transaction(it) as open_one:
+            await open_one.send_offsets_to_transaction({source(it): 0}, it.app_id)
+            async with running(it) as app:
+                await until(lambda: app.in_recovery)
+                await asyncio.sleep(0.3)
+                async with asyncio.timeout(3):
+                    await app.stop()
 
     asyncio.run(scenario())

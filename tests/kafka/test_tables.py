@@ -1,11 +1,16 @@
 """Tables restored, kept as standby and kept on disk, on a real broker; T1 to T4 are tables.py's rules."""
 
 import asyncio
+import shutil
+import time
+from random import Random
 
 import pytest
 
 from tests.kafka.inside import count_of, opened, running, send, settings_for, source, until, update
 from tests.kafka.topics import high_watermarks
+from worker.runtime.app import build_app
+from worker.runtime.disk import Folder, OnDisk
 
 
 @pytest.fixture
@@ -42,5 +47,108 @@ def test_a_standby_misses_nothing_and_takes_over(settings):
             await opened(first)
             await send(it, update("s-0"))
             await count_of(it, "s-0", 2)
+
+    asyncio.run(scenario())
+
+
+def test_a_crash_at_any_point_leaves_a_table_on_disk_that_stands_for_its_end(tmp_path):
+    """The folder is copied as a crash would leave it; what was flushed is whole cycles, and the end says which (T3)."""
+    table, random = OnDisk(tmp_path / "table"), Random(7)
+    state: dict[bytes, bytes] = {}
+    states: dict[int | None, dict[bytes, bytes]] = {None: {}}
+    for end in range(1, 200):
+        changes = {b"s-%d" % random.randrange(20): random.choice([b"%d" % end, None]) for _ in range(5)}
+        table.apply(changes, end)
+        state = {key: entry for key, entry in (state | changes).items() if entry is not None}
+        states[end] = state
+        if random.random() < 0.1:
+            table._db.flush()
+        if random.random() < 0.1:
+            copied_as_after_a_crash(tmp_path / "table", tmp_path / f"crash-{end}")
+    table.close()
+    found = set()
+    for folder in tmp_path.glob("crash-*"):
+        left = OnDisk(folder)
+        found.add(left.end)
+        entries = {key: entry for n in range(20) if (entry := left.get(key := b"s-%d" % n)) is not None}
+        assert entries == states[left.end]
+        left.close()
+    assert len(found) > 5
+
+
+def copied_as_after_a_crash(folder, to):
+    """Copy a folder in which RocksDB is at work, again when it removed a file meanwhile."""
+    try:
+        shutil.copytree(folder, to, ignore=shutil.ignore_patterns("LOCK"))
+    except shutil.Error:
+        shutil.rmtree(to)
+        copied_as_after_a_crash(folder, to)
+
+
+def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):
+    table = OnDisk(tmp_path)
+    table.apply({b"s-1": b"1"}, 5)
+    table.close()
+    again = OnDisk(tmp_path)
+    assert (again.end, again.get(b"s-1")) == (5, b"1")
+    again.close()
+
+
+@pytest.mark.parametrize("written", [21 * 60 * 60, -60], ids=["too old", "from the future"])
+def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path, written, caplog):
+    """A topic forgets its tombstones after a day; a clock that was wrong proves nothing (T4)."""
+    table = OnDisk(tmp_path)
+    table.apply({b"s-1": b"1", b"": b"5 %d" % (time.time() - written)})
+    table.close()
+    again = OnDisk(tmp_path)
+    assert (again.end, again.get(b"s-1")) == (None, None)
+    assert "is built anew" in caplog.text
+    again.close()
+
+
+def test_a_table_on_disk_is_not_younger_for_having_been_opened(tmp_path):
+    """Twice a short life within a day, and the tombstones of what happened before would be missed (T4)."""
+    table = OnDisk(tmp_path)
+    table.apply({b"s-1": b"1", b"": b"5 %d" % (time.time() - 19 * 60 * 60)})
+    table.close()
+    table = OnDisk(tmp_path)
+    table.aim(9)
+    table.apply({b"s-2": b"2"}, 7)
+    table.close()
+    assert age(tmp_path) > 18 * 60 * 60
+    table = OnDisk(tmp_path)
+    table.aim(9)
+    table.apply({b"s-3": b"3"}, 9)  # as far as the changelog went
+    table.close()
+    assert age(tmp_path) < 60
+
+
+def age(folder):
+    table = OnDisk(folder)
+    _end, written = (table.get(b"") or b"").split()
+    table._db.close()
+    return time.time() - int(written)
+
+
+def test_workers_on_one_machine_take_folders_of_their_own(tmp_path):
+    first, second = Folder(tmp_path), Folder(tmp_path)
+    assert first.path != second.path
+    first.close()
+    third = Folder(tmp_path)
+    assert third.path == first.path
+    second.close()
+    third.close()
+
+
+@pytest.mark.parametrize(("low", "high", "start"), [(0, 9, 5), (6, 9, 6), (0, 4, 0), (5, 5, 5)])
+def test_a_table_that_its_changelog_does_not_lead_on_from_is_built_anew(settings, low, high, start):
+    """Because what followed it was deleted, or because the topic is another by now (T4)."""
+
+    async def scenario():
+        app = build_app(settings(), settings().topology(1))
+        store = app.tables["sessions"].data
+        store.partition(0).apply({b"s-1": b"1"}, 5)
+        assert store.begin(0, low, high) == start
+        assert store.partition(0).get(b"s-1") == (b"1" if start == 5 else None)
 
     asyncio.run(scenario())

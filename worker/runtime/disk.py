@@ -58,6 +58,8 @@ class OnDisk:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.end: int | None = None
+        self._written = 0.0
+        self._high = float("inf")
         try:
             self._open()
         except Exception as error:  # noqa: BLE001 (RocksDB has no exception of its own)
@@ -65,7 +67,7 @@ class OnDisk:
             self._remove()
             self._open()
         if self.end is not None and not 0 <= time.time() - self._written < _STALE_SECONDS:
-            log.warning("%s was not written for too long and is built anew", folder)
+            log.warning("%s was not up to date for too long and is built anew", folder)
             self.clear()
 
     def get(self, key: bytes, /) -> bytes | None:
@@ -77,8 +79,12 @@ class OnDisk:
             raise Damaged(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
         return entry
 
+    def aim(self, high: int) -> None:
+        """Take the table for up to date from *high* on, where its changelog ends now."""
+        self._high = high
+
     def apply(self, changes: Mapping[bytes, bytes | None], end: int | None = None) -> None:
-        """Write changes and what the table stands for then, all or nothing."""
+        """Write changes and what the table stands for then, and when it was up to date last, all or nothing."""
         batch = WriteBatch(raw_mode=True)
         for key, entry in changes.items():
             if entry is None:
@@ -86,7 +92,9 @@ class OnDisk:
             else:
                 batch.put(key, entry)
         if end is not None:
-            batch.put(_END, b"%d %d" % (end, time.time()))
+            if end >= self._high:
+                self._written = time.time()
+            batch.put(_END, b"%d %d" % (end, self._written))
         self._db.write(batch, self._unlogged)
         self.end = self.end if end is None else end
 
@@ -115,7 +123,7 @@ class OnDisk:
         except Exception:
             self._db.close()  # it is locked as long as it is open
             raise
-        self.end, self._written = (int(end), int(written)) if int(end) >= 0 else (None, 0)
+        self.end, self._written = (int(end), int(written)) if int(end) >= 0 else (None, time.time())
 
     def _remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -10,7 +10,7 @@ T2. Who opens a lane over a partition checks that its end has reached the high w
 T3. A lane's cycle changes the table and its end at once, after the commit was answered. On disk that is one write, so a
     crash at any point leaves a table that stands for its end, or for more; restoring from there makes both the same.
 T4. What is on disk is worth keeping only while the changelog still tells all that happened since. Where the changelog
-    begins behind the end, or the end is older than tombstones are kept, the partition is built anew.
+    begins behind the end, or the table was up to date longer ago than tombstones are kept, the partition is built anew.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,6 +31,9 @@ class Kept(LaneTable[bytes, bytes], Protocol):
     end: int | None
     """Where its changelog has to be read on from; None as long as nothing is known of it."""
 
+    def aim(self, high: int) -> None:
+        """Take it for up to date from *high* on, where its changelog ends now."""
+
     def clear(self) -> None:
         """Forget everything."""
 
@@ -40,6 +43,9 @@ class Kept(LaneTable[bytes, bytes], Protocol):
 
 class InMemory(MemoryTable[bytes, bytes]):
     """A partition in memory."""
+
+    def aim(self, high: int) -> None:
+        """Be as young as the process."""
 
     def clear(self) -> None:
         """Forget everything."""
@@ -75,8 +81,10 @@ class Partitions(Store):
                     self.table.name, number, kept.end, low, high,
                 )  # fmt: skip
                 kept.clear()
+            kept.aim(high)
             kept.apply({}, low)
             return low
+        kept.aim(high)
         return kept.end
 
     def persisted_offset(self, tp: TP) -> int | None:
