@@ -124,7 +124,7 @@ def frail(tmp_path):
 
 def test_a_worker_waits_for_a_broker_at_its_start_and_goes_on_when_one_is_killed_and_comes_back(frail, tmp_path):
     async def scenario():
-        with Crew(frail.bootstrap_servers, tmp_path) as it:
+        with Crew(frail.bootstrap_servers, tmp_path, transaction_timeout_seconds=1) as it:
             frail.kill(0)
             worker = it.start()
             await worker.says("does not answer, trying on")
