@@ -17,7 +17,6 @@ from worker.domain.model import Rules
 from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 
-KAFKA = os.environ["SESSION_WORKER_BROKERS"]
 GROUP: dict[str, Any] = {
     "group_id": "session-worker",
     "auto_offset_reset": "earliest",
@@ -29,13 +28,14 @@ NUMBER = 40
 
 
 async def work(mistake: str) -> None:
+    kafka = os.environ["SESSION_WORKER_BROKERS"]
     replay, number = Replay(Rules()), 0
     names = replay.topology
-    await create(KAFKA, names.sessions, names.rejections, names.dry_runs, partitions=PARTITIONS)
-    await create(KAFKA, names.updates, partitions=PARTITIONS, max_message_bytes="2000000")
+    await create(kafka, names.sessions, names.rejections, names.dry_runs, partitions=PARTITIONS)
+    await create(kafka, names.updates, partitions=PARTITIONS, max_message_bytes="2000000")
     async with (
-        AIOKafkaConsumer(bootstrap_servers=KAFKA, **GROUP) as consumer,
-        AIOKafkaProducer(bootstrap_servers=KAFKA, max_request_size=2_000_000) as producer,
+        AIOKafkaConsumer(bootstrap_servers=kafka, **GROUP) as consumer,
+        AIOKafkaProducer(bootstrap_servers=kafka, max_request_size=2_000_000) as producer,
     ):
         consumer.assign([TopicPartition(names.updates, partition) for partition in range(PARTITIONS)])
         while True:

@@ -1,4 +1,4 @@
-"""Lanes and overlays: the invariants N1 to N5 of their theory of operation, and a ledger that runs full."""
+"""Lanes and overlays: the invariants N1 to N6 of their theory of operation, and a ledger that runs full."""
 
 import pytest
 from msgspec import structs
@@ -144,6 +144,76 @@ class TestOverlay:
         assert cycle(limited, limit=2).offsets()[UPDATES] == (2, "")
         assert cycle(limited, limit=9).offsets()[UPDATES] == (5, "")
         assert not limited.has_work()
+
+    def test_what_was_not_done_is_folded_in_portions_too_and_before_anything_new(self):
+        """N4"""
+        opened = lane(Ledger(3, {0: True, 1: False, 2: False}))
+        values = [record(0, WITH_PROFILE), *(record(offset) for offset in range(1, 4))]
+        opened.queue(batch(0, 4, *values))
+        for _portion in range(3):
+            assert cycle(opened, limit=1).ledgers[UPDATES].next == 3
+        assert cycle(opened, limit=1).ledgers[UPDATES].next == 4
+        assert not opened.has_work()
+
+    def test_a_topic_read_over_markers_alone_has_moved_until_that_is_committed(self):
+        moved = lane()
+        assert not moved.has_moved()
+        moved.queue(batch(0, 2))
+        assert (moved.has_work(), moved.has_moved()) == (False, True)
+        assert cycle(moved).offsets()[UPDATES] == (2, "")
+        assert not moved.has_moved()
+
+
+class TestOverAnother:
+    """N6: a cycle is folded over one whose commit is not answered yet."""
+
+    def filled(self) -> Lane:
+        full = lane()
+        values = [b'{"customerSession": {"attributes": {"n": %d}}}' % number for number in range(6)]
+        full.queue(batch(0, 6, *(record(offset, value) for offset, value in enumerate(values))))
+        return full
+
+    def test_both_adopted_in_order_come_to_the_same_as_one_after_the_other(self):
+        plain, overlaid = self.filled(), self.filled()
+        first, second = cycle(plain, 2), cycle(plain, 3)
+        below = Overlay(overlaid)
+        assert below.run(2) == 2
+        above = Overlay(overlaid, below)
+        assert above.run(2) == 2
+        below.adopt(7)
+        assert above.run(1) == 1  # it goes on where it was, though what lay below is taken from the queue
+        above.adopt(9)
+        assert (below.out, above.out) == (first.out, second.out)
+        assert above.offsets() == second.offsets()
+        assert (overlaid.table, [it.offset for it in overlaid.queued[UPDATES]]) == (plain.table, [5])
+
+    def test_dropped_with_the_one_below_it_leaves_no_trace(self):
+        kept = self.filled()
+        below = Overlay(kept)
+        below.run(2)
+        above = Overlay(kept, below)
+        above.run(2)
+        assert cycle(kept).out == cycle(self.filled()).out
+
+    def test_dropped_alone_it_is_folded_again_over_what_was_adopted(self):
+        kept, plain = self.filled(), self.filled()
+        below = Overlay(kept)
+        below.run(2)
+        Overlay(kept, below).run(2)
+        below.adopt()
+        cycle(plain, 2)
+        assert cycle(kept).out == cycle(plain).out
+
+    def test_what_was_not_done_is_not_taken_twice(self):
+        again = lane(Ledger(2, {0: True, 1: False}))
+        again.queue(batch(0, 3, record(0, WITH_PROFILE), record(1), record(2)))
+        below = Overlay(again)
+        assert below.run(1) == 1
+        above = Overlay(again, below)
+        assert above.run(9) == 2
+        below.adopt()
+        above.adopt()
+        assert (again.ledgers[UPDATES].next, again.again, again.has_work()) == (3, {}, False)
 
 
 class TestFullLedger:

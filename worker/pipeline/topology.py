@@ -92,7 +92,11 @@ class Topology:
     v1: str | None = None
 
     def named(self) -> dict[str, str]:
-        """Give the name of each topic that has one, by the field of TOPICS."""
+        """Give the name of each topic that has one, by the field of TOPICS.
+
+        >>> Topology(partitions=8).named()["sessions"], "v1" in Topology(partitions=8).named()
+        ('customer-sessions', False)
+        """
         return {field: name for field in TOPICS if (name := getattr(self, field))}
 
     def home(self, key: bytes, partition: int) -> int:
