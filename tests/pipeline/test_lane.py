@@ -187,6 +187,16 @@ class TestOverAnother:
         assert above.offsets() == second.offsets()
         assert (overlaid.table, [it.offset for it in overlaid.queued[UPDATES]]) == (plain.table, [5])
 
+    def test_once_that_is_adopted_it_lies_over_the_lane_alone(self):
+        """Else each would keep the one below it, and that the one below, for ever."""
+        kept = self.filled()
+        below = Overlay(kept)
+        below.run(2)
+        above = Overlay(kept, below)
+        below.adopt()
+        kept.table.apply({b"s-1": None})
+        assert above.table.get(b"s-1") is None
+
     def test_dropped_with_the_one_below_it_leaves_no_trace(self):
         kept = self.filled()
         below = Overlay(kept)
