@@ -6,10 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from worker.domain.model import Rejection, Request, Rules
+from worker.domain.model import Rejection
 from worker.domain.profile import Claim
-from worker.domain.request import read
-from worker.domain.session import Folded, fold
 from worker.pipeline import wire
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, Origin, VerdictMessage
 
@@ -70,53 +68,6 @@ def test_the_changelog_gives_the_table_entry_back():
     assert wire.stored(ConsumerRecord(0, 0, b"s-1", b"{}", private)) == wire.pack(b"{}", b"remembered")
     assert wire.stored(ConsumerRecord(0, 0, b"s-1", b"{}")) == b"{}"
     assert wire.stored(ConsumerRecord(0, 0, b"s-1", None)) is None
-
-
-def test_the_session_that_was_written_is_not_decoded_again():
-    recent, session = wire.Recent(), {"updateCount": 1}
-    recent.keep(b"s-1", b'{"updateCount":1}', session)
-    assert recent.decode(b"s-1", b'{"updateCount":1}') is session
-
-
-@pytest.mark.parametrize(("key", "count"), [(b"s-1", 2), (b"s-2", 1)])
-def test_another_snapshot_or_session_than_the_one_written_is_decoded(key, count):
-    recent = wire.Recent()
-    recent.keep(b"s-1", b'{"updateCount":1}', {"updateCount": "never to be seen"})
-    assert recent.decode(key, b'{"updateCount":%d}' % count) == {"updateCount": count}
-
-
-def test_the_sessions_written_last_are_remembered_up_to_a_number_of_bytes():
-    recent, session = wire.Recent(), {"a": "x" * 10_000}
-    snapshot = wire.encode(session)
-    for number in range(1000):
-        recent.keep(b"%d" % number, snapshot, session)
-    remembered = [number for number in range(1000) if recent.decode(b"%d" % number, snapshot) is session]
-    assert remembered == list(range(1000 - len(remembered), 1000))
-    assert 1 << 20 < len(remembered) * len(snapshot) < 1 << 21
-
-
-NUMBERS = (
-    st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from((-0.0, 1e22))
-)
-
-
-@given(st.dictionaries(st.text(max_size=3), NUMBERS | st.text(max_size=3) | st.lists(NUMBERS | st.none(), max_size=3)))
-def test_a_session_that_is_folded_is_the_one_that_its_snapshot_says(attributes):
-    item = {
-        "sku": "a",
-        "quantity": 2.0,
-        "price": -0.0,
-        "weight": 3,
-        "attributes": attributes,
-        "prices": 5,
-        "name": None,
-    }
-    value = {"customerSession": {"cartItems": [item], "additionalCosts": {"c": {"price": 7}}, "attributes": attributes}}
-    request = read(orjson.dumps(value), b"s-1", 0, Rules())
-    assert isinstance(request, Request)
-    folded = fold(None, request, 1, Rules())
-    assert isinstance(folded, Folded)
-    assert repr(wire.decode(wire.encode(folded.session))) == repr(folded.session)
 
 
 def test_only_the_field_first_session_is_rewritten():

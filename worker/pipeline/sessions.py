@@ -27,15 +27,7 @@ from worker.domain.session import Folded, fold, v1_view
 from worker.pipeline import wire
 from worker.pipeline.lane import Arrival, Overlay, Pending
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import (
-    ClaimMessage,
-    ConsumerRecord,
-    Origin,
-    ProducerRecord,
-    Recent,
-    SnapshotHeaders,
-    VerdictMessage,
-)
+from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
 
 
 class Sessions:
@@ -47,7 +39,6 @@ class Sessions:
         self.reads = (topology.verdicts, topology.rekeyed, topology.updates)
         self.parks = frozenset((topology.rekeyed, topology.updates))
         self._headers = SnapshotHeaders(rules.application_id)
-        self._recent = Recent()
 
     def fold(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> None:
         """Fold an update record, a stray that was sent home, or a verdict."""
@@ -115,7 +106,7 @@ class Sessions:
                 self._refuse(overlay, value, origin, Rejection("event_id_reused", "/eventId", message))
                 return False
             events = wire.remember(events, event)
-        session = self._recent.decode(key, snapshot) if snapshot is not None else None
+        session = wire.decode(snapshot) if snapshot is not None else None
         session_id = origin.session_id if session is None else session["id"]
         folded = fold(session, request, session_id, self.rules)
         if isinstance(folded, Rejection):
@@ -233,7 +224,6 @@ class Sessions:
             overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, origin.timestamp, headers))
             return
         overlay.table.put(key, wire.pack(snapshot, events))
-        self._recent.keep(key, snapshot, folded.session)
         overlay.counts[folded.event] += 1
         headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
         self._send(overlay, key, snapshot, folded.session, origin.timestamp, headers)

@@ -152,36 +152,6 @@ def decode(snapshot: bytes) -> Session:
     return session
 
 
-class Recent:
-    """Remembers the sessions that were written last, so that they need not be decoded for their next record.
-
-    What it gives is what the snapshot's bytes say, compared every time; so it cannot be wrong, whatever became of the
-    cycle that wrote them. Nobody may change a session that it holds. It is 0.2 µs where decoding 740 bytes takes 1.7.
-    """
-
-    __slots__ = ("_before", "_bytes", "_last")
-
-    def __init__(self) -> None:
-        self._last: dict[bytes, tuple[bytes, Session]] = {}
-        self._before: dict[bytes, tuple[bytes, Session]] = {}
-        self._bytes = 0
-
-    def decode(self, key: bytes, snapshot: bytes) -> Session:
-        """Read a snapshot's value that this worker wrote for the session of *key*."""
-        known = self._last.get(key) or self._before.get(key)
-        return known[1] if known is not None and known[0] == snapshot else decode(snapshot)
-
-    def keep(self, key: bytes, snapshot: bytes, session: Session) -> None:
-        """Remember that *snapshot* is how *session* is written; the oldest half goes when there are too many bytes."""
-        self._bytes += len(snapshot)
-        if self._bytes > _RECENT_BYTES:
-            self._before, self._last, self._bytes = self._last, {}, len(snapshot)
-        self._last[key] = snapshot, session
-
-
-_RECENT_BYTES: Final = 1 << 20
-"""Decoded, a session is about seven times as large."""
-
 _FIRST: Final = b'"firstSession":true,"updateCount":'
 _NOT_FIRST: Final = b'"firstSession":false,"updateCount":'
 
