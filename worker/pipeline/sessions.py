@@ -87,7 +87,7 @@ class Sessions:
 
     def _apply(self, overlay: Overlay, arrival: Arrival, entry: bytes | None) -> bool:
         """Fold an arrival into its session, the table's *entry*; tell whether it has to wait for a verdict."""
-        key, origin, value, request = arrival.key, arrival.origin, arrival.value, arrival.request
+        origin, value, request = arrival.origin, arrival.value, arrival.request
         if _stands_alone(request):
             entry = None
         snapshot, events = wire.unpack(entry) if entry is not None else (None, b"")
