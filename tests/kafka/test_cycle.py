@@ -262,6 +262,23 @@ def test_a_commit_of_a_worker_that_woke_from_a_freeze_is_refused(settings):
     asyncio.run(scenario())
 
 
+def test_the_generation_is_the_one_of_the_opening_whatever_the_client_has_by_now(settings):
+    """A commit with -1 and no member id is one that no coordinator refuses, and Membership no more sends (D5)."""
+
+    async def scenario():
+        it = settings()
+        async with running(it) as app:
+            await opened(app)
+            coordinator = app.consumer._thread._consumer._coordinator
+            had = coordinator.generation, coordinator.member_id
+            coordinator.generation, coordinator.member_id = -1, ""
+            await send(it, update("s-1"))
+            await until(lambda: len(lane_of(app, it.updates_topic).table) == 1, 5)
+            coordinator.generation, coordinator.member_id = had
+
+    asyncio.run(scenario())
+
+
 def test_a_transaction_that_hangs_is_given_up_and_does_not_hold_up_a_rebalance(settings):
     """Until then other members wait, and none of them works (C3)."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import inspect
+import tempfile
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from importlib import import_module
@@ -35,6 +36,7 @@ class Shop:
             web_enabled=False,
             broker_session_timeout=6,
             broker_heartbeat_interval=1,
+            datadir=tempfile.mkdtemp(),
             **settings,
         )
         self.topic = self.app.topic(topic, schema=AsFetched())
@@ -372,6 +374,7 @@ REVIEW = {
     "faust.tables.base:Collection._new_store": "914a2bda605d",
     "faust.tables.base:Collection.apply_changelog_batch": "b980a78d3ae9",
     "faust.tables.base:Collection.on_rebalance": "0812ad692171",
+    "faust.app.base:App._create_directories": "a9f571c3b04a",
     "faust.app.base:App._on_partitions_assigned": "de932b7927db",
     "faust.app.base:App._on_partitions_revoked": "d5c895bbe57d",
     "faust.app.base:App._stop_consumer": "55854a5de12c",

@@ -100,6 +100,9 @@ class App(faust.App):
     async def _on_revoked(self, *_: object, **__: object) -> None:
         await self.cycle.close()
 
+    def _create_directories(self) -> None:
+        """Make no folders for Faust's own stores: nothing is kept in them."""
+
     def _open_again(self) -> None:
         opening: Opening = self.tables.recovery
         opening.again()
