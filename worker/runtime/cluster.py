@@ -260,12 +260,13 @@ class Cluster:
                 for partition, _offset, _epoch, _metadata, code, _row_tags in rows:
                     yield code, f"{topic}[{partition}] of {group}"
 
+        what = f"reading the offsets of {group} (if a transaction holds them for long: kafka-transactions.sh find-hanging)"
         response = await self.coordinate(
             CoordinationType.GROUP,
             group,
             OffsetFetchRequest(group, topics, require_stable=True),
             errors,
-            Backoff(f"reading the offsets of {group}"),
+            Backoff(what),
         )
         return {
             TopicPartition(topic, partition): None if offset == _NO_OFFSET else (offset, metadata or "")
