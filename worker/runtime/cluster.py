@@ -260,7 +260,9 @@ class Cluster:
                 for partition, _offset, _epoch, _metadata, code, _row_tags in rows:
                     yield code, f"{topic}[{partition}] of {group}"
 
-        what = f"reading the offsets of {group} (if a transaction holds them for long: kafka-transactions.sh find-hanging)"
+        what = (
+            f"reading the offsets of {group} (if a transaction holds them for long: kafka-transactions.sh find-hanging)"
+        )
         response = await self.coordinate(
             CoordinationType.GROUP,
             group,
