@@ -278,7 +278,7 @@ def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
         if not scaled:
             item["price"] = 0.0
         item_total += scaled * quantity
-        if not item.keys() <= _PLAIN_FIELDS or item.get("name", "") is None or item.get("category", "") is None:
+        if len(item) != 6 + (item.get("name") is not None) + (item.get("category") is not None):
             costs, unfit = _read_rare(item)
             if unfit:
                 return _NO_CART, 0, f"/customerSession/cartItems/{position}{unfit}"
@@ -287,10 +287,6 @@ def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
 
 
 _NO_CART = Cart([], 0, 0)
-_PLAIN_FIELDS = frozenset(
-    ("sku", "quantity", "price", "name", "category", "position", "returnedQuantity", "remainingQuantity")
-)
-"""An item with no other fields, and no nulls in these, needs no second look."""
 
 
 def _read_rare(item: dict[str, Any]) -> tuple[int, str]:
@@ -349,7 +345,8 @@ def _out_of_range(pointer: str) -> Rejection:
 _PAIRS = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _LONE = re.compile(r"\\u[dD][89a-fA-F]")
 _TO_BRACES = bytes.maketrans(b"[]", b"{}")
-_NO_MARKS = bytes(set(range(256)) - set(b"[{NIfy"))
+_N, _I = b"NI"
+_NO_MARKS = bytes(set(range(256)) - set(b"[{NI"))
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -388,8 +385,8 @@ def _is_doubtful(value: bytes) -> bool:
     marks = value.translate(None, _NO_MARKS)
     return (
         (len(marks) > MAX_DEPTH and _is_nested_too_deep(value))
-        or (b"N" in marks and b"NaN" in value)
-        or (b"Ify" in marks and b"Infinity" in value)
+        or (_N in marks and b"NaN" in value)
+        or (_I in marks and b"Infinity" in value)
     )
 
 

@@ -188,11 +188,12 @@ def _write_totals(session: Session, request: Request) -> Rejection | None:
     if cost_total is None:
         cost_total = total_nanos(session["additionalCostTotal"])
     total = item_total + cost_total + item_cost_total
-    for name, nanos in zip(_TOTALS, (total, item_total, cost_total, item_cost_total), strict=True):
-        session[name] = written = amount(nanos)
-        if written is None:
-            message = f"{name} would need more than {MAX_DIGITS} significant digits."
-            return Rejection("number_out_of_range", "/customerSession", message)
+    written = amount(total), amount(item_total), amount(cost_total), amount(item_cost_total)
+    if None in written:
+        message = f"{_TOTALS[written.index(None)]} would need more than {MAX_DIGITS} significant digits."
+        return Rejection("number_out_of_range", "/customerSession", message)
+    session["total"], session["cartItemTotal"] = written[:2]
+    session["additionalCostTotal"], session["cartItemAdditionalCostTotal"] = written[2:]
     return None
 
 

@@ -106,7 +106,7 @@ class Sessions:
                 self._refuse(overlay, value, origin, Rejection("event_id_reused", "/eventId", message))
                 return False
             events = wire.remember(events, event)
-        session = wire.decode(snapshot) if snapshot is not None else None
+        session = wire.decode(snapshot, cart=request.kind == "return") if snapshot is not None else None
         session_id = origin.session_id if session is None else session["id"]
         folded = fold(session, request, session_id, self.rules)
         if isinstance(folded, Rejection):
