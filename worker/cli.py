@@ -1,6 +1,7 @@
 """The command line: `session-worker`, the same as `python -m worker`."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -26,6 +27,9 @@ from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
 from worker.settings import Settings, WrongSetting, example_file, in_force, load
 
+_COLLECTED_EVERY = 50_000
+"""Objects made and not freed before garbage is looked for: what records are made of has no cycles."""
+
 
 class BadInput(click.ClickException):
     """What the user gave is wrong; one line says what."""
@@ -37,6 +41,7 @@ class BadInput(click.ClickException):
 @click.version_option(package_name="session-worker")
 def main() -> None:
     """Fold session-update records of shops into exact CustomerSessionV2 snapshots."""
+    gc.set_threshold(_COLLECTED_EVERY)
 
 
 @main.command()

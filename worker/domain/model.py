@@ -107,7 +107,9 @@ def instant(milliseconds: int) -> str:
     '1970-01-01T00:00:00.000Z'
     """
     seconds, rest = divmod(milliseconds, 1000)
-    return f"{_to_the_second(seconds)}.{rest:03}Z" if 0 <= milliseconds <= LATEST_MILLISECONDS else _nearest(milliseconds)
+    return (
+        f"{_to_the_second(seconds)}.{rest:03}Z" if 0 <= milliseconds <= LATEST_MILLISECONDS else _nearest(milliseconds)
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -201,28 +201,23 @@ class Cycle(Service):
         deadline = time.monotonic() + FOLD_SECONDS
         membership, pending = self._membership, self._pending
         below = {overlay.lane: overlay for overlay in pending.overlays} if pending else {}
+        lanes = [lane for lane in self._turns if lane.has_work() or lane.has_moved()]
+        going = deque(Overlay(lane, below.get(lane)) for lane in lanes)
         overlays: list[Overlay] = []
-        going: list[Overlay] = []
-        self._is_cut = False
-        for lane in tuple(self._turns):
-            if lane.has_work() or lane.has_moved():
-                overlay = Overlay(lane, below.get(lane))
-                if overlay.run(_PORTION):
-                    going.append(overlay)
-                elif lane in below or not lane.has_moved():
-                    continue
+        turn = 0
+        while going and time.monotonic() < deadline:
+            overlay = going.popleft()
+            if folded := overlay.run(_PORTION):
+                going.append(overlay)
+            if turn < len(lanes) and (folded or (overlay.lane not in below and overlay.lane.has_moved())):
                 overlays.append(overlay)
-                if time.monotonic() >= deadline:
-                    self._is_cut = True
-                    break
-        self._turns.rotate(-len(overlays))
-        while going and not self._is_cut:
+            turn += 1
             if pending is not None:
                 await asyncio.sleep(0)  # its requests and answers go on meanwhile
                 if self._membership is not membership:
                     return []
-            going = [overlay for overlay in going if overlay.run(_PORTION)]
-            self._is_cut = time.monotonic() >= deadline
+        self._is_cut = bool(going)
+        self._turns.rotate(-len(overlays))
         return overlays
 
     def _send(self, overlays: list[Overlay], membership: Membership) -> "_Pending":
