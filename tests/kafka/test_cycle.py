@@ -122,16 +122,18 @@ def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_
 class Failing(InMemory):
     """A partition of a table on a slow disk, which is gone as soon as a test says so."""
 
-    is_gone = False
+    def __init__(self):
+        super().__init__()
+        self.is_gone = lambda: False
 
     def get(self, key, /):  # type: ignore[override]
         time.sleep(0.0001)
-        if self.is_gone:
+        if self.is_gone():
             raise OSError("the disk is gone")
         return super().get(key)
 
     def apply(self, changes, end=None):
-        if self.is_gone and changes:
+        if self.is_gone() and changes:
             raise OSError("the disk is gone")
         super().apply(changes, end)
 
@@ -148,17 +150,12 @@ def kept_in(opener):
 def test_a_fold_that_fails_while_a_commit_is_under_way_ends_the_worker(settings):
     """The disk is slow enough for the first cycle to leave records to the next."""
 
-    class _FailingAbovePending(Failing):
-        @property
-        def is_gone(self):
-            return self.app.cycle._pending is not None
-
     async def scenario():
-        it, table = settings(), _FailingAbovePending()
+        it, table = settings(), Failing()
         await prepare(it)
         await send(it, *(update(f"s-{n}") for n in range(20_000)))
         async with running(it, kept_in(lambda _number: table)) as app:
-            table.app = app
+            table.is_gone = lambda: app.cycle._pending is not None
             wire_of(app).held = "AddPartitionsToTxn"
             assert isinstance(await crashed(app), OSError)
             async with asyncio.timeout(8):
@@ -176,7 +173,7 @@ def test_a_table_that_cannot_be_restored_ends_the_worker(settings):
             await opened(app)
             await send(it, update("s-1"))
             await count_of(it, "s-1", 1)
-        table.is_gone = True
+        table.is_gone = lambda: True
         async with running(it, kept_in(lambda _number: table)) as app:
             assert isinstance(await crashed(app, 8), OSError)
 

@@ -162,7 +162,7 @@ def decode(snapshot: bytes, *, cart: bool = True) -> Session:
 
 
 _WITHOUT_CART: Final = Decoder(
-    TypedDict("_WithoutCart", {name: Raw if name == "cartItems" else Any for name in SNAPSHOT_FIELDS}, total=False)  # type: ignore[misc]
+    TypedDict("_WithoutCart", {name: Raw if name == "cartItems" else Any for name in SNAPSHOT_FIELDS}, total=False)  # type: ignore[operator]
 )
 
 
