@@ -106,25 +106,20 @@ def instant(milliseconds: int) -> str:
     >>> instant(-1)
     '1970-01-01T00:00:00.000Z'
     """
-    seconds, rest = divmod(milliseconds, 1000)
-    return (
-        f"{_to_the_second(seconds)}.{rest:03}Z" if 0 <= milliseconds <= LATEST_MILLISECONDS else _nearest(milliseconds)
-    )
+    hours, rest = divmod(milliseconds, HOUR_MILLISECONDS)
+    if not 0 <= milliseconds <= LATEST_MILLISECONDS:
+        return instant(0 if milliseconds < 0 else LATEST_MILLISECONDS)
+    return f"{to_the_hour(hours)}{_OF_AN_HOUR[rest // 1000]}.{rest % 1000:03}Z"
 
 
-@lru_cache(maxsize=4096)
-def _to_the_second(seconds: int) -> str:
-    return (EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
-
-
-def _nearest(milliseconds: int) -> str:
-    return instant(0 if milliseconds < 0 else LATEST_MILLISECONDS)
+_OF_AN_HOUR = tuple(f":{minute:02}:{second:02}" for minute in range(60) for second in range(60))
 
 
 @lru_cache(maxsize=4096)
 def to_the_hour(hours: int) -> str:
     """Write *hours* since 1970 without the end of an instant; it sorts before every instant in that hour."""
-    return instant(hours * HOUR_MILLISECONDS)[:13]
+    moment = EPOCH + timedelta(hours=min(max(hours, 0), LATEST_MILLISECONDS // HOUR_MILLISECONDS))
+    return moment.isoformat()[:13]
 
 
 def to_instant(text: str) -> str:
