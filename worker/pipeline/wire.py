@@ -139,8 +139,10 @@ def stored(record: ConsumerRecord) -> bytes | None:
     """Give the table entry that a record of the changelog stands for; None for a tombstone."""
     if record.value is None:
         return None
-    events = [value for name, value in record.headers if name == _EVENTS]
-    return pack(record.value, events[-1] if events else b"")
+    for name, events in reversed(record.headers):
+        if name == _EVENTS:
+            return pack(record.value, events)
+    return record.value
 
 
 def encode(session: Session | SnapshotV1) -> bytes:

@@ -288,9 +288,10 @@ def _take(fetcher: Fetcher, active: Collection[TP]) -> dict[TP, Batch]:
         fetched = result._partition_records
         if result.check_assignment(tp):  # the position is still where this was fetched
             fetched._consumer_record = _record
-            start, records, end = fetched.next_fetch_offset, result.getall(), fetched.next_fetch_offset
-            if end > start:
-                batches[TP(*tp)] = Batch(tp.topic, start, end, records)
+            start, records = fetched.next_fetch_offset, list(fetched._records_iterator)
+            result._update_position()
+            if fetched.next_fetch_offset > start:
+                batches[TP(*tp)] = Batch(tp.topic, start, fetched.next_fetch_offset, records)
     return batches
 
 

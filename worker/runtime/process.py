@@ -1,6 +1,7 @@
 """Runs a worker as a process: from connecting to the exit status."""
 
 import asyncio
+import ctypes
 import logging
 import signal
 from contextlib import suppress
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 FATAL = (Exception,)
 """What may end a worker; the message of each says why."""
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT_BYTES = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 128 << 20}
 _RETRY_SECONDS = 1.0
 _REPEAT_SECONDS = 60.0
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -56,7 +59,16 @@ def configure_logging() -> None:
 
 def run(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT; raises what ends it otherwise."""
+    _keep_freed_memory()
     asyncio.run(_run(settings))
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next fetch: to return it and get it again is a fifth of a restore's time."""
+    with suppress(AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, size in _KEPT_BYTES.items():
+            mallopt(parameter, size)
 
 
 async def _run(settings: Settings) -> None:
