@@ -10,6 +10,7 @@ broker of its own, since topics that were left behind cost it time.
   and keeps nothing.
 - restore: a new worker over the output of that, as its log tells it.
 - latency: from a producer's send to a read_committed consumer's receipt, at a steady rate; and the worker's share of a core.
+  Then the same with records that all have to ask whether theirs is the profile's first session.
 - idle: the share of a core that a worker takes with 200 empty partitions.
 """
 
@@ -90,8 +91,11 @@ class Load(NamedTuple):
     records: list[tuple[bytes, bytes]]
 
     @classmethod
-    def of(cls, count: int, sessions: int) -> "Load":
-        """Make records of the design's kind: carts of 2 to 6 items that are replaced."""
+    def of(cls, count: int, sessions: int, profiles: int = 0) -> "Load":
+        """Make records of the design's kind: carts of 2 to 6 items that are replaced.
+
+        With *profiles*, every session has one: the first record of each has to ask for it.
+        """
         chance = random.Random(7)
         made = []
         for number in range(count):
@@ -107,6 +111,8 @@ class Load(NamedTuple):
                 for _ in range(chance.randrange(2, 7))
             ]
             cart = {"storeIntegrationId": "store-08", "attributes": {"register": 5}, "cartItems": items}
+            if profiles:
+                cart["profileId"] = f"profile-{number % profiles:06d}"
             made.append((key.encode(), orjson.dumps({"type": "update", "integrationId": key, "customerSession": cart})))
         return cls(made)
 
@@ -224,9 +230,10 @@ def restored(log: str) -> str:
     return next(line.partition("Restored ")[2] for line in log.splitlines() if "Restored " in line)
 
 
-async def latency(rate: int, seconds: int) -> None:
-    """Send at a steady rate, and match what comes out by its ce_id."""
-    load = Load.of(rate * seconds, 5_000)
+async def latency(rate: int, seconds: int, *, with_profile: bool) -> None:
+    """Send at a steady rate, and match what comes out by its ce_id; *with_profile*, all of it has to ask."""
+    count = rate * seconds
+    load = Load.of(count, count, 1_000) if with_profile else Load.of(count, 5_000)
     with broker() as kafka:
         await topics(kafka)
         worker = Worker(kafka)
@@ -261,8 +268,9 @@ async def latency(rate: int, seconds: int) -> None:
         worker.stop()
         settled = took[rate * 2 :]
         p = statistics.quantiles(settled, n=1000)
+        what = "records/s, each with a profile to ask for" if with_profile else "records/s"
         console.print(
-            f"{rate} records/s: p50 {p[499] * 1000:.0f} ms, p99 {p[989] * 1000:.0f} ms, p99.9 {p[998] * 1000:.0f} ms; {share:.1%} of a core"
+            f"{rate} {what}: p50 {p[499] * 1000:.0f} ms, p99 {p[989] * 1000:.0f} ms, p99.9 {p[998] * 1000:.0f} ms; {share:.1%} of a core"
         )
 
 
@@ -290,7 +298,8 @@ def main(part: str, count: int, sessions: int, rate: int, seconds: int) -> None:
     if part in {"all", "throughput"}:
         asyncio.run(throughput(count, sessions))
     if part in {"all", "latency"}:
-        asyncio.run(latency(rate, seconds))
+        asyncio.run(latency(rate, seconds, with_profile=False))
+        asyncio.run(latency(rate, seconds, with_profile=True))
     if part in {"all", "idle"}:
         asyncio.run(idle(200, seconds))
 
