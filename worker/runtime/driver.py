@@ -44,11 +44,11 @@ from worker.pipeline.lane import Batch
 from worker.pipeline.wire import ConsumerRecord
 from worker.runtime.cluster import Membership
 
-_MAX_WAIT_MS = 500  # how long a broker may hold a fetch that finds nothing
+_CALM = (1, 500)  # a broker may hold a fetch until it has so many bytes, and so many milliseconds
+_BUSY = (1 << 16, 12)  # each fetch costs the same, whatever it brings
+_BUSY_SECONDS = 0.1  # after the last record
 _IDLE_SECONDS = 0.02  # between two looks whether a partition may be read now
 _LIFE_SECONDS = 1.0
-_PACE_SECONDS = 0.01  # between two fetches that bring little: each costs the same, whatever it brings
-_FEW = 256
 _CREATE_TIME = 0
 
 
@@ -80,7 +80,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: stock.Transport) -> AIOKafkaConsumer:
         consumer: AIOKafkaConsumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # D3
-        consumer._fetch_max_wait_ms = _MAX_WAIT_MS
+        consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = _CALM
         return consumer
 
     async def _highwaters(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
@@ -109,12 +109,17 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             batches = _take(fetcher, active_partitions)
             if not batches and timeout:
                 waiter = fetcher._create_fetch_waiter()
-                done, _pending = await asyncio.wait([waiter], timeout=timeout)
+                done, _pending = await asyncio.wait([waiter], timeout=_BUSY_SECONDS)
+                if not done:
+                    fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = _CALM
+                    done, _pending = await asyncio.wait([waiter], timeout=timeout - _BUSY_SECONDS)
                 if not done:
                     waiter.cancel()
                 else:
                     waiter.result()  # raises what the coordinator or the broker refuses for good
                     batches = _take(fetcher, active_partitions)
+            if batches:
+                fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = _BUSY
             return batches
 
     def set_paused(self, partitions: Iterable[TP], *, paused: bool) -> None:
@@ -192,7 +197,6 @@ class Consumer(stock.Consumer):
         self._read_offset = _Unremembered()
         self._acked = _Unkept(list)
         self._acked_index = _Unkept(set)
-        self._due = 0.0
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -206,12 +210,7 @@ class Consumer(stock.Consumer):
             await self.sleep(_IDLE_SECONDS)
             return
         generation = self.app.consumer_generation_id
-        if (wait := self._due - self.loop.time()) > 0:
-            await asyncio.sleep(wait)
-        batches = await self._getmany(active, timeout)
-        if sum(len(batch.records) for batch in batches.values()) < _FEW:
-            self._due = self.loop.time() + _PACE_SECONDS
-        for tp, batch in batches.items():
+        for tp, batch in (await self._getmany(active, timeout)).items():
             if self.should_stop or not self.flow_active or generation != self.app.consumer_generation_id:
                 return  # D6
             yield tp, self._to_message(tp, batch)
