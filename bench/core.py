@@ -88,7 +88,7 @@ def measure(items: int) -> dict[str, float]:
         "bytes": len(value),
         "validate": microseconds(lambda: types.validate_json(value)),
         "read": microseconds(lambda: read(value, KEY, TIMESTAMP, rules)),
-        "decode": microseconds(lambda: wire.decode(snapshot)),
+        "decode": microseconds(lambda: wire.decode(snapshot, cart=False)),
         "fold": microseconds(lambda: fold(created.session, request, 1, rules)),
         "encode": microseconds(lambda: wire.encode(created.session)),
         "whole": microseconds(whole),

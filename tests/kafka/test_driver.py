@@ -1,4 +1,4 @@
-"""Stock Faust over the batched driver, on a real broker; D1 to D6 are driver.py's rules."""
+"""Stock Faust over the batched driver, on a real broker; D1 to D8 are driver.py's rules."""
 
 import asyncio
 import gc
@@ -218,6 +218,26 @@ def test_a_paused_partition_is_not_fetched_ahead(kafka):
             assert paused not in shop.app.consumer._thread._consumer._fetcher._records
             shop.app.consumer.resume_partitions({paused})
             await until(lambda: len(shop.values()) == 6)
+
+    asyncio.run(scenario())
+
+
+def test_a_fetch_is_held_for_more_records_only_while_some_come(kafka):
+    """Held for a moment each time, a worker with nothing to do would ask a hundred times a second (D8)."""
+
+    async def scenario():
+        topic = own("held")
+        await create(kafka, topic)
+        async with running(Shop(kafka, topic)) as shop:
+            fetcher = shop.app.consumer._thread._consumer._fetcher
+
+            def held():
+                return fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms
+
+            await until(lambda: held() == (1, 500))
+            await produce(kafka, topic, numbered(1))
+            await until(lambda: held() == (1 << 16, 12))
+            await until(lambda: held() == (1, 500))
 
     asyncio.run(scenario())
 

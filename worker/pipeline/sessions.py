@@ -198,7 +198,7 @@ class Sessions:
         if entry is None:
             return
         snapshot, events = wire.unpack(entry)
-        session = wire.decode(snapshot)
+        session = wire.decode(snapshot, cart=False)
         if not session["firstSession"]:
             return
         if (session["profileId"], session["created"]) != (message.profile_id, message.claim.created):

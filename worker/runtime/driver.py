@@ -21,6 +21,8 @@ D6. A batch that was fetched before a rebalance is dropped. Paused partitions ar
     nothing is fetched ahead from where nobody reads.
 D7. A worker is alive as long as its main loop turns. The client believes it is when something is fetched, leaves the group
     where that takes too long, and does not join again: a worker without partitions would never get any.
+D8. While records come, a broker holds each fetch for a moment, so that it brings more of them: a fetch costs the same,
+    whatever it brings. When none come any more, it holds a fetch for long, and answers the first record at once.
 
 Registered as the transport `batched` (entry point `faust.transports`); `batched://host:9092` is its URL. It overrides
 what is not Faust's public face, so Faust's version is pinned, and tests/kafka/test_driver.py runs it on a broker.
@@ -148,7 +150,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         def change() -> None:
             if self._consumer is not None:
                 with self._consumer._subscription.fetch_context():
-                    pass
+                    fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = _CALM
 
         self._soon(change)
 
