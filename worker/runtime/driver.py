@@ -150,7 +150,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         def change() -> None:
             if self._consumer is not None:
                 with self._consumer._subscription.fetch_context():
-                    fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = _CALM
+                    pass
 
         self._soon(change)
 
