@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test lint format schemas bench-core bench-kafka lock clean
+.PHONY: help run demo check test lint format schemas bench bench-core bench-kafka lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,10 @@ schemas: $(READY) ## write schemas/ anew from the code
 bench-core: $(READY) ## µs a record to validate, fold, encode, and the whole
 	$(BIN)/python -m bench.core
 
-bench-kafka: $(READY) ## records a second, latency and idle cost on a real broker
+bench: $(READY) ## records a second on a real broker, beside the bare pipe
+	$(BIN)/python -m bench.compare
+
+bench-kafka: $(READY) ## restore, latency and idle cost on a real broker
 	$(BIN)/python -m bench.kafka
 
 lock: $(READY) ## resolve the versions in requirements.lock anew

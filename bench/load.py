@@ -1,0 +1,120 @@
+"""Update records to measure with, made beforehand: what is measured is not the making."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+from aiokafka import AIOKafkaProducer
+
+from worker.local.simulator import simulate
+from worker.pipeline.partitioner import partition_of
+
+UPDATES, SESSIONS = "session-updates", "customer-sessions"
+PARTITIONS = 8
+
+
+class Load(NamedTuple):
+    """Records for the input topic: partition, key and value."""
+
+    records: list[tuple[int, bytes, bytes]]
+
+    async def send(self, kafka: str) -> None:
+        """Put all records on the input topic, in order, as fast as that goes."""
+        async with AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=20, max_batch_size=1 << 19) as producer:
+            batches: dict[int, Any] = {}
+            for partition, key, value in self.records:
+                record = {"key": key, "value": value, "timestamp": int(time.time() * 1000)}
+                batch = batches.get(partition)
+                if batch is None or batch.append(**record) is None:
+                    if batch is not None:
+                        await producer.send_batch(batch, UPDATES, partition=partition)
+                    batches[partition] = producer.create_batch()
+                    batches[partition].append(**record)
+            for partition, batch in batches.items():
+                await producer.send_batch(batch, UPDATES, partition=partition)
+
+
+def carts(count: int, sessions: int = 20_000, profiles: int = 0) -> Load:
+    """Make updates of about 600 bytes, whose carts of 2 to 6 items are replaced each time.
+
+    With *profiles*, every session has one: the first record of each has to ask for it.
+    """
+    chance = random.Random(7)
+    made = []
+    for number in range(count):
+        session: dict[str, Any] = {"attributes": {"register": 5}, "cartItems": _items(chance, chance.randrange(2, 7))}
+        if profiles:
+            session["profileId"] = f"profile-{number % profiles:06d}"
+        made.append(_at_home(f"ber-{number * 7919 % sessions:08d}", session))
+    return Load(made)
+
+
+def receipts(count: int) -> Load:
+    """Make receipts of one message each: created closed, 40 % of them with a profile."""
+    chance = random.Random(7)
+    made = []
+    for number in range(count):
+        session: dict[str, Any] = {"state": "closed", "cartItems": _items(chance, chance.randrange(1, 9))}
+        if chance.random() < 0.4:
+            session["profileId"] = f"profile-{chance.randrange(count):06d}"
+        made.append(_at_home(f"ber-{number:08d}", session))
+    return Load(made)
+
+
+def simulated(count: int) -> Load:
+    """Make the simulator's mix, without the records that have no key or no value."""
+    made = []
+    for line in simulate(count, 1):
+        key, value = line["key"], line["value"]
+        if key and value:
+            data = value.encode() if isinstance(value, str) else orjson.dumps(value)
+            made.append((partition_of(key.encode(), PARTITIONS), key.encode(), data))
+    return Load(made)
+
+
+def big_carts(count: int) -> Load:
+    """Make updates whose carts have 1,000 items."""
+    chance = random.Random(7)
+    items = _items(chance, 1000)
+    return Load([_at_home(f"ber-{number % 50:08d}", {"cartItems": items}) for number in range(count)])
+
+
+def hot(count: int) -> Load:
+    """Make updates of one session."""
+    return carts(count, sessions=1)
+
+
+def strays(count: int) -> Load:
+    """Make the same updates as `carts`, none of them in the partition where its session is at home."""
+    return Load([((at + 1) % PARTITIONS, key, value) for at, key, value in carts(count).records])
+
+
+WORKLOADS: dict[str, tuple[str, Callable[[int], Load]]] = {
+    "carts": ("20,000 open sessions, updates of 600 bytes", carts),
+    "receipts": ("one message a session, created closed, 40 % with a profile", receipts),
+    "mix": ("the simulator's mix", simulated),
+    "big": ("carts of 1,000 items", big_carts),
+    "hot": ("one session takes all records", hot),
+    "strays": ("no record is at home", strays),
+}
+
+
+def _items(chance: random.Random, count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "sku": f"sku-{chance.randrange(5000):05d}",
+            "name": f"An article of the shop {chance.randrange(5000)}",
+            "quantity": chance.randrange(1, 5),
+            "price": chance.randrange(1, 9999) / 100,
+            "category": "groceries",
+        }
+        for _ in range(count)
+    ]
+
+
+def _at_home(key: str, session: dict[str, Any]) -> tuple[int, bytes, bytes]:
+    session = {"storeIntegrationId": "store-08", **session}
+    value = {"type": "update", "integrationId": key, "customerSession": session}
+    return partition_of(key.encode(), PARTITIONS), key.encode(), orjson.dumps(value)

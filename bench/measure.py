@@ -1,0 +1,139 @@
+"""What measures: a broker for each measurement, processes and their cost, progress by committed offsets.
+
+Everything runs on this machine: the broker, the load and what is measured, so the figures are for comparison within one
+run. Each measurement has a broker of its own, since topics that were left behind cost it time.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from aiokafka import TopicPartition
+
+from bench.load import PARTITIONS, UPDATES
+from worker.local.kafka import LocalKafka
+from worker.runtime.cluster import Cluster
+from worker.runtime.topics import prepare
+from worker.settings import Settings
+
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells that it tries again while new topics find leaders
+_ROOT = Path(__file__).parents[1]
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Process:
+    """A process that is measured, in a folder of its own that it may fill; *ready* is what it writes when it works."""
+
+    def __init__(self, command: tuple[str, ...], env: Mapping[str, str], ready: str) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._ready = ready
+        self._log = (Path(self._folder.name) / "process.log").open("w+")
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=self._folder.name,
+            env={**os.environ, "PYTHONPATH": str(_ROOT), **env},
+            stdout=self._log,
+            stderr=self._log,
+        )
+
+    def cpu_seconds(self) -> float:
+        """Count the processor time of all its threads."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def peak_mib(self) -> float:
+        """Tell the most memory that it held."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+    def is_ready(self) -> bool:
+        """Tell whether it works; give up when it has ended."""
+        if self._process.poll() is not None:
+            raise SystemExit(self.told())
+        return self._ready in self.told()
+
+    async def started(self) -> None:
+        """Wait until it works."""
+        while not self.is_ready():  # noqa: ASYNC110 (a log gives no event)
+            await asyncio.sleep(0.1)
+
+    def told(self) -> str:
+        """Read its log."""
+        return Path(self._log.name).read_text()
+
+    def stop(self) -> None:
+        """End it as an operator does, and kill it when it does not end."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+
+def worker(kafka: str, store: str = "memory://") -> Process:
+    """Start a worker as `session-worker run` does."""
+    settings = {"BROKERS": kafka, "STORE": store, "DATA_DIR": "."}
+    env = {f"SESSION_WORKER_{name}": value for name, value in settings.items()}
+    return Process((sys.executable, "-m", "worker", "run"), env, "Opened")
+
+
+class Run(NamedTuple):
+    """A measured stretch."""
+
+    records_a_second: float
+    cpu_microseconds: float
+    peak_mib: float
+
+
+@contextmanager
+def broker() -> Iterator[str]:
+    """Run a broker with nothing in it."""
+    with tempfile.TemporaryDirectory() as folder, LocalKafka(Path(folder)) as kafka:
+        yield kafka.bootstrap_servers
+
+
+async def topics(kafka: str, partitions: int = PARTITIONS) -> None:
+    """Create all topics."""
+    await prepare(Settings(brokers=kafka, partitions=partitions))
+
+
+async def measured(kafka: str, group: str, total: int, processes: list[Process]) -> Run:
+    """Watch the committed offsets of a *group* from a fifth of *total* to the whole, once all processes work.
+
+    The first fifth is for starting, and for a JIT compiler to warm up.
+    """
+    async with Cluster({"bootstrap_servers": kafka}) as cluster:
+        began: tuple[int, float, float] | None = None
+        while True:
+            done = await _committed(cluster, group)
+            now, cpu = time.monotonic(), sum(process.cpu_seconds() for process in processes)
+            ready = [process.is_ready() for process in processes]
+            if began is None and all(ready) and done >= total / 5:
+                began = done, now, cpu
+            if began is not None and done >= total:
+                records = done - began[0]
+                return Run(
+                    records / (now - began[1]),
+                    (cpu - began[2]) / records * 1e6,
+                    max(process.peak_mib() for process in processes),
+                )
+            await asyncio.sleep(0.05)
+
+
+async def _committed(cluster: Cluster, group: str) -> int:
+    """Sum up the committed offsets of the input topic."""
+    wanted = [TopicPartition(UPDATES, number) for number in range(PARTITIONS)]
+    offsets = await cluster.stable_offsets(group, wanted)
+    return sum(offset[0] for offset in offsets.values() if offset is not None)
