@@ -55,4 +55,5 @@ def totals(session: Json) -> dict[str, float]:
 
 
 def _cents(priced: Json) -> int:
-    return round(priced["price"] * 100)
+    price: float = priced["price"]
+    return round(price * 100)
