@@ -31,12 +31,14 @@ class Contestant(NamedTuple):
     """A way to do the job: its consumer group, how to start it on a Kafka, and what it promises."""
 
     group: str
+    ready: str  # stands in its log once it has what it needs to process records
     start: Callable[[str], Worker]
     exactly_once: bool = True
+    skips_backlog: bool = False  # records that wait when it restarts may be lost
 
 
 def _worker(store: str) -> Contestant:
-    return Contestant("session-worker", lambda kafka: Worker(kafka, store=f"{store}://"))
+    return Contestant("session-worker", "Opened", lambda kafka: Worker(kafka, store=f"{store}://"))
 
 
 def _kafka_streams(store: str, threads: int = 1, commit_milliseconds: int = 100) -> Contestant:
@@ -52,7 +54,7 @@ def _kafka_streams(store: str, threads: int = 1, commit_milliseconds: int = 100)
         options = [f"-D{name}={value}" for name, value in settings.items()]
         return Peer(lambda folder: ("java", *options, f"-Dstate.dir={folder}", "-jar", str(JAR)))
 
-    return Contestant("kafka-streams", start)
+    return Contestant("kafka-streams", "RUNNING", start)
 
 
 def _quix(commit_seconds: float = 5.0) -> Contestant:
@@ -65,15 +67,17 @@ def _quix(commit_seconds: float = 5.0) -> Contestant:
             {"PYTHONPATH": str(PEERS.parent.parent)},
         )
 
-    return Contestant("quix-streams", start)
+    return Contestant("quix-streams", "Beginning recovery check", start)
 
 
 def _faust(guarantee: str) -> Contestant:
     options = ("-m", "bench.peers.stock_faust", "--guarantee", guarantee)
     return Contestant(
         "stock-faust",
+        "Worker ready",
         lambda kafka: Peer(lambda _: (sys.executable, *options, kafka), {"PYTHONPATH": str(PEERS.parent.parent)}),
         exactly_once=guarantee == "exactly_once",
+        skips_backlog=True,
     )
 
 
