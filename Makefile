@@ -51,7 +51,20 @@ schemas: $(READY) ## write schemas/ anew from the code
 bench-core: $(READY) ## µs a record to validate, fold, encode, and the whole
 	$(BIN)/python -m bench.core
 
-bench: $(READY) ## records a second on a real broker, beside the bare pipe
+STREAMS := bench/peers/kafka_streams
+STREAMS_JAR := $(STREAMS)/target/kafka-streams-peer.jar
+QUIX := bench/peers/.venv-quix
+QUIX_READY := $(QUIX)/.ready
+
+$(STREAMS_JAR): $(STREAMS)/pom.xml $(shell find $(STREAMS)/src -type f)
+	mvn -q -f $(STREAMS) package
+
+$(QUIX_READY): bench/peers/quix-requirements.txt
+	$(PYTHON) -m venv $(QUIX)
+	$(QUIX)/bin/pip install --quiet --require-hashes -r $<
+	@touch $@
+
+bench: $(READY) $(STREAMS_JAR) $(QUIX_READY) ## records a second beside Kafka Streams, Quix Streams, Faust (needs Java 17, Maven)
 	$(BIN)/python -m bench.compare
 
 bench-kafka: $(READY) ## restore, latency and idle cost on a real broker

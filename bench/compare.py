@@ -6,44 +6,22 @@ has the median, the least and the most of them.
 """
 
 import asyncio
-import sys
-from collections.abc import Callable
 from statistics import median
-from typing import NamedTuple
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.contestants import CONTESTANTS, Contestant
 from bench.load import WORKLOADS, Load
-from bench.measure import Process, Run, broker, measured, topics, worker
+from bench.measure import Run, broker, measured, topics
 
 console = Console()
 
 
-class Contestant(NamedTuple):
-    """What takes part: how to *start* one of its *processes* at a broker, and the *group* that it commits to."""
-
-    group: str
-    start: Callable[[str], Process]
-    processes: int = 1
-
-
-def _pipe(kafka: str) -> Process:
-    return Process((sys.executable, "-m", "bench.pipe", kafka), {}, "")
-
-
-_GROUP = "session-worker"
-CONTESTANTS = {
-    "worker": Contestant(_GROUP, worker),
-    "worker, RocksDB": Contestant(_GROUP, lambda kafka: worker(kafka, "rocksdb://")),
-    "worker, 2 processes": Contestant(_GROUP, worker, processes=2),
-    "bare pipe": Contestant("bare-pipe", _pipe),
-}
-
-
 async def run(contestant: Contestant, load: Load) -> Run:
-    """Let one contestant process all records."""
+    """Let one contestant process all records, or the first of them where all would take an hour."""
+    load = Load(load.records[: round(len(load.records) * contestant.share)])
     with broker() as kafka:
         await topics(kafka)
         await load.send(kafka)

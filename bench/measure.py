@@ -117,7 +117,7 @@ async def measured(kafka: str, group: str, total: int, processes: list[Process])
     async with Cluster({"bootstrap_servers": kafka}) as cluster:
         began: tuple[int, float, float] | None = None
         while True:
-            done = await _committed(cluster, group)
+            done = await committed(cluster, group)
             now, cpu = time.monotonic(), sum(process.cpu_seconds() for process in processes)
             ready = [process.is_ready() for process in processes]
             if began is None and all(ready) and done >= total / 5:
@@ -132,7 +132,7 @@ async def measured(kafka: str, group: str, total: int, processes: list[Process])
             await asyncio.sleep(0.05)
 
 
-async def _committed(cluster: Cluster, group: str) -> int:
+async def committed(cluster: Cluster, group: str) -> int:
     """Sum up the committed offsets of the input topic."""
     wanted = [TopicPartition(UPDATES, number) for number in range(PARTITIONS)]
     offsets = await cluster.stable_offsets(group, wanted)

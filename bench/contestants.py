@@ -1,0 +1,84 @@
+"""Who takes part: how each is started at a broker, and the consumer group whose committed offsets tell how far it is."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.measure import Process, worker
+
+_PEERS = Path(__file__).parent / "peers"
+_JAR = _PEERS / "kafka_streams/target/kafka-streams-peer.jar"
+_QUIX = Path(os.environ.get("QUIX_PYTHON", _PEERS / ".venv-quix/bin/python"))
+
+
+class Contestant(NamedTuple):
+    """A way to do the job: its consumer group, how to *start* one of its *processes*, and what it promises."""
+
+    group: str
+    start: Callable[[str], Process]
+    processes: int = 1
+    exactly_once: bool = True
+    skips_backlog: bool = False  # records that wait when it restarts may be lost
+    share: float = 1  # of a load's records, for one that would take an hour
+
+
+def _kafka_streams(store: str, threads: int = 1, commit_milliseconds: int = 100) -> Contestant:
+    def start(kafka: str) -> Process:
+        if not _JAR.exists():
+            raise SystemExit(f"{_JAR} is missing: mvn -f {_PEERS / 'kafka_streams'} package")
+        settings = {
+            "bootstrap.servers": kafka,
+            "store": store,
+            "threads": threads,
+            "commit.interval.ms": commit_milliseconds,
+            "state.dir": ".",
+        }
+        options = [f"-D{name}={value}" for name, value in settings.items()]
+        return Process(("java", *options, "-jar", str(_JAR)), {}, "RUNNING")
+
+    return Contestant("kafka-streams", start)
+
+
+def _quix(commit_seconds: float = 5.0) -> Contestant:
+    def start(kafka: str) -> Process:
+        if not _QUIX.exists():
+            raise SystemExit(f"{_QUIX} is missing: make that environment from {_PEERS / 'quix-requirements.txt'}")
+        options = (kafka, "--commit-interval", str(commit_seconds), "--state-dir", "state")
+        return Process((str(_QUIX), "-m", "bench.peers.quix", *options), {}, "Beginning recovery check")
+
+    return Contestant("quix-streams", start)
+
+
+def _faust(guarantee: str) -> Contestant:
+    command = (sys.executable, "-m", "bench.peers.stock_faust", "--guarantee", guarantee)
+    return Contestant(
+        "stock-faust",
+        lambda kafka: Process((*command, kafka), {}, "Worker ready"),
+        exactly_once=guarantee == "exactly_once",
+        skips_backlog=True,
+        share=0.1,
+    )
+
+
+def _pipe(kafka: str) -> Process:
+    return Process((sys.executable, "-m", "bench.pipe", kafka), {}, "")
+
+
+_GROUP = "session-worker"
+
+PIPE = "bare pipe"
+CONTESTANTS: Mapping[str, Contestant] = {
+    "worker": Contestant(_GROUP, worker),
+    "worker, RocksDB": Contestant(_GROUP, lambda kafka: worker(kafka, "rocksdb://")),
+    "worker, 2 processes": Contestant(_GROUP, worker, processes=2),
+    "Kafka Streams, RocksDB": _kafka_streams("rocksdb"),
+    "Kafka Streams, memory": _kafka_streams("memory"),
+    "Kafka Streams, RocksDB, 2 threads": _kafka_streams("rocksdb", 2),
+    "Quix Streams": _quix(),
+    "stock Faust": _faust("at_least_once"),
+    "stock Faust, exactly once": _faust("exactly_once"),
+    PIPE: Contestant("bare-pipe", _pipe),
+}
+"""All do the whole job but the bare pipe, which keeps and checks nothing."""
