@@ -41,7 +41,7 @@ def _kafka_streams(store: str, threads: int = 1, commit_milliseconds: int = 100)
     return Contestant("kafka-streams", start)
 
 
-def _quix(commit_seconds: float = 5.0) -> Contestant:
+def _quix(commit_seconds: float = 0.5) -> Contestant:
     def start(kafka: str) -> Process:
         if not _QUIX.exists():
             raise SystemExit(f"{_QUIX} is missing: make that environment from {_PEERS / 'quix-requirements.txt'}")
