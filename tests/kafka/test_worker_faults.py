@@ -59,7 +59,7 @@ def test_three_workers_of_which_one_is_killed_one_frozen_and_one_added_lose_and_
         await killed.says("Opened")
         await frozen.says("Opened")
         async with asyncio.TaskGroup() as group:
-            sending = group.create_task(it.send(simulated(20_000, seed=5), rate=1_000))
+            sending = group.create_task(it.send(simulated(20_000, seed=5), rate=650))
             before = await _disturb(it, killed, frozen)
             assert not sending.done()
         await it.settle()
