@@ -73,13 +73,14 @@ def damage(folder, table, pattern, begin=0.0, end=0.5):
         file.write_bytes(content)
 
 
-async def assert_built_anew(crew, worker, *partitions):
-    """Check that a worker built these partitions of the sessions table anew, no others, and said so."""
+async def assert_built_anew(crew, *partitions):
+    """Check that the next worker builds these partitions of the sessions table anew, no others, and says so."""
+    snapshots = await read(crew.kafka, crew.topology.sessions)
+    worker = await crew.open()
     warnings = sorted(line.partition("WARNING")[2] for line in worker.said() if "WARNING" in line)
     assert len(warnings) == len(partitions)
     for number, warning in zip(partitions, warnings, strict=True):
         assert f"sessions-{number} cannot be opened and is built anew: " in warning
-    snapshots = await read(crew.kafka, crew.topology.sessions)
     assert await worker.restored() == sum(record.partition in partitions for record in snapshots) > 0
 
 
@@ -93,7 +94,7 @@ def test_a_corrupted_rocksdb_folder_is_built_anew_with_a_warning(crew, tmp_path)
         damage(tmp_path, "sessions-1", "CURRENT")
         damage(tmp_path, "sessions-2", "MANIFEST-*")
         damage(tmp_path, "sessions-3", "*.sst")
-        await assert_built_anew(it, await it.open(), 1, 2, 3)
+        await assert_built_anew(it, 1, 2, 3)
         await it.send(SECOND)
         await it.settle()
         return await foretold(it), await found(it)
@@ -115,7 +116,7 @@ def test_damage_found_only_when_an_entry_is_read_is_fatal_and_the_next_start_bui
         await it.send(SECOND)
         assert await worker.ends() == 1
         assert "sessions-2 is damaged, and built anew at the next start" in worker.said()[-1]
-        await assert_built_anew(it, await it.open(), 2)
+        await assert_built_anew(it, 2)
         await it.settle()
         return await foretold(it), await found(it)
 
