@@ -7,7 +7,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -24,12 +23,12 @@ GROUP: dict[str, Any] = {
 }
 PARTITIONS = 2
 NUMBER = 40
-"""The record with which the mistake is made."""
+"""The mistake is made with the first record from here on that brings a snapshot about: in which order they come is chance."""
 
 
 async def work(mistake: str) -> None:
     kafka = os.environ["SESSION_WORKER_BROKERS"]
-    replay, number = Replay(Rules()), 0
+    replay, number, made = Replay(Rules()), 0, False
     names = replay.topology
     await create(kafka, names.sessions, names.rejections, names.dry_runs, partitions=PARTITIONS)
     await create(kafka, names.updates, partitions=PARTITIONS, max_message_bytes="2000000")
@@ -45,13 +44,15 @@ async def work(mistake: str) -> None:
                     number += 1
                     record = ConsumerRecord(it.offset, it.timestamp, it.key, it.value, it.headers)
                     published = replay.fold(partition.partition, record)
-                    for out in mistaken(mistake, published) if number == NUMBER else published:
+                    if number >= NUMBER and not made and [out.topic for out in published] == [names.sessions]:
+                        published, made = mistaken(mistake, published), True
+                    for out in published:
                         await send(producer, out.topic, [_sendable(out)])
-            if fetched and not (mistake == "hang" and number >= NUMBER):
+            if fetched and not (mistake == "hang" and made):
                 await consumer.commit()
 
 
-def mistaken(mistake: str, published: list[ProducerRecord]) -> Iterable[ProducerRecord]:
+def mistaken(mistake: str, published: list[ProducerRecord]) -> list[ProducerRecord]:
     if mistake == "die":
         sys.exit("Error: the cause is in the last line")
     return published * {"lose": 0, "double": 2}.get(mistake, 1)
