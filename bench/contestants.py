@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measure import Process, worker
+from bench.measure import GROUP, Process, worker
 
 _PEERS = Path(__file__).parent / "peers"
 _JAR = _PEERS / "kafka_streams/target/kafka-streams-peer.jar"
@@ -66,13 +66,11 @@ def _pipe(kafka: str) -> Process:
     return Process((sys.executable, "-m", "bench.pipe", kafka), {}, "")
 
 
-_GROUP = "session-worker"
-
 PIPE = "bare pipe"
 CONTESTANTS: Mapping[str, Contestant] = {
-    "worker": Contestant(_GROUP, worker),
-    "worker, RocksDB": Contestant(_GROUP, lambda kafka: worker(kafka, "rocksdb://")),
-    "worker, 2 processes": Contestant(_GROUP, worker, processes=2),
+    "worker": Contestant(GROUP, worker),
+    "worker, RocksDB": Contestant(GROUP, lambda kafka: worker(kafka, "rocksdb://")),
+    "worker, 2 processes": Contestant(GROUP, worker, processes=2),
     "Kafka Streams, RocksDB": _kafka_streams("rocksdb"),
     "Kafka Streams, memory": _kafka_streams("memory"),
     "Kafka Streams, RocksDB, 2 threads": _kafka_streams("rocksdb", 2),

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from rich.console import Console
 
 from bench.load import SESSIONS, UPDATES, carts
-from bench.measure import broker, measured, topics, worker
+from bench.measure import GROUP, broker, measured, topics, worker
 
 _WARM_SECONDS = 2
 console = Console()
@@ -30,7 +30,7 @@ async def restore(count: int) -> None:
         await topics(kafka)
         await carts(count, sessions=5_000).send(kafka)
         first = worker(kafka)
-        await measured(kafka, "session-worker", count, [first])
+        await measured(kafka, GROUP, count, [first])
         first.stop()
         for store in ("memory://", "rocksdb://"):
             again = worker(kafka, store)

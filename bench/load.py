@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orjson
-from aiokafka import AIOKafkaProducer
 
+from worker.local.console import send
 from worker.local.simulator import simulate
+from worker.pipeline.lines import Line, read
 from worker.pipeline.partitioner import partition_of
 
 UPDATES, SESSIONS = "session-updates", "customer-sessions"
@@ -22,18 +23,9 @@ class Load(NamedTuple):
 
     async def send(self, kafka: str) -> None:
         """Put all records on the input topic, in order, as fast as that goes."""
-        async with AIOKafkaProducer(bootstrap_servers=kafka, linger_ms=20, max_batch_size=1 << 19) as producer:
-            batches: dict[int, Any] = {}
-            for partition, key, value in self.records:
-                record = {"key": key, "value": value, "timestamp": int(time.time() * 1000)}
-                batch = batches.get(partition)
-                if batch is None or batch.append(**record) is None:
-                    if batch is not None:
-                        await producer.send_batch(batch, UPDATES, partition=partition)
-                    batches[partition] = producer.create_batch()
-                    batches[partition].append(**record)
-            for partition, batch in batches.items():
-                await producer.send_batch(batch, UPDATES, partition=partition)
+        now = time.time_ns() // 1_000_000
+        lines = (Line(0, partition, None, now, key, value, []) for partition, key, value in self.records)
+        await send({"bootstrap_servers": kafka}, UPDATES, lines)
 
 
 def carts(count: int, sessions: int = 20_000, profiles: int = 0) -> Load:
@@ -65,13 +57,8 @@ def receipts(count: int) -> Load:
 
 def simulated(count: int) -> Load:
     """Make the simulator's mix, without the records that have no key or no value."""
-    made = []
-    for line in simulate(count, 1):
-        key, value = line["key"], line["value"]
-        if key and value:
-            data = value.encode() if isinstance(value, str) else orjson.dumps(value)
-            made.append((partition_of(key.encode(), PARTITIONS), key.encode(), data))
-    return Load(made)
+    lines = read(orjson.dumps(line) for line in simulate(count, 1))
+    return Load([(partition_of(it.key, PARTITIONS), it.key, it.value) for it in lines if it.key and it.value])
 
 
 def big_carts(count: int) -> Load:

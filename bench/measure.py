@@ -7,8 +7,6 @@ run. Each measurement has a broker of its own, since topics that were left behin
 import asyncio
 import logging
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from typing import NamedTuple
 from aiokafka import TopicPartition
 
 from bench.load import PARTITIONS, UPDATES
+from worker.local.child import Child
 from worker.local.kafka import LocalKafka
 from worker.runtime.cluster import Cluster
 from worker.runtime.topics import prepare
@@ -27,7 +26,10 @@ from worker.settings import Settings
 
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells that it tries again while new topics find leaders
 _ROOT = Path(__file__).parents[1]
-_TICKS = os.sysconf("SC_CLK_TCK")
+_STOP_SECONDS = 15
+
+GROUP = "session-worker"
+"""The worker's consumer group."""
 
 
 class Process:
@@ -36,28 +38,20 @@ class Process:
     def __init__(self, command: tuple[str, ...], env: Mapping[str, str], ready: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._ready = ready
-        self._log = (Path(self._folder.name) / "process.log").open("w+")
-        self._process = subprocess.Popen(  # noqa: S603
-            command,
-            cwd=self._folder.name,
-            env={**os.environ, "PYTHONPATH": str(_ROOT), **env},
-            stdout=self._log,
-            stderr=self._log,
-        )
-
-    def cpu_seconds(self) -> float:
-        """Count the processor time of all its threads."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        folder = Path(self._folder.name)
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT), **env}
+        self._child = Child(command, folder, folder / "process.log", environment)
+        self.cpu_seconds = self._child.cpu_seconds
+        self.told = self._child.said
 
     def peak_mib(self) -> float:
         """Tell the most memory that it held."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        status = Path(f"/proc/{self._child.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     def is_ready(self) -> bool:
         """Tell whether it works; give up when it has ended."""
-        if self._process.poll() is not None:
+        if self._child.status is not None:
             raise SystemExit(self.told())
         return self._ready in self.told()
 
@@ -66,19 +60,9 @@ class Process:
         while not self.is_ready():  # noqa: ASYNC110 (a log gives no event)
             await asyncio.sleep(0.1)
 
-    def told(self) -> str:
-        """Read its log."""
-        return Path(self._log.name).read_text()
-
     def stop(self) -> None:
         """End it as an operator does, and kill it when it does not end."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(15)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+        self._child.stop(_STOP_SECONDS)
         self._folder.cleanup()
 
 

@@ -131,10 +131,11 @@ def run() -> None:
     """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
     from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
 
+    settings = _settings()
     process.configure_logging()
     try:
-        process.run(_settings())
-    except process.FATAL as error:
+        process.run(settings)
+    except Exception as error:
         raise click.ClickException(str(error) or repr(error)) from error
 
 

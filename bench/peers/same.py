@@ -12,14 +12,15 @@ import sys
 import time
 from collections import Counter
 from decimal import Decimal
+from io import BytesIO
 from typing import Any
 
 import click
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench.contestants import CONTESTANTS, PIPE
 from bench.load import PARTITIONS, SESSIONS, Load, carts
 from bench.measure import broker, committed, topics
+from worker.local.console import dump
 from worker.pipeline.partitioner import partition_of
 from worker.runtime.cluster import Cluster
 
@@ -78,19 +79,11 @@ def _prices(priced: Json) -> Decimal:
 
 async def published(kafka: str) -> tuple[dict[str, Json], Counter[str]]:
     """Read the committed snapshots: the last of each key, and how many there are."""
-    last: dict[str, Json] = {}
-    count: Counter[str] = Counter()
-    partitions = [TopicPartition(SESSIONS, number) for number in range(PARTITIONS)]
-    async with AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed") as consumer:
-        consumer.assign(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        ends = await consumer.end_offsets(partitions)
-        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
-            for records in (await consumer.getmany(timeout_ms=200)).values():
-                for record in records:
-                    last[record.key.decode()] = json.loads(record.value, parse_float=Decimal)
-                    count[record.key.decode()] += 1
-    return last, count
+    dumped = BytesIO()
+    await dump({"bootstrap_servers": kafka}, SESSIONS, dumped)
+    dumped.seek(0)
+    lines = [(line["key"], line["value"]) for line in (json.loads(text, parse_float=Decimal) for text in dumped)]
+    return dict(lines), Counter(key for key, _ in lines)
 
 
 async def run(name: str, kafka: str, records: list[tuple[int, bytes, bytes]]) -> None:

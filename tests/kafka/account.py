@@ -71,6 +71,12 @@ async def found(crew: Crew) -> Account:
     return accounted(*[await read(crew.kafka, it) for it in (names.sessions, names.rejections, names.dry_runs)])
 
 
+async def flaws(crew: Crew) -> list[str]:
+    """Wait until the workers have processed all, and name what is not as the offline replay has it."""
+    await crew.settle()
+    return differences(await foretold(crew), await found(crew))
+
+
 def differences(expected: Account, given: Account, *fields: str) -> list[str]:
     """Name what is not as expected, or the first of it: a comparison of all would take pytest minutes to show.
 

@@ -21,16 +21,6 @@ async def opened(kafka, partitions=1, **configs):
         yield cluster, topic
 
 
-def test_the_partitions_of_a_topic_are_counted_and_asking_creates_none(kafka):
-    async def scenario():
-        async with opened(kafka, partitions=3) as (cluster, topic):
-            assert await cluster.partitions(topic) == 3
-            assert await cluster.partitions(f"{topic}-not") is None
-            assert await cluster.partitions(f"{topic}-not") is None
-
-    asyncio.run(scenario())
-
-
 def test_offsets_come_back_with_their_metadata_and_without_a_commit_there_are_none(kafka):
     async def scenario():
         async with opened(kafka, partitions=3) as (cluster, topic), member(kafka, topic) as membership:
@@ -135,8 +125,7 @@ def test_a_question_whose_answer_is_lost_is_asked_again(kafka):
     async def scenario():
         async with opened(kafka) as (cluster, topic), member(kafka, topic) as membership:
             tp = TopicPartition(topic, 0)
-            cluster.lost = ["Metadata", "FindCoordinator", "OffsetCommit", "OffsetFetch", "DescribeGroups", "Offset"]
-            assert await cluster.partitions(topic) == 1
+            cluster.lost = ["FindCoordinator", "OffsetCommit", "OffsetFetch", "DescribeGroups", "Offset"]
             await cluster.commit(membership, {tp: (1, "")})
             assert await cluster.stable_offsets(topic, [tp]) == {tp: (1, "")}
             assert await cluster.members(topic) == {membership.member}

@@ -1,8 +1,8 @@
 """What tests do to the topics of a real Kafka: create them, fill them, read them to the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -10,6 +10,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
+
+from worker.local import console
 
 
 class Record(NamedTuple):
@@ -96,15 +98,9 @@ async def configuration(kafka: str, topic: str) -> dict[str, str]:
     return {it["config_names"]: it["config_value"] for it in described["config_entries"]}
 
 
-@asynccontextmanager
-async def administration(kafka: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Open an admin client for as long as it is needed; it is no context manager itself."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()
+def administration(kafka: str) -> AbstractAsyncContextManager[AIOKafkaAdminClient]:
+    """Open an admin client for as long as it is needed."""
+    return console.administration({"bootstrap_servers": kafka})
 
 
 async def _led(admin: AIOKafkaAdminClient, topic: str) -> list[int]:

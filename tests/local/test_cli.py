@@ -27,6 +27,13 @@ def test_a_line_that_is_not_in_the_form_is_one_line_on_standard_error_and_status
     assert result.stderr == "Error: <stdin>, line 2: Object missing required field `timestamp`\n"
 
 
+def test_a_wrong_setting_is_one_line_on_standard_error_and_status_2_before_any_connection():
+    result = run("run", SESSION_WORKER_BROKERS="nowhere")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: SESSION_WORKER_BROKERS")
+    assert result.stderr.count("\n") == 1
+
+
 def test_settings_reach_the_rules():
     result = run("replay", "-", given=LINE, SESSION_WORKER_APPLICATION_ID="7", SESSION_WORKER_V1_TOPIC="v1")
     snapshot, view = map(json.loads, result.stdout.splitlines())

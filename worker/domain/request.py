@@ -278,7 +278,7 @@ def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
         if not scaled:
             item["price"] = 0.0
         item_total += scaled * quantity
-        if len(item) != 6 + (item.get("name") is not None) + (item.get("category") is not None):
+        if len(item) != _ALWAYS + (item.get("name") is not None) + (item.get("category") is not None):
             costs, unfit = _read_rare(item)
             if unfit:
                 return _NO_CART, 0, f"/customerSession/cartItems/{position}{unfit}"
@@ -287,6 +287,7 @@ def _read_cart(items: list[dict[str, Any]]) -> tuple[Cart, int, str]:
 
 
 _NO_CART = Cart([], 0, 0)
+_ALWAYS = 6  # sku, quantity and price are required, returnedQuantity, remainingQuantity and position just written
 
 
 def _read_rare(item: dict[str, Any]) -> tuple[int, str]:

@@ -192,8 +192,12 @@ def _write_totals(session: Session, request: Request) -> Rejection | None:
     if None in written:
         message = f"{_TOTALS[written.index(None)]} would need more than {MAX_DIGITS} significant digits."
         return Rejection("number_out_of_range", "/customerSession", message)
-    session["total"], session["cartItemTotal"] = written[:2]
-    session["additionalCostTotal"], session["cartItemAdditionalCostTotal"] = written[2:]
+    (
+        session["total"],
+        session["cartItemTotal"],
+        session["additionalCostTotal"],
+        session["cartItemAdditionalCostTotal"],
+    ) = written
     return None
 
 

@@ -14,13 +14,12 @@ from worker.domain.model import instant
 from worker.local.sender import NoSuchPartition, Sender, producer
 from worker.pipeline.lines import BadLine, Line, dumped
 from worker.pipeline.partitioner import partition_of
-from worker.pipeline.wire import ConsumerRecord
+from worker.pipeline.wire import TYPES, ConsumerRecord
 
 PATIENCE_SECONDS = 5
 
 _POLL_MS = 200
 _FETCH_BYTES = 4 << 20
-_TYPES = "customersession."
 
 Fetched = aiokafka.ConsumerRecord[bytes, bytes]
 
@@ -115,7 +114,7 @@ def line_of(record: Fetched) -> str:
     if "rejection-code" in headers:
         told = f"{headers['rejection-code']} {headers.get('rejection-pointer', '')}  "
         return _plain(f"{_start(record, 'rejected', key)}{told}{headers.get('rejection-message', '')}")
-    happened = headers.get("ce_type", "").removeprefix("v1.").removeprefix(_TYPES) or "–"
+    happened = headers.get("ce_type", "").removeprefix("v1.").removeprefix(TYPES) or "–"
     if record.value is None:
         return _plain(f"{_start(record, happened, key)}deleted")
     try:

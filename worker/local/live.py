@@ -38,6 +38,7 @@ from worker.local.tally import Pace, Place, Tally, place_of
 from worker.local.view import Moment, View, report
 from worker.pipeline.lines import read
 from worker.pipeline.topology import Topology
+from worker.pipeline.wire import TYPES
 from worker.settings import PREFIX
 
 WORKER = (sys.executable, "-m", "worker", "run")
@@ -49,7 +50,6 @@ _REFRESH_SECONDS = 0.25
 _POLL_SECONDS = 0.05
 _GROUP = "session-worker"
 _LAST_WORDS = 20
-_TYPES = "customersession."
 _MODEST = {"log.segment.bytes": str(16 << 20), "log.retention.bytes": str(64 << 20)}
 """A run of many hours fills no disk: the broker drops what was read long ago."""
 
@@ -129,7 +129,7 @@ def word_of(topology: Topology, record: Fetched) -> tuple[Place | None, str, str
     if record.topic == topology.rejections:
         place = int(headers["__streams.errors.partition"]), int(headers["__streams.errors.offset"])
         return place, f"rejected.{headers['rejection-code']}", ""
-    event = headers["ce_type"].removeprefix(_TYPES)
+    event = headers["ce_type"].removeprefix(TYPES)
     if record.topic == topology.dry_runs:
         return place_of(headers["ce_id"]), "dry_run", ""
     return None if event == "reclassified" else place_of(headers["ce_id"]), "snapshot", event

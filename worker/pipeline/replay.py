@@ -88,7 +88,7 @@ class Replay:
         if entry is not None:
             message = wire.decode_verdict(verdict)
             if message is not None and message.answer == "demoted":
-                session = wire.decode(wire.unpack(entry)[0])
+                session = wire.decode(wire.unpack(entry)[0], cart=False)
                 sessions.partition = wire.partition_of_session(session["id"])
         self._sessions.fold(sessions, answer.topic, verdict)
         sessions.partition = here

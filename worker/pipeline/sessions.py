@@ -53,11 +53,12 @@ class Sessions:
         """Read and route an update record; tell whether it has to wait."""
         record_key, value = record.key, record.value
         origin = Origin(topic, overlay.partition, record.offset, record.timestamp, record_key, record.headers)
-        told = origin if topic == self.topology.updates else wire.origin_of_stray(record)
-        if told is None:
-            self._refuse(overlay, value, origin, _lost(value, self.rules))
-            return False
-        origin = told
+        if topic != self.topology.updates:
+            told = wire.origin_of_stray(record)
+            if told is None:
+                self._refuse(overlay, value, origin, _lost(value, self.rules))
+                return False
+            origin = told
         request = read(value, origin.key, origin.timestamp, self.rules)
         if isinstance(request, Rejection):
             self._refuse(overlay, value, origin, request)

@@ -216,7 +216,8 @@ _SPEC_VERSION: Final = ("ce_specversion", b"1.0")
 _CONTENT_TYPE: Final = ("content-type", b"application/json")
 _TRACE_PARENT: Final = "traceparent"
 _MAX_TRACE_PARENT_BYTES: Final = 512
-_TYPES: Final = "customersession."
+TYPES: Final = "customersession."
+"""What ce_type begins with; after it stands what happened."""
 
 
 class Happening(Struct, frozen=True, gc=False):
@@ -264,7 +265,7 @@ class SnapshotHeaders:
             self._source,
             ("ce_time", what.time.encode()),
             _CONTENT_TYPE,
-            ("ce_type", f"{_TYPES}{event}{suffix}".encode()),
+            ("ce_type", f"{TYPES}{event}{suffix}".encode()),
         ]
         if what.traceparent is not None:
             headers.append((_TRACE_PARENT, what.traceparent))

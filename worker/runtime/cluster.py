@@ -19,7 +19,6 @@ from aiokafka.protocol.admin import DeleteRecordsRequest, DescribeGroupsRequest
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
-from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from worker.runtime.protocol import Code, OffsetFetchRequest
@@ -230,20 +229,6 @@ class Cluster:
         await self.stop()
 
     # ------------------------------------------------------------------------------------------------- questions
-
-    async def partitions(self, topic: str) -> int | None:
-        """Count the partitions of a topic; None when there is no such topic, and none is created by asking."""
-        backoff = Backoff(f"asking for the partitions of {topic}")
-        request = MetadataRequest([topic], allow_auto_topic_creation=False)
-        while True:
-            try:
-                ((code, _topic, _internal, partitions),) = (await self.send(self._any_node(), request)).topics
-                if code == Code.UNKNOWN_TOPIC_OR_PARTITION:
-                    return None
-                check([(code, topic)])
-                return len(partitions)
-            except Failed as error:
-                await backoff.pause(error)
 
     async def stable_offsets(
         self, group: str, tps: Iterable[TopicPartition]

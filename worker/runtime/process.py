@@ -16,9 +16,6 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FATAL = (Exception,)
-"""What may end a worker; the message of each says why."""
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 128 << 20}
 _RETRY_SECONDS = 1.0
