@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter
+from msgspec.json import Decoder
 from rich.console import Console
 from rich.table import Table
 
 from worker.domain.model import Rejection, Request, Rules, UpdateRecord
 from worker.domain.request import read
 from worker.domain.session import fold
+from worker.domain.structs import struct_of
 from worker.pipeline import wire
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.partitioner import partition_of
@@ -63,7 +64,7 @@ def measure(items: int) -> dict[str, float]:
     """Measure the parts for carts of so many *items*."""
     rules = Rules()
     value = orjson.dumps(update(items))
-    types: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
+    types = Decoder(struct_of(UpdateRecord))
     request = read(value, KEY, TIMESTAMP, rules)
     if not isinstance(request, Request):
         raise TypeError(request)
@@ -86,9 +87,9 @@ def measure(items: int) -> dict[str, float]:
 
     return {
         "bytes": len(value),
-        "validate": microseconds(lambda: types.validate_json(value)),
+        "validate": microseconds(lambda: types.decode(value)),
         "read": microseconds(lambda: read(value, KEY, TIMESTAMP, rules)),
-        "decode": microseconds(lambda: wire.decode(snapshot, cart=False)),
+        "decode": microseconds(lambda: wire.decode(snapshot)),
         "fold": microseconds(lambda: fold(created.session, request, 1, rules)),
         "encode": microseconds(lambda: wire.encode(created.session)),
         "whole": microseconds(whole),

@@ -152,10 +152,10 @@ def encoded(value: Any) -> str:
 
 
 def shortest(number: float) -> str:
-    """Write a double with the fewest digits, in the form of the orjson that requirements.lock names.
+    """Write a double with the fewest digits, in the form of the msgspec that requirements.lock names.
 
     >>> [shortest(number) for number in (30.0, 0.3, 0.0001, -1.5e-05, 1e-07, 1e15, 1e16, 1.25e+300)]
-    ['30.0', '0.3', '0.0001', '-0.000015', '1e-7', '1000000000000000.0', '1e+16', '1.25e+300']
+    ['30.0', '0.3', '0.0001', '-0.000015', '1e-7', '1000000000000000.0', '1e16', '1.25e300']
     """
     text = repr(number)
     if "e" not in text:
@@ -163,7 +163,7 @@ def shortest(number: float) -> str:
     digits, power = text.split("e")
     if int(power) == -5:  # repr turns to exponents one digit earlier
         return "-" * (number < 0) + "0.0000" + digits.lstrip("-").replace(".", "")
-    return f"{digits}e{int(power):+d}"
+    return f"{digits}e{int(power)}"
 
 
 # ------------------------------------------------------------------------------------------------------ exact numbers

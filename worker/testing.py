@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from worker.domain.model import Rules, Session
+from worker.domain.model import Rules
 from worker.pipeline import wire
 from worker.pipeline.lane import Batch, Lane, MemoryTable, Overlay, Stage
 from worker.pipeline.ledger import Ledger
@@ -179,10 +179,10 @@ class StreamDriver:
         """Give what a read_committed consumer sees of a topic, in order of publication."""
         return [record for record in self._published if record.topic == topic]
 
-    def sessions(self) -> dict[str, Session]:
+    def sessions(self) -> dict[str, dict[str, Any]]:
         """Give the last snapshot of every session, by integrationId, as a reader of the compacted topic has it."""
         last = {record.key: record.value for record in self.published(self.topology.sessions)}
-        return {(key or b"").decode(): wire.decode(value) for key, value in last.items() if value is not None}
+        return {(key or b"").decode(): orjson.loads(value) for key, value in last.items() if value is not None}
 
     def counts(self) -> Counter[str]:
         """Count what became of the update records: events, `rejected.<code>`, `duplicate`, `skipped`, `dry_run`."""

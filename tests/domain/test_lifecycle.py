@@ -84,7 +84,7 @@ def test_no_sequence_of_records_leaves_the_table(records):
         if request.kind == "delete":
             session = None
             continue
-        state = session["state"] if session else None
+        state = session.state if session else None
         folded = fold(session, request, number + 1, Rules())
         if isinstance(folded, Rejection):
             asked = {"return": "partially_returned", "reopen": "open"}.get(request.kind)
@@ -92,8 +92,8 @@ def test_no_sequence_of_records_leaves_the_table(records):
             assert move not in TABLE or folded.code in ("unknown_item", "return_exceeds_remaining")
             continue
         after = folded.session
-        assert TABLE[state, request.kind, after["state"]] == folded.event
-        assert after["updateCount"] == (session["updateCount"] if session else 0) + 1
-        assert after["id"] == (session["id"] if session else number + 1)
-        assert after["created"] == (session["created"] if session else instant(number))
+        assert TABLE[state, request.kind, after.state] == folded.event
+        assert after.updateCount == (session.updateCount if session else 0) + 1
+        assert after.id == (session.id if session else number + 1)
+        assert after.created == (session.created if session else instant(number))
         session = after

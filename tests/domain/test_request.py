@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -28,12 +29,11 @@ def judged(
         assert answer.message.encode().endswith(b".")
         assert answer.pointer.encode() or not answer.pointer
     if len(value) <= rules.max_record_bytes:
-        extra = "ignore" if rules.unknown_fields == "ignore" else "forbid"
-        exact = _judge(value, key, timestamp, rules, extra)  # type: ignore[arg-type]
+        exact = _judge(value, key, timestamp, rules)
         if isinstance(answer, Rejection) and isinstance(exact, Rejection):
             assert answer[:2] == exact[:2]
         else:
-            assert repr(answer) == repr(exact)
+            assert msgspec.json.encode(answer) == msgspec.json.encode(exact)
     return answer
 
 
@@ -390,7 +390,7 @@ def test_a_request_holds_the_cart_in_the_snapshots_form():
     request = read(value.encode(), b"s-1", 0, Rules())
     assert isinstance(request, Request)
     assert request.cart is not None
-    assert repr(request.cart.items) == repr(
+    assert repr(msgspec.json.decode(request.cart.items)) == repr(
         [
             {
                 "sku": "a",

@@ -4,12 +4,14 @@ import json
 from copy import deepcopy
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from pydantic import TypeAdapter
 
-from worker.domain.model import SNAPSHOT_FIELDS, Rejection, Request, Rules, Session, Snapshot
+from worker.domain.model import Rejection, Request, Rules, Session, Snapshot
 from worker.domain.request import read
 from worker.domain.session import Folded, fold, v1_view
 
@@ -71,7 +73,7 @@ def test_the_fold_never_changes_the_session_it_is_given(records):
         outcome = folded(session, value, timestamp)
         assert session == before
         if isinstance(outcome, Folded):
-            assert repr(session) == repr(before)
+            assert msgspec.json.encode(session) == msgspec.json.encode(before)
             session = outcome.session
 
 
@@ -83,13 +85,13 @@ def test_from_any_point_on_the_written_session_is_all_that_is_needed(records, po
     restored: Session | None = None
     for number, (value, timestamp) in enumerate(records):
         if number == point:
-            restored = json.loads(json.dumps(restored))
+            restored = restored and msgspec.json.decode(msgspec.json.encode(restored), type=Session)
         outcomes = [folded(session, value, timestamp) for session in (whole, restored)]
         if isinstance(outcomes[0], Rejection):
             assert outcomes[0] == outcomes[1]
         else:
             whole, restored = must(outcomes[0]).session, must(outcomes[1]).session
-            assert json.dumps(whole) == json.dumps(restored)
+            assert msgspec.json.encode(whole) == msgspec.json.encode(restored)
 
 
 @unhurried
@@ -100,9 +102,11 @@ def test_the_fields_of_a_session_keep_the_snapshots_order(records):
         outcome = folded(session, value, timestamp)
         if isinstance(outcome, Folded):
             session = outcome.session
-            assert list(session) == [name for name in SNAPSHOT_FIELDS if name in session]
-            SNAPSHOT.validate_json(json.dumps(session), strict=True)
-            assert session["updated"] >= session["created"]
+            written = msgspec.json.encode(session)
+            names = list(json.loads(written))
+            assert names == [name for name in Snapshot.__annotations__ if name in names]
+            SNAPSHOT.validate_json(written, strict=True)
+            assert session.updated >= session.created
 
 
 @unhurried
@@ -110,26 +114,26 @@ def test_the_fields_of_a_session_keep_the_snapshots_order(records):
 def test_a_claim_is_asked_for_exactly_when_the_session_gets_another_profile(records):
     session: Session | None = None
     for value, timestamp in records:
-        before = session["profileId"] if session else ""
+        before = session.profileId if session else ""
         outcome = folded(session, value, timestamp)
         if isinstance(outcome, Folded):
             session = outcome.session
-            assert outcome.claims == (session["profileId"] not in ("", before))
-            if outcome.claims or session["profileId"] == "":
-                assert session["firstSession"] == (not outcome.claims)
+            assert outcome.claims == (session.profileId not in ("", before))
+            if outcome.claims or session.profileId == "":
+                assert session.firstSession == (not outcome.claims)
 
 
 def test_an_answer_is_kept_as_long_as_the_profile_is():
     session = must(folded(None, {"customerSession": {"profileId": "p"}})).session
     for answer in (True, False):
-        known = {**session, "firstSession": answer}
+        known = structs.replace(session, firstSession=answer)
         after = must(folded(known, {"customerSession": {"profileId": "p", "state": "closed"}})).session
-        assert after["firstSession"] is answer
-        assert must(folded(after, {"type": "reopen"})).session["firstSession"] is answer
+        assert after.firstSession is answer
+        assert must(folded(after, {"type": "reopen"})).session.firstSession is answer
 
 
 def test_a_new_sessions_id_is_the_one_it_is_given():
-    assert must(folded(None, {"customerSession": {}})).session["id"] == 7
+    assert must(folded(None, {"customerSession": {}})).session.id == 7
 
 
 def test_a_deletion_leaves_nothing_to_fold():
@@ -179,8 +183,8 @@ def test_the_v1_view_shows_the_same_session(records):
             session = outcome.session
             view = v1_view(session)
             shared = set(view) - {"coupon", "referral", "identifiers", "discounts"}
-            assert {name: view[name] for name in shared} == {name: session[name] for name in shared}  # type: ignore[literal-required]
-            assert view["coupon"] == next(iter(session.get("couponCodes", [])), "")
-            assert view["referral"] == session.get("referralCode", "")
-            assert view["identifiers"] == session.get("identifiers", [])
+            assert {name: view[name] for name in shared} == {name: getattr(session, name) for name in shared}
+            assert view["coupon"] == next(iter(session.couponCodes or []), "")
+            assert view["referral"] == (session.referralCode or "")
+            assert view["identifiers"] == (session.identifiers or [])
             assert view["discounts"] == {}

@@ -3,10 +3,12 @@
 Pure: the session given is never changed, parts of it are shared with the new one.
 """
 
-from msgspec import Struct, structs
+from typing import Any
+
+from msgspec import Raw, Struct, json, structs
 
 from worker.domain.lifecycle import MOVES, Event, refusal
-from worker.domain.model import SNAPSHOT_FIELDS, Kind, Rejection, Request, Rules, Session, SnapshotV1, State
+from worker.domain.model import Kind, Rejection, Request, Rules, Session, State
 from worker.domain.money import MAX_DIGITS, amount, total_nanos
 from worker.domain.returns import take_back
 
@@ -29,7 +31,7 @@ def fold(session: Session | None, request: Request, session_id: int, rules: Rule
 
     >>> request = Request("update", "s-1", "2026-11-22T10:00:00.000Z", changes={"profileId": ""})
     >>> folded = fold(None, request, 1, Rules())
-    >>> folded.event, folded.session["state"], folded.session["firstSession"]
+    >>> folded.event, folded.session.state, folded.session.firstSession
     ('created', 'open', True)
     >>> fold(None, Request("reopen", "s-1", "2026-11-22T10:00:00.000Z"), 1, Rules()).code
     'unknown_session'
@@ -43,24 +45,23 @@ def fold(session: Session | None, request: Request, session_id: int, rules: Rule
     raise ValueError("a deletion leaves no session to fold into")
 
 
-def v1_view(session: Session) -> SnapshotV1:
-    """Show a session in the older form, CustomerSession v1."""
-    coupons = session.get("couponCodes")
+def v1_view(session: Session) -> dict[str, Any]:
+    """Show a session in the older form, a SnapshotV1."""
     return {
-        "integrationId": session["integrationId"],
-        "created": session["created"],
-        "applicationId": session["applicationId"],
-        "profileId": session["profileId"],
-        "coupon": coupons[0] if coupons else "",
-        "referral": session.get("referralCode", ""),
-        "state": session["state"],
-        "cartItems": session["cartItems"],
-        "identifiers": session.get("identifiers", []),
-        "total": session["total"],
-        "attributes": session["attributes"],
-        "firstSession": session["firstSession"],
+        "integrationId": session.integrationId,
+        "created": session.created,
+        "applicationId": session.applicationId,
+        "profileId": session.profileId,
+        "coupon": session.couponCodes[0] if session.couponCodes else "",
+        "referral": session.referralCode or "",
+        "state": session.state,
+        "cartItems": session.cartItems,
+        "identifiers": session.identifiers or [],
+        "total": session.total,
+        "attributes": session.attributes,
+        "firstSession": session.firstSession,
         "discounts": {},
-        "updated": session["updated"],
+        "updated": session.updated,
     }
 
 
@@ -75,18 +76,18 @@ def _update(session: Session | None, request: Request, session_id: int, rules: R
     if isinstance(folded, Rejection):
         return folded
     after = folded.session
-    if session["state"] != "open":
-        names = [name for name, value in changes.items() if value is not None and name != "state"]
+    if session.state != "open":
+        names = [name for name in changes if name != "state"]
         if request.cart is not None:
             names.append("cartItems")
         return structs.replace(folded, ignored=tuple(sorted(names)))
     if refused := _apply(after, request):
         return refused
-    if after["profileId"] == session["profileId"]:
-        return Folded(_in_order(after), folded.event, (), claims=False)
-    has_profile = bool(after["profileId"])
-    after["firstSession"] = not has_profile
-    return Folded(_in_order(after), folded.event, (), has_profile)
+    if after.profileId == session.profileId:
+        return folded
+    has_profile = bool(after.profileId)
+    after.firstSession = not has_profile
+    return Folded(after, folded.event, (), has_profile)
 
 
 def _created(request: Request, session_id: int, rules: Rules) -> Folded | Rejection:
@@ -94,38 +95,41 @@ def _created(request: Request, session_id: int, rules: Rules) -> Folded | Reject
     event = MOVES.get((None, "update", state))
     if event is None:
         return _refused(None, "update", state)
-    session: Session = {
-        "id": session_id,
-        "created": request.occurred_at,
-        "integrationId": request.integration_id,
-        "applicationId": rules.application_id,
-        "profileId": "",
-        "state": state,
-        "cartItems": [],
-        "attributes": {},
-        "firstSession": True,
-        "updateCount": 1,
-        "total": 0.0,
-        "cartItemTotal": 0.0,
-        "additionalCostTotal": 0.0,
-        "cartItemAdditionalCostTotal": 0.0,
-        "updated": request.occurred_at,
-    }
+    session = Session(
+        id=session_id,
+        created=request.occurred_at,
+        integrationId=request.integration_id,
+        applicationId=rules.application_id,
+        profileId="",
+        state=state,
+        cartItems=_EMPTY,
+        attributes={},
+        firstSession=True,
+        updateCount=1,
+        total=0.0,
+        cartItemTotal=0.0,
+        additionalCostTotal=0.0,
+        cartItemAdditionalCostTotal=0.0,
+        updated=request.occurred_at,
+    )
     if refused := _apply(session, request):
         return refused
-    has_profile = bool(session["profileId"])
-    session["firstSession"] = not has_profile
-    return Folded(_in_order(session), event, (), has_profile)
+    has_profile = bool(session.profileId)
+    session.firstSession = not has_profile
+    return Folded(session, event, (), has_profile)
+
+
+_EMPTY = Raw(b"[]")
 
 
 def _return(session: Session | None, request: Request) -> Folded | Rejection:
     folded = _moved(session, request, "partially_returned")
     if isinstance(folded, Rejection):
         return folded
-    lines = take_back(folded.session["cartItems"], request.returned)
+    lines = take_back(json.decode(folded.session.cartItems), request.returned)
     if isinstance(lines, Rejection):
         return lines
-    folded.session["cartItems"] = lines
+    folded.session.cartItems = Raw(json.encode(lines))
     return folded
 
 
@@ -135,13 +139,12 @@ def _return(session: Session | None, request: Request) -> Folded | Rejection:
 def _moved(session: Session | None, request: Request, asked: State) -> Folded | Rejection:
     """Move a session to the state *asked* and count the request, or refuse the move."""
     kind: Kind = request.kind  # type: ignore[assignment]
-    state = session["state"] if session else None
+    state = session.state if session else None
     event = MOVES.get((state, kind, asked))
     if session is None or event is None:
         return _refused(state, kind, asked)
-    after = {**session, "state": asked, "updateCount": session["updateCount"] + 1}
-    if request.occurred_at > session["updated"]:
-        after["updated"] = request.occurred_at
+    updated = max(session.updated, request.occurred_at)
+    after = structs.replace(session, state=asked, updateCount=session.updateCount + 1, updated=updated)
     return Folded(after, event, (), False)
 
 
@@ -155,60 +158,41 @@ def _refused(state: State | None, kind: Kind, asked: State) -> Rejection:
 def _apply(session: Session, request: Request) -> Rejection | None:
     """Write what an update asks into *session*, in place; refuse a total that no double carries."""
     for name, value in request.changes.items():
-        if value is None or name == "state":
+        if name == "state":
             continue
         if name == "attributes":
-            merged = {**session["attributes"], **value}
+            merged = {**session.attributes, **value}
             if None in value.values():
                 merged = {key: kept for key, kept in merged.items() if kept is not None}
-            session["attributes"] = merged
+            session.attributes = merged
         elif name == "profileId":
-            session["profileId"] = value
-        elif value:
-            if name == "coupon":
-                session["couponCodes"] = [value]
-            else:
-                session[_NEW_NAMES.get(name, name)] = value
+            session.profileId = value
+        elif name == "coupon":
+            session.couponCodes = [value] if value else None
+        elif name == "referral":
+            session.referralCode = value or None
         else:
-            session.pop(_NEW_NAMES.get(name, name), None)
+            setattr(session, name, value or None)
     return None if request.cart is None and request.cost_total is None else _write_totals(session, request)
-
-
-_NEW_NAMES = {"coupon": "couponCodes", "referral": "referralCode"}
 
 
 def _write_totals(session: Session, request: Request) -> Rejection | None:
     """Put a new cart and the totals into *session*, in place; what the request leaves alone keeps its total."""
     cart, cost_total = request.cart, request.cost_total
     if cart is not None:
-        session["cartItems"], item_total, item_cost_total = cart.items, cart.item_total, cart.cost_total
+        session.cartItems, item_total, item_cost_total = cart.items, cart.item_total, cart.cost_total
     else:
-        item_total = total_nanos(session["cartItemTotal"])
-        item_cost_total = total_nanos(session["cartItemAdditionalCostTotal"])
+        item_total = total_nanos(session.cartItemTotal)
+        item_cost_total = total_nanos(session.cartItemAdditionalCostTotal)
     if cost_total is None:
-        cost_total = total_nanos(session["additionalCostTotal"])
+        cost_total = total_nanos(session.additionalCostTotal)
     total = item_total + cost_total + item_cost_total
-    written = amount(total), amount(item_total), amount(cost_total), amount(item_cost_total)
+    written: tuple[Any, ...] = amount(total), amount(item_total), amount(cost_total), amount(item_cost_total)
     if None in written:
         message = f"{_TOTALS[written.index(None)]} would need more than {MAX_DIGITS} significant digits."
         return Rejection("number_out_of_range", "/customerSession", message)
-    (
-        session["total"],
-        session["cartItemTotal"],
-        session["additionalCostTotal"],
-        session["cartItemAdditionalCostTotal"],
-    ) = written
+    session.total, session.cartItemTotal, session.additionalCostTotal, session.cartItemAdditionalCostTotal = written
     return None
 
 
 _TOTALS = ("total", "cartItemTotal", "additionalCostTotal", "cartItemAdditionalCostTotal")
-
-
-def _in_order(session: Session) -> Session:
-    """Bring the fields into the snapshot's order; only a field that is new can be out of it, and then stands last."""
-    if next(reversed(session)) in _LAST_FIELDS:
-        return session
-    return {name: session[name] for name in SNAPSHOT_FIELDS if name in session}
-
-
-_LAST_FIELDS = SNAPSHOT_FIELDS[-2:]

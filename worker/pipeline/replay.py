@@ -6,8 +6,11 @@ on the spot, so nothing waits and nothing but the sessions and profiles is kept.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from worker.domain.model import Rules, Session
+import orjson
+
+from worker.domain.model import Rules
 from worker.pipeline import wire
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.lines import BadLine, Line, read
@@ -59,10 +62,10 @@ class Replay:
         self._adopt()
         return self._session_lane.counts
 
-    def sessions(self) -> Iterator[Session]:
-        """Yield the sessions as they are now."""
+    def sessions(self) -> Iterator[dict[str, Any]]:
+        """Yield the sessions as they are now, as plain data."""
         self._adopt()
-        return (wire.decode(wire.unpack(entry)[0]) for entry in self._table.values())
+        return (orjson.loads(wire.unpack(entry)[0]) for entry in self._table.values())
 
     def _settle(self, published: list[ProducerRecord]) -> None:
         """Take what the sessions stage sent; questions to the profiles stage are answered before going on."""
@@ -88,8 +91,8 @@ class Replay:
         if entry is not None:
             message = wire.decode_verdict(verdict)
             if message is not None and message.answer == "demoted":
-                session = wire.decode(wire.unpack(entry)[0], cart=False)
-                sessions.partition = wire.partition_of_session(session["id"])
+                session = wire.decode(wire.unpack(entry)[0])
+                sessions.partition = wire.partition_of_session(session.id)
         self._sessions.fold(sessions, answer.topic, verdict)
         sessions.partition = here
 

@@ -170,13 +170,10 @@ _RULES: Final[dict[str, Json]] = {
 
 
 class _Plain(GenerateJsonSchema):
-    """Leaves out what tells a reader nothing: titles of fields, places held by defaults, notes behind a first line."""
+    """Leaves out what tells a reader nothing: titles of fields, notes behind a first line."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic asks for each field
         return False
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> Json:
-        return self.generate_inner(schema["schema"])
 
     def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> Json:
         written = super().typed_dict_schema(schema)

@@ -107,15 +107,15 @@ class Sessions:
                 self._refuse(overlay, value, origin, Rejection("event_id_reused", "/eventId", message))
                 return False
             events = wire.remember(events, event)
-        session = wire.decode(snapshot, cart=request.kind == "return") if snapshot is not None else None
-        session_id = origin.session_id if session is None else session["id"]
+        session = wire.decode(snapshot) if snapshot is not None else None
+        session_id = origin.session_id if session is None else session.id
         folded = fold(session, request, session_id, self.rules)
         if isinstance(folded, Rejection):
             self._refuse(overlay, value, origin, folded)
             return False
         snapshot = wire.encode(folded.session)
         # A first session may be demoted later: its size is that with "false", whenever that comes.
-        size = len(snapshot) + (folded.session["firstSession"] and folded.session["profileId"] != "")
+        size = len(snapshot) + (folded.session.firstSession and folded.session.profileId != "")
         if size > self.rules.max_snapshot_bytes:
             message = f"The snapshot would have {size} bytes, more than the {self.rules.max_snapshot_bytes} allowed."
             self._refuse(overlay, value, origin, Rejection("session_too_large", "", message))
@@ -137,8 +137,8 @@ class Sessions:
     def _claim(self, overlay: Overlay, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> None:
         """Ask for a verdict, unless that was done before a crash (S5), and let the arrival wait for it (S1)."""
         request, session = arrival.request, folded.session
-        profile_id = session["profileId"]
-        claim = Claim(session["created"], request.integration_id)
+        profile_id = session.profileId
+        claim = Claim(session.created, request.integration_id)
         pending = Pending(arrival, profile_id, claim, folded, snapshot, events)
         ledger = overlay.ledgers[arrival.topic]
         if not ledger.not_done.get(arrival.offset):
@@ -178,7 +178,7 @@ class Sessions:
         """Publish what waited, now that its firstSession is known (S3)."""
         arrival, folded, snapshot = pending.arrival, pending.folded, pending.snapshot
         if is_first:
-            folded = structs.replace(folded, session={**folded.session, "firstSession": True})
+            folded = structs.replace(folded, session=structs.replace(folded.session, firstSession=True))
             snapshot = wire.as_first_session(snapshot)
         self._publish(overlay, arrival, folded, snapshot, pending.events)
         overlay.ledgers[arrival.topic].done(arrival.offset)
@@ -199,12 +199,12 @@ class Sessions:
         if entry is None:
             return
         snapshot, events = wire.unpack(entry)
-        session = wire.decode(snapshot, cart=False)
-        if not session["firstSession"]:
+        session = wire.decode(snapshot)
+        if not session.firstSession:
             return
-        if (session["profileId"], session["created"]) != (message.profile_id, message.claim.created):
+        if (session.profileId, session.created) != (message.profile_id, message.claim.created):
             return
-        session["firstSession"] = False
+        session.firstSession = False
         snapshot = wire.encode(session)
         overlay.table.put(key, wire.pack(snapshot, events))
         overlay.counts["reclassified"] += 1
