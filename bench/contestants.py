@@ -46,7 +46,7 @@ def _quix(commit_seconds: float = 0.5) -> Contestant:
         if not _QUIX.exists():
             raise SystemExit(f"{_QUIX} is missing: make that environment from {_PEERS / 'quix-requirements.txt'}")
         options = (kafka, "--commit-interval", str(commit_seconds), "--state-dir", "state")
-        return Process((str(_QUIX), "-m", "bench.peers.quix", *options), {}, "Beginning recovery check")
+        return Process((str(_QUIX), "-m", "bench.peers.quix", *options), {}, "now processing incoming messages")
 
     return Contestant("quix-streams", start)
 

@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from bench.load import PARTITIONS, UPDATES
 from worker.local.child import Child
+from worker.local.console import administration
 from worker.local.kafka import LocalKafka
-from worker.runtime.cluster import Cluster
 from worker.runtime.topics import prepare
 from worker.settings import Settings
 
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells that it tries again while new topics find leaders
 _ROOT = Path(__file__).parents[1]
 _STOP_SECONDS = 15
+_PATIENCE_SECONDS = 120
+_POLL_SECONDS = 0.1
+_MEASURED = (0.2, 0.9)  # of all records
 
 GROUP = "session-worker"
 """The worker's consumer group."""
@@ -94,30 +99,37 @@ async def topics(kafka: str, partitions: int = PARTITIONS) -> None:
 
 
 async def measured(kafka: str, group: str, total: int, processes: list[Process]) -> Run:
-    """Watch the committed offsets of a *group* from a fifth of *total* to the whole, once all processes work.
+    """Watch the committed offsets of a *group* from a fifth to nine tenths of *total*, once all processes work.
 
-    The first fifth is for starting, and for a JIT compiler to warm up.
+    The first fifth is for starting, and for a JIT compiler to warm up; in the last tenth one process may have done its
+    part while another has not. Waits for the end of all; gives up when nothing moves for long.
     """
-    async with Cluster({"bootstrap_servers": kafka}) as cluster:
-        began: tuple[int, float, float] | None = None
-        while True:
-            done = await committed(cluster, group)
-            now, cpu = time.monotonic(), sum(process.cpu_seconds() for process in processes)
+    async with administration({"bootstrap_servers": kafka}) as admin:
+        marks: list[tuple[int, float, float]] = []
+        last, moved = 0, time.monotonic()
+        while last < total:
+            done, now = await committed(admin, group), time.monotonic()
             ready = [process.is_ready() for process in processes]
-            if began is None and all(ready) and done >= total / 5:
-                began = done, now, cpu
-            if began is not None and done >= total:
-                records = done - began[0]
-                return Run(
-                    records / (now - began[1]),
-                    (cpu - began[2]) / records * 1e6,
-                    max(process.peak_mib() for process in processes),
-                )
-            await asyncio.sleep(0.05)
+            if done > last:
+                last, moved = done, now
+                if len(marks) < len(_MEASURED) and all(ready) and done >= total * _MEASURED[len(marks)]:
+                    marks.append((done, now, sum(process.cpu_seconds() for process in processes)))
+            elif now - moved > _PATIENCE_SECONDS:
+                raise SystemExit(f"{done} of {total} records, and no more:\n{processes[0].told()}")
+            await asyncio.sleep(_POLL_SECONDS)
+    if len(marks) < len(_MEASURED):
+        raise SystemExit("it was done before it could be measured: more records are needed")
+    (first, began, cpu), (done, ended, cpu_after) = marks
+    records = done - first
+    peak = max(process.peak_mib() for process in processes)
+    return Run(records / (ended - began), (cpu_after - cpu) / records * 1e6, peak)
 
 
-async def committed(cluster: Cluster, group: str) -> int:
-    """Sum up the committed offsets of the input topic."""
+async def committed(admin: AIOKafkaAdminClient, group: str) -> int:
+    """Sum up the committed offsets of the input topic; without waiting for the end of open transactions."""
     wanted = [TopicPartition(UPDATES, number) for number in range(PARTITIONS)]
-    offsets = await cluster.stable_offsets(group, wanted)
-    return sum(offset[0] for offset in offsets.values() if offset is not None)
+    try:
+        offsets = await admin.list_consumer_group_offsets(group, partitions=wanted)
+    except KafkaError:  # its coordinator is not up yet
+        return 0
+    return sum(max(it.offset, 0) for it in offsets.values())

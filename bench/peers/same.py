@@ -20,9 +20,8 @@ import click
 from bench.contestants import CONTESTANTS, PIPE
 from bench.load import PARTITIONS, SESSIONS, Load, carts
 from bench.measure import broker, committed, topics
-from worker.local.console import dump
+from worker.local.console import administration, dump
 from worker.pipeline.partitioner import partition_of
-from worker.runtime.cluster import Cluster
 
 PATIENCE_SECONDS = 60
 Json = dict[str, Any]
@@ -90,7 +89,7 @@ async def run(name: str, kafka: str, records: list[tuple[int, bytes, bytes]]) ->
     """Let the contestant do a half, lose all it has on disk and in memory, and do the other half."""
     contestant = CONTESTANTS[name]
     half = len(records) // 2
-    async with Cluster({"bootstrap_servers": kafka}) as cluster:
+    async with administration({"bootstrap_servers": kafka}) as admin:
         for part, end in ((records[:half], half), (records[half:], len(records))):
             late = contestant.skips_backlog and end > half
             if not late:
@@ -101,7 +100,7 @@ async def run(name: str, kafka: str, records: list[tuple[int, bytes, bytes]]) ->
                     async with asyncio.timeout(PATIENCE_SECONDS):
                         await process.started()
                     await Load(part).send(kafka)
-                while (done := await committed(cluster, contestant.group)) < end:
+                while (done := await committed(admin, contestant.group)) < end:
                     process.is_ready()
                     if time.monotonic() - began > PATIENCE_SECONDS:
                         raise SystemExit(f"{process.told()}\n{name}: {done} of {end} committed, and no more")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.kafka.inside import count_of, opened, running, send, settings_for, source, until, update
 from tests.kafka.topics import high_watermarks
+from worker.runtime import disk
 from worker.runtime.app import build_app
 from worker.runtime.disk import Folder, OnDisk
 
@@ -83,6 +84,21 @@ def copied_as_after_a_crash(folder, to):
     except shutil.Error:
         shutil.rmtree(to)
         copied_as_after_a_crash(folder, to)
+
+
+def test_a_table_on_disk_gives_what_was_written_last_whether_it_is_kept_in_memory_or_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "_RECENT_BYTES", 2_000)
+    table, random = OnDisk(tmp_path / "table"), Random(7)
+    state: dict[bytes, bytes | None] = {}
+    from_disk = 0
+    for _cycle in range(300):
+        changes = {b"s-%d" % random.randrange(60): random.choice([random.randbytes(40), None]) for _ in range(3)}
+        table.apply(changes)
+        state.update(changes)
+        for key in random.sample(sorted(state), 3):
+            from_disk += not table._recent.find(key)[0]
+            assert table.get(key) == state[key]
+    assert 100 < from_disk < 800
 
 
 def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):

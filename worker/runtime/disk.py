@@ -16,6 +16,8 @@ _END = b""
 
 _STALE_SECONDS = 20 * 60 * 60  # below delete.retention.ms, a day by default, with room for a clock that is wrong
 _WRITE_BUFFER_BYTES = 16 << 20
+_RECENT_BYTES = 4 << 20
+_ENTRY_BYTES = 150  # of Python's objects, beside key and entry
 _LOGS_KEPT = 2
 _MAX_WORKERS = 1000
 
@@ -46,6 +48,32 @@ class Damaged(Exception):
     """What a partition has on disk cannot be read."""
 
 
+class _Recent:
+    """The entries that were written last, since those are read next; up to twice _RECENT_BYTES of them.
+
+    They are kept in two generations: when the young ones are too many they become the old ones, whose place they take.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[bytes, bytes | None] = {}
+        self._old: dict[bytes, bytes | None] = {}
+        self._size = 0
+
+    def find(self, key: bytes) -> tuple[bool, bytes | None]:
+        """Tell whether an entry is known, and give it; a known entry may be that there is none."""
+        for entries in (self._young, self._old):
+            if key in entries:
+                return True, entries[key]
+        return False, None
+
+    def learn(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Take up what was written."""
+        self._young.update(changes)
+        self._size += sum(len(key) + len(entry or b"") + _ENTRY_BYTES for key, entry in changes.items())
+        if self._size > _RECENT_BYTES:
+            self._old, self._young, self._size = self._young, {}, 0
+
+
 class OnDisk:
     """A partition on disk: entries as they are, and one of where in the changelog they stand.
 
@@ -72,8 +100,11 @@ class OnDisk:
 
     def get(self, key: bytes, /) -> bytes | None:
         """Read an entry; raise Damaged when that fails, and see to it that the next opening fails, too."""
+        is_known, entry = self._recent.find(key)
+        if is_known:
+            return entry
         try:
-            entry: bytes | None = self._db.get(key)
+            entry = self._db.get(key)
         except Exception as error:
             (self._folder / "CURRENT").write_text("damaged\n", encoding="ascii")
             raise Damaged(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
@@ -96,6 +127,7 @@ class OnDisk:
                 self._written = time.time()
             batch.put(_END, b"%d %d" % (end, self._written))
         self._db.write(batch, self._unlogged)
+        self._recent.learn(changes)
         self.end = self.end if end is None else end
 
     def clear(self) -> None:
@@ -118,6 +150,7 @@ class OnDisk:
         self._unlogged = WriteOptions()
         setattr(self._unlogged, "disable_wal", True)  # noqa: B010 (its stub takes it for a method)
         self._db = Rdict(str(self._folder), options)
+        self._recent = _Recent()
         try:
             end, written = (self._db.get(_END) or b"-1 0").split()
         except Exception:

@@ -22,7 +22,8 @@ D6. A batch that was fetched before a rebalance is dropped. Paused partitions ar
 D7. A worker is alive as long as its main loop turns. The client believes it is when something is fetched, leaves the group
     where that takes too long, and does not join again: a worker without partitions would never get any.
 D8. While records come, a broker holds each fetch for a moment, so that it brings more of them: a fetch costs the same,
-    whatever it brings. When none come any more, it holds a fetch for long, and answers the first record at once.
+    whatever it brings. When none come any more, it holds a fetch for long, and answers the first record at once. Not
+    while a partition is paused because too much of it is there: it would have to wait for the end of a fetch without it.
 
 Registered as the transport `batched` (entry point `faust.transports`); `batched://host:9092` is its URL. It overrides
 what is not Faust's public face, so Faust's version is pinned, and tests/kafka/test_driver.py runs it on a broker.
@@ -112,7 +113,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             if not batches and timeout:
                 waiter = fetcher._create_fetch_waiter()
                 done, _pending = await asyncio.wait([waiter], timeout=_BUSY_SECONDS)
-                if not done:
+                if not done and not self._is_holding_back(consumer):
                     fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = _CALM
                     done, _pending = await asyncio.wait([waiter], timeout=timeout - _BUSY_SECONDS)
                 if not done:
@@ -123,6 +124,11 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             if batches:
                 fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = _BUSY
             return batches
+
+    def _is_holding_back(self, consumer: AIOKafkaConsumer) -> bool:
+        """Tell whether a partition is paused that has more to read; Faust lets those of restored tables stay paused."""
+        restored = self.app.tables.changelog_topics
+        return any(tp.topic not in restored for tp in consumer._subscription.paused_partitions())
 
     def set_paused(self, partitions: Iterable[TP], *, paused: bool) -> None:
         """Pause partitions in the client, or let them be fetched again; from any thread, for those still assigned."""
