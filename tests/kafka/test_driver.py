@@ -223,7 +223,10 @@ def test_a_paused_partition_is_not_fetched_ahead(kafka):
 
 
 def test_a_fetch_is_held_for_more_records_only_while_some_come(kafka):
-    """Held for a moment each time, a worker with nothing to do would ask a hundred times a second (D8)."""
+    """Held for a moment each time, a worker with nothing to do would ask a hundred times a second (D8).
+
+    Held for long, a fetch of the others would keep a partition waiting that was paused, and is to be read again.
+    """
 
     async def scenario():
         topic = own("held")
@@ -237,6 +240,10 @@ def test_a_fetch_is_held_for_more_records_only_while_some_come(kafka):
             await until(lambda: held() == (1, 500))
             await produce(kafka, topic, numbered(1))
             await until(lambda: held() == (1 << 16, 12))
+            shop.app.consumer.pause_partitions(shop.assigned())
+            await asyncio.sleep(0.5)
+            assert held() == (1 << 16, 12)
+            shop.app.consumer.resume_partitions(shop.assigned())
             await until(lambda: held() == (1, 500))
 
     asyncio.run(scenario())
