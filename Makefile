@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test lint format schemas bench bench-core bench-kafka lock clean
+.PHONY: help run demo check test lint format schemas bench bench-report bench-smoke bench-core bench-kafka lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ demo: $(READY) ## simulate a retailer's day, replay it, show what came of it (CO
 	$(BIN)/session-worker replay build/updates.jsonl --output build/published.jsonl --summary
 	@echo "what went in: build/updates.jsonl    what came out: build/published.jsonl"
 
-check: lint test ## everything that has to pass before a change lands
+check: lint test bench-smoke ## everything that has to pass before a change lands
 
 test: $(READY) ## run every test, with branch coverage of domain and pipeline
 	$(BIN)/pytest --cov --cov-report=term
@@ -65,7 +65,13 @@ $(QUIX_READY): bench/peers/quix-requirements.txt
 	@touch $@
 
 bench: $(READY) $(STREAMS_JAR) $(QUIX_READY) ## records a second beside Kafka Streams, Quix Streams, Faust (needs Java 17, Maven)
-	$(BIN)/python -m bench.compare
+	$(BIN)/python -m bench.compare --save
+
+bench-report: $(READY) ## the figures that make bench kept, as the README's table and a plot
+	$(BIN)/python -m bench.report
+
+bench-smoke: $(READY) $(QUIX_READY) ## that every contestant in Python still does the job (without figures)
+	$(BIN)/python -m bench.peers.same worker "Quix Streams" "stock Faust" --count 1000 --sessions 100
 
 bench-kafka: $(READY) ## restore, latency and idle cost on a real broker
 	$(BIN)/python -m bench.kafka

@@ -1,7 +1,7 @@
 """The same job side by side: how many records a second, at what cost.
 
 Run it with `make bench`. Each run has a broker of its own with all records in it before the contestant starts; measured
-is from the first fifth of the committed offsets to the last record. Contestants take turns, in several rounds; the table
+is from the first fifth of the committed offsets to the last tenth. Contestants take turns, in several rounds; the table
 has the median, the least and the most of them.
 """
 
@@ -12,9 +12,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.contestants import CONTESTANTS, Contestant
+from bench.contestants import ALL_WORKLOADS, CONTESTANTS, Contestant
 from bench.load import WORKLOADS, Load
 from bench.measure import Run, broker, measured, topics
+from bench.results import save
 
 console = Console()
 
@@ -57,19 +58,25 @@ def shown(runs: dict[str, list[Run]], title: str) -> Table:
 @click.option(
     "--only", multiple=True, type=click.Choice(list(CONTESTANTS)), help="Of the contestants; may be repeated."
 )
-@click.option("--workload", type=click.Choice(list(WORKLOADS)), default="carts", show_default=True)
-@click.option("--count", default=300_000, show_default=True, help="Records.")
-@click.option("--rounds", default=3, show_default=True)
-def main(only: tuple[str, ...], workload: str, count: int, rounds: int) -> None:
-    """Let the contestants take turns over one workload."""
-    what, make = WORKLOADS[workload]
-    load = make(count)
-    runs: dict[str, list[Run]] = {name: [] for name in only or CONTESTANTS}
-    for _ in range(rounds):
-        for name, done in runs.items():
-            done.append(asyncio.run(run(CONTESTANTS[name], load)))
-            console.print(f"{name}: {done[-1].records_a_second:,.0f} records/s")
-    console.print(shown(runs, f"{what}, {len(load.records):,} records"))
+@click.option("--workload", type=click.Choice(list(WORKLOADS)), help="Without it: all, the first one with everybody.")
+@click.option("--count", type=int, help="Records; by default as many as the workload takes.")
+@click.option("--rounds", default=3, show_default=True, help="Of the first workload; the others have one.")
+@click.option("--save", "is_saved", is_flag=True, help="Keep the figures in bench/results.")
+def main(*, only: tuple[str, ...], workload: str | None, count: int | None, rounds: int, is_saved: bool) -> None:
+    """Let the contestants take turns."""
+    for place, name in enumerate([workload] if workload else WORKLOADS):
+        kind = WORKLOADS[name]
+        load = kind.make(count or kind.records)
+        others = ALL_WORKLOADS if kind.is_for_all else [it for it in ALL_WORKLOADS if it.startswith("worker")]
+        chosen = only or (list(CONTESTANTS) if place == 0 and not workload else others)
+        runs: dict[str, list[Run]] = {it: [] for it in chosen}
+        for _ in range(rounds if place == 0 else 1):
+            for contestant, done in runs.items():
+                done.append(asyncio.run(run(CONTESTANTS[contestant], load)))
+                console.print(f"{contestant}: {done[-1].records_a_second:,.0f} records/s")
+        console.print(shown(runs, f"{kind.what}, {len(load.records):,} records"))
+        if is_saved:
+            console.print(f"kept in {save(name, kind.what, len(load.records), runs)}")
 
 
 if __name__ == "__main__":

@@ -80,3 +80,6 @@ CONTESTANTS: Mapping[str, Contestant] = {
     PIPE: Contestant("bare-pipe", _pipe),
 }
 """All do the whole job but the bare pipe, which keeps and checks nothing."""
+
+ALL_WORKLOADS = ["worker", "worker, RocksDB", "Kafka Streams, RocksDB"]
+"""Who takes every workload that it can."""

@@ -78,13 +78,22 @@ def strays(count: int) -> Load:
     return Load([((at + 1) % PARTITIONS, key, value) for at, key, value in carts(count).records])
 
 
-WORKLOADS: dict[str, tuple[str, Callable[[int], Load]]] = {
-    "carts": ("20,000 open sessions, updates of 600 bytes", carts),
-    "receipts": ("one message a session, created closed, 40 % with a profile", receipts),
-    "mix": ("the simulator's mix", simulated),
-    "big": ("carts of 1,000 items", big_carts),
-    "hot": ("one session takes all records", hot),
-    "strays": ("no record is at home", strays),
+class Workload(NamedTuple):
+    """A kind of load: what it is, how so many records are made, how many there usually are, and who can take it."""
+
+    what: str
+    make: Callable[[int], Load]
+    records: int = 200_000
+    is_for_all: bool = True  # else it needs rules that only the worker has
+
+
+WORKLOADS = {
+    "carts": Workload("20,000 open sessions, updates of 600 bytes", carts, 300_000),
+    "receipts": Workload("one message a session, created closed, 40 % with a profile", receipts),
+    "mix": Workload("the simulator's mix", simulated, is_for_all=False),
+    "big": Workload("carts of 1,000 items", big_carts, 5_000),
+    "hot": Workload("one session takes all records", hot),
+    "strays": Workload("no record is at home", strays, is_for_all=False),
 }
 
 

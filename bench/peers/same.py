@@ -133,14 +133,15 @@ async def same(name: str, count: int, sessions: int) -> str | None:
 
 
 @click.command()
-@click.argument("name", type=click.Choice([name for name in CONTESTANTS if name != PIPE]))
+@click.argument("names", nargs=-1, required=True, type=click.Choice([name for name in CONTESTANTS if name != PIPE]))
 @click.option("--count", default=5_000)
 @click.option("--sessions", default=500)
-def main(name: str, count: int, sessions: int) -> None:
-    """Check one contestant."""
-    if (found := asyncio.run(same(name, count, sessions))) is not None:
-        sys.exit(f"{name} differs: {found}")
-    click.echo(f"{name}: the same, after {count:,} records and more, and a restore between")
+def main(names: tuple[str, ...], count: int, sessions: int) -> None:
+    """Check contestants, one after the other."""
+    for name in names:
+        if (found := asyncio.run(same(name, count, sessions))) is not None:
+            sys.exit(f"{name} differs: {found}")
+        click.echo(f"{name}: the same, after {count:,} records and more, and a restore between")
 
 
 if __name__ == "__main__":
