@@ -13,6 +13,7 @@ from operator import attrgetter
 import faust
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, ConsumerMessage
 from mode.services import ServiceTask
 
@@ -218,6 +219,30 @@ def test_a_paused_partition_is_not_fetched_ahead(kafka):
             assert paused not in shop.app.consumer._thread._consumer._fetcher._records
             shop.app.consumer.resume_partitions({paused})
             await until(lambda: len(shop.values()) == 6)
+
+    asyncio.run(scenario())
+
+
+def test_what_was_fetched_of_a_partition_before_it_was_paused_is_read_when_it_goes_on(kafka):
+    """Even where nothing comes of the others, for whose records somebody waits (D6)."""
+
+    async def scenario():
+        topic = own("resumed")
+        await create(kafka, topic, partitions=2)
+        async with running(Shop(kafka, topic)) as shop:
+            paused, _other = sorted(shop.assigned())
+            thread = shop.app.consumer._thread
+            fetch_records = thread._fetch_records
+            thread._fetch_records = lambda *what, **more: fetch_records(*what, **{**more, "timeout": 3600})
+            stock.Consumer.pause_partitions(shop.app.consumer, {paused})  # in Faust alone: the client fetches on
+            await produce(kafka, topic, numbered(1, partition=1))
+            await until(lambda: len(shop.values()) == 1)
+            await produce(kafka, topic, numbered(3, first=1, partition=0))
+            await until(lambda: paused in thread._consumer._fetcher._records)
+            shop.app.consumer.resume_partitions({paused})
+            await until(lambda: len(shop.values()) == 4)
+            thread._fetch_records = fetch_records
+            await produce(kafka, topic, numbered(1, first=4, partition=1))  # ends the last long wait
 
     asyncio.run(scenario())
 

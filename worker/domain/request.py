@@ -6,7 +6,7 @@ take is parsed a second time, exactly and slowly, and pydantic judges every rule
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf, isinf
 from operator import attrgetter
 from typing import Any, Literal, NoReturn
@@ -56,10 +56,8 @@ _Record: Any = struct_of(UpdateRecord)
 _returned = attrgetter("return")
 _Changes: Any = struct_of(CustomerSession)
 _CHANGES: tuple[str, ...] = _Changes.__struct_fields__
-_DECODE: dict[str, Callable[[bytes], Any]] = {
-    "reject": Decoder(_Record).decode,
-    "ignore": Decoder(struct_of(UpdateRecord, forbid_unknown_fields=False)).decode,
-}
+_decode = Decoder(_Record).decode
+_decode_known = Decoder(struct_of(UpdateRecord, forbid_unknown_fields=False)).decode
 _ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
     (outer, inner): (TypeAdapter(element), frozenset(getattr(element, "__annotations__", ())))
     for outer, inner, element in (
@@ -92,7 +90,11 @@ def read(value: bytes | None, key: bytes | None, timestamp: int, rules: Rules) -
     try:
         if _is_nested_too_deep(value):
             return _judge(value, key, timestamp, rules)
-        record = _DECODE[rules.unknown_fields](value)
+        if rules.unknown_fields == "ignore":
+            value.decode()  # where a field is passed over, nobody looks whether it is UTF-8
+            record = _decode_known(value)
+        else:
+            record = _decode(value)
         if record.occurredAt is not None:
             record.occurredAt = to_instant(record.occurredAt)
     except (msgspec.MsgspecError, ValueError):

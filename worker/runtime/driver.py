@@ -137,6 +137,9 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             consumer = self._ensure_consumer()
             present = consumer.assignment() & stock.ensure_aiokafka_TPset(partitions)
             (consumer.pause if paused else consumer.resume)(*present)
+            if not paused:  # who waits for records of the others looks again: these may have been fetched before
+                for waiter in tuple(consumer._fetcher._fetch_waiters):
+                    consumer._fetcher._notify(waiter)
 
         self._soon(change)
 
