@@ -6,7 +6,7 @@ take is parsed a second time, exactly and slowly, and pydantic judges every rule
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf, isinf
 from operator import attrgetter
 from typing import Any, Literal, NoReturn
@@ -14,7 +14,6 @@ from typing import Any, Literal, NoReturn
 import msgspec
 from msgspec import Raw, Struct, to_builtins
 from msgspec.json import Decoder, Encoder
-from msgspec.structs import astuple
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -56,8 +55,8 @@ _Record: Any = struct_of(UpdateRecord)
 _returned = attrgetter("return")
 _Changes: Any = struct_of(CustomerSession)
 _CHANGES: tuple[str, ...] = _Changes.__struct_fields__
-_decode = Decoder(_Record).decode
-_decode_known = Decoder(struct_of(UpdateRecord, forbid_unknown_fields=False)).decode
+_decode: Callable[[bytes], Any] = Decoder(_Record).decode
+_decode_known: Callable[[bytes], Any] = Decoder(struct_of(UpdateRecord, forbid_unknown_fields=False)).decode
 _ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
     (outer, inner): (TypeAdapter(element), frozenset(getattr(element, "__annotations__", ())))
     for outer, inner, element in (
@@ -239,7 +238,7 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int) -
         if units > MAX_ITEMS and (refused := _judge_counts(len(items), units)):  # no item has less than one unit
             return refused
         asked.cartItems = None
-        changes = {name: given for name, given in zip(_CHANGES, astuple(asked), strict=True) if given is not None}
+        changes = to_builtins(asked)
     occurred_at = record.occurredAt
     if occurred_at is None:
         occurred_at = instant(timestamp)

@@ -49,7 +49,7 @@ class Damaged(Exception):
 
 
 class _Recent:
-    """The entries that were written last, since those are read next; up to twice _RECENT_BYTES of them.
+    """The entries that were written or read last, since those are read next; up to twice _RECENT_BYTES of them.
 
     They are kept in two generations: when the young ones are too many they become the old ones, whose place they take.
     """
@@ -67,7 +67,7 @@ class _Recent:
         return False, None
 
     def learn(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """Take up what was written."""
+        """Take up what was written or read."""
         self._young.update(changes)
         self._size += sum(len(key) + len(entry or b"") + _ENTRY_BYTES for key, entry in changes.items())
         if self._size > _RECENT_BYTES:
@@ -108,6 +108,7 @@ class OnDisk:
         except Exception as error:
             (self._folder / "CURRENT").write_text("damaged\n", encoding="ascii")
             raise Damaged(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
+        self._recent.learn({key: entry})
         return entry
 
     def aim(self, high: int) -> None:
