@@ -52,9 +52,9 @@ FUTURE_MILLISECONDS = HOUR_MILLISECONDS
 
 _RECORD: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
 _Record: Any = struct_of(UpdateRecord)
-_returned = attrgetter("return")
 _Changes: Any = struct_of(CustomerSession)
 _CHANGES: tuple[str, ...] = _Changes.__struct_fields__
+_returned = attrgetter("return")  # a keyword of Python
 _decode: Callable[[bytes], Any] = Decoder(_Record).decode
 _decode_known: Callable[[bytes], Any] = Decoder(struct_of(UpdateRecord, forbid_unknown_fields=False)).decode
 _ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
