@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test lint format schemas bench bench-report bench-smoke bench-core bench-kafka lock clean
+.PHONY: help run demo check test lint format schemas bench bench-report bench-smoke bench-core lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,16 +65,13 @@ $(QUIX_READY): bench/peers/quix-requirements.txt
 	@touch $@
 
 bench: $(READY) $(STREAMS_JAR) $(QUIX_READY) ## records a second beside Kafka Streams, Quix Streams, Faust (needs Java 17, Maven)
-	$(BIN)/python -m bench.compare --save
+	$(BIN)/python -m bench --save
 
 bench-report: $(READY) ## the figures that make bench kept, as the README's table and a plot
 	$(BIN)/python -m bench.report
 
 bench-smoke: $(READY) $(QUIX_READY) ## that every contestant in Python still does the job (without figures)
 	$(BIN)/python -m bench.peers.same worker "Quix Streams" "stock Faust" --count 1000 --sessions 100
-
-bench-kafka: $(READY) ## restore, latency and idle cost on a real broker
-	$(BIN)/python -m bench.kafka
 
 lock: $(READY) ## resolve the versions in requirements.lock anew
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header \

@@ -72,14 +72,14 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "worker, RocksDB": Contestant(GROUP, lambda kafka: worker(kafka, "rocksdb://")),
     "worker, 2 processes": Contestant(GROUP, worker, processes=2),
     "Kafka Streams, RocksDB": _kafka_streams("rocksdb"),
+    "Kafka Streams, RocksDB, commits each 10 ms": _kafka_streams("rocksdb", commit_milliseconds=10),
     "Kafka Streams, memory": _kafka_streams("memory"),
     "Kafka Streams, RocksDB, 2 threads": _kafka_streams("rocksdb", 2),
     "Quix Streams": _quix(),
+    "Quix Streams, commits each 5 s": _quix(5),
+    "Quix Streams, commits each 0.1 s": _quix(0.1),
     "stock Faust": _faust("at_least_once"),
     "stock Faust, exactly once": _faust("exactly_once"),
     PIPE: Contestant("bare-pipe", _pipe),
 }
 """All do the whole job but the bare pipe, which keeps and checks nothing."""
-
-ALL_WORKLOADS = ["worker", "worker, RocksDB", "Kafka Streams, RocksDB"]
-"""Who takes every workload that it can."""

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,9 +18,11 @@ PARTITIONS = 8
 
 
 class Load(NamedTuple):
-    """Records for the input topic: partition, key and value."""
+    """Records for the input topic: partition, key and value; the first so many may only *create* the sessions."""
 
     records: list[tuple[int, bytes, bytes]]
+    partitions: int = PARTITIONS
+    create: int = 0
 
     async def send(self, kafka: str) -> None:
         """Put all records on the input topic, in order, as fast as that goes."""
@@ -28,7 +31,7 @@ class Load(NamedTuple):
         await send({"bootstrap_servers": kafka}, UPDATES, lines)
 
 
-def carts(count: int, sessions: int = 20_000, profiles: int = 0) -> Load:
+def carts(count: int, sessions: int = 20_000, profiles: int = 0, partitions: int = PARTITIONS) -> Load:
     """Make updates of about 600 bytes, whose carts of 2 to 6 items are replaced each time.
 
     With *profiles*, every session has one: the first record of each has to ask for it.
@@ -39,8 +42,8 @@ def carts(count: int, sessions: int = 20_000, profiles: int = 0) -> Load:
         session: dict[str, Any] = {"attributes": {"register": 5}, "cartItems": _items(chance, chance.randrange(2, 7))}
         if profiles:
             session["profileId"] = f"profile-{number % profiles:06d}"
-        made.append(_at_home(f"ber-{number * 7919 % sessions:08d}", session))
-    return Load(made)
+        made.append(_at_home(f"ber-{number * 7919 % sessions:08d}", session, partitions))
+    return Load(made, partitions, create=sessions)
 
 
 def receipts(count: int) -> Load:
@@ -79,22 +82,51 @@ def strays(count: int) -> Load:
 
 
 class Workload(NamedTuple):
-    """A kind of load: what it is, how so many records are made, how many there usually are, and who can take it."""
+    """A kind of load: what it is, how so many records are made, how many, who takes it, and how often."""
 
     what: str
     make: Callable[[int], Load]
     records: int = 200_000
-    is_for_all: bool = True  # else it needs rules that only the worker has
+    contestants: tuple[str, ...] = ("worker", "worker, RocksDB", "Kafka Streams, RocksDB")
+    rounds: int = 1
 
+
+EVERYBODY = (
+    "worker",
+    "worker, RocksDB",
+    "worker, 2 processes",
+    "Kafka Streams, RocksDB",
+    "Kafka Streams, memory",
+    "Kafka Streams, RocksDB, 2 threads",
+    "Quix Streams",
+    "stock Faust",
+    "stock Faust, exactly once",
+    "bare pipe",
+)
+_NEEDS_RULES = ("worker", "worker, RocksDB")
 
 WORKLOADS = {
-    "carts": Workload("20,000 open sessions, updates of 600 bytes", carts, 300_000),
+    "carts": Workload("20,000 open sessions, updates of 600 bytes", carts, 300_000, EVERYBODY, rounds=3),
     "receipts": Workload("one message a session, created closed, 40 % with a profile", receipts),
-    "mix": Workload("the simulator's mix", simulated, is_for_all=False),
+    "mix": Workload("the simulator's mix", simulated, contestants=_NEEDS_RULES),
     "big": Workload("carts of 1,000 items", big_carts, 5_000),
     "hot": Workload("one session takes all records", hot),
-    "strays": Workload("no record is at home", strays, is_for_all=False),
+    "strays": Workload("no record is at home", strays, contestants=_NEEDS_RULES),
+    "sessions-200k": Workload("200,000 open sessions", partial(carts, sessions=200_000), 500_000),
+    "sessions-1m": Workload("1,000,000 open sessions", partial(carts, sessions=1_000_000), 1_350_000),
+    **{
+        f"partitions-{number}": Workload(
+            f"20,000 open sessions, partitions: {number}", partial(carts, partitions=number), 300_000, ("worker",)
+        )
+        for number in (1, 4, 16, 64)
+    },
 }
+
+
+@lru_cache(maxsize=1)
+def made(make: Callable[[], Load]) -> Load:
+    """Make the records; those made last are kept for the next contestant."""
+    return make()
 
 
 def _items(chance: random.Random, count: int) -> list[dict[str, Any]]:
@@ -110,7 +142,7 @@ def _items(chance: random.Random, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _at_home(key: str, session: dict[str, Any]) -> tuple[int, bytes, bytes]:
+def _at_home(key: str, session: dict[str, Any], partitions: int = PARTITIONS) -> tuple[int, bytes, bytes]:
     session = {"storeIntegrationId": "store-08", **session}
     value = {"type": "update", "integrationId": key, "customerSession": session}
-    return partition_of(key.encode(), PARTITIONS), key.encode(), orjson.dumps(value)
+    return partition_of(key.encode(), partitions), key.encode(), orjson.dumps(value)

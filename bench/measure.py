@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from bench.load import PARTITIONS, UPDATES
+from bench.load import PARTITIONS, UPDATES, Load
 from worker.local.child import Child
 from worker.local.console import administration
 from worker.local.kafka import LocalKafka
@@ -51,8 +50,15 @@ class Process:
 
     def peak_mib(self) -> float:
         """Tell the most memory that it held."""
-        status = Path(f"/proc/{self._child.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+        return self._memory_mib("VmHWM")
+
+    def memory_mib(self) -> float:
+        """Tell the memory that it holds."""
+        return self._memory_mib("VmRSS")
+
+    def _memory_mib(self, field: str) -> float:
+        status = Path(f"/proc/{self._child.pid}/status").read_text(encoding="ascii")
+        return int(status.partition(f"{field}:")[2].split()[0]) / 1024
 
     def is_ready(self) -> bool:
         """Tell whether it works; give up when it has ended."""
@@ -70,6 +76,11 @@ class Process:
         self._child.stop(_STOP_SECONDS)
         self._folder.cleanup()
 
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._child.kill()
+        self._folder.cleanup()
+
 
 def worker(kafka: str, store: str = "memory://") -> Process:
     """Start a worker as `session-worker run` does."""
@@ -79,11 +90,13 @@ def worker(kafka: str, store: str = "memory://") -> Process:
 
 
 class Run(NamedTuple):
-    """A measured stretch."""
+    """A measured stretch; memory at its most, at the end, and when it had just started."""
 
     records_a_second: float
     cpu_microseconds: float
     peak_mib: float
+    mib: float
+    empty_mib: float
 
 
 @contextmanager
@@ -98,38 +111,45 @@ async def topics(kafka: str, partitions: int = PARTITIONS) -> None:
     await prepare(Settings(brokers=kafka, partitions=partitions))
 
 
-async def measured(kafka: str, group: str, total: int, processes: list[Process]) -> Run:
-    """Watch the committed offsets of a *group* from a fifth to nine tenths of *total*, once all processes work.
+async def measured(kafka: str, group: str, load: Load, processes: list[Process]) -> Run:
+    """Watch the committed offsets of a *group* from a fifth to nine tenths of a *load*, once all processes work.
 
     The first fifth is for starting, and for a JIT compiler to warm up; in the last tenth one process may have done its
     part while another has not. Waits for the end of all; gives up when nothing moves for long.
     """
+    total = len(load.records)
+    points = max(total * _MEASURED[0], load.create), total * _MEASURED[1]
     async with administration({"bootstrap_servers": kafka}) as admin:
         marks: list[tuple[int, float, float]] = []
-        last, moved = 0, time.monotonic()
+        last, moved, empty_mib = 0, time.monotonic(), 0.0
         while last < total:
             done, now = await committed(admin, group), time.monotonic()
             ready = [process.is_ready() for process in processes]
+            if all(ready) and not empty_mib:
+                empty_mib = max(process.memory_mib() for process in processes)
             if done > last:
                 last, moved = done, now
-                if len(marks) < len(_MEASURED) and all(ready) and done >= total * _MEASURED[len(marks)]:
+                if len(marks) < len(points) and all(ready) and done >= points[len(marks)]:
                     marks.append((done, now, sum(process.cpu_seconds() for process in processes)))
             elif now - moved > _PATIENCE_SECONDS:
                 raise SystemExit(f"{done} of {total} records, and no more:\n{processes[0].told()}")
             await asyncio.sleep(_POLL_SECONDS)
-    if len(marks) < len(_MEASURED):
+    if len(marks) < len(points):
         raise SystemExit("it was done before it could be measured: more records are needed")
     (first, began, cpu), (done, ended, cpu_after) = marks
-    records = done - first
-    peak = max(process.peak_mib() for process in processes)
-    return Run(records / (ended - began), (cpu_after - cpu) / records * 1e6, peak)
+    return Run(
+        records_a_second=(done - first) / (ended - began),
+        cpu_microseconds=(cpu_after - cpu) / (done - first) * 1e6,
+        peak_mib=max(process.peak_mib() for process in processes),
+        mib=max(process.memory_mib() for process in processes),
+        empty_mib=empty_mib,
+    )
 
 
 async def committed(admin: AIOKafkaAdminClient, group: str) -> int:
     """Sum up the committed offsets of the input topic; without waiting for the end of open transactions."""
-    wanted = [TopicPartition(UPDATES, number) for number in range(PARTITIONS)]
     try:
-        offsets = await admin.list_consumer_group_offsets(group, partitions=wanted)
+        offsets = await admin.list_consumer_group_offsets(group)
     except KafkaError:  # its coordinator is not up yet
         return 0
-    return sum(max(it.offset, 0) for it in offsets.values())
+    return sum(it.offset for partition, it in offsets.items() if partition.topic == UPDATES)

@@ -1,9 +1,9 @@
-"""Turns bench/results into the README's table and a plot: `make bench-report`.
+"""Turns bench/results into the README's tables and a plot: `make bench-report`.
 
-The table goes between the two marks of the README; the plot is bench/results/throughput.svg.
+The tables go between the two marks of the README; the plot is bench/results/throughput.svg.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,38 +13,86 @@ from pygal.style import LightStyle
 
 from bench.contestants import CONTESTANTS, PIPE
 from bench.load import WORKLOADS
-from bench.measure import Run
 from bench.results import RESULTS, load
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+Runs = Mapping[str, Sequence[Mapping[str, float]]]
+
+_FIELDS = {
+    "records_a_second": ("records/s", "{:,.0f}"),
+    "cpu_microseconds": ("µs of CPU a record", "{:.1f}"),
+    "peak_mib": ("peak MiB", "{:,.0f}"),
+    "mib": ("MiB", "{:,.0f}"),
+    "empty_mib": ("MiB at its start", "{:,.0f}"),
+    "restored_a_second": ("records restored a second", "{:,.0f}"),
+    "first_record_seconds": ("s from its start to the first record", "{:.1f}"),
+    "stopped_seconds": ("s without output after SIGTERM", "{:.1f}"),
+    "killed_seconds": ("s without output after SIGKILL", "{:.1f}"),
+    "p50_milliseconds": ("p50 ms", "{:,.0f}"),
+    "p99_milliseconds": ("p99 ms", "{:,.0f}"),
+    "p999_milliseconds": ("p99.9 ms", "{:,.0f}"),
+    "cpu_share": ("of a core", "{:.1%}"),
+}
+"""What a figure is called, and how it is written."""
 
 
-def tables(documents: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Write the lines of the README's tables: all contestants over the first workload, then the other workloads."""
-    first, *others = documents.values()
-    versions = first["versions"]
+def rows(what: str, runs: Runs) -> Iterator[str]:
+    """Write a table of one measurement: the medians of all figures, and the extremes of the first where there are more."""
+    fields = list(next(iter(runs.values()))[0])
+    leading = fields[0]
+    spread = [leading] if any(len(done) > 1 for done in runs.values()) else []
+    head = [_FIELDS[leading][0], *("least to most" for _ in spread), *(_FIELDS[field][0] for field in fields[1:])]
+    if leading == "records_a_second" and "worker" in runs:
+        head.append("to the worker")
+    yield from ("", f"**{what}**", "", f"| | {' | '.join(head)} |", f"| --- |{' --- |' * len(head)}")
+    for name, done in runs.items():
+        cells = [written(field, _median(done, field)) for field in fields]
+        cells[1:1] = [" – ".join(written(field, end(_all(done, field))) for end in (min, max)) for field in spread]
+        if len(cells) < len(head):
+            cells.append(f"{_median(done, leading) / _median(runs['worker'], leading):.2f}")
+        yield f"| {name}{_notes(name)} | {' | '.join(cells)} |"
+
+
+def crossed(head: str, of: Mapping[str, Runs], *fields: str) -> Iterator[str]:
+    """Write a table of many measurements, a line each, with so many figures in a cell."""
+    names = list(dict.fromkeys(name for runs in of.values() for name in runs))
+    yield from ("", f"| {head} | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}")
+    for what, runs in of.items():
+        cells = [
+            " / ".join(written(field, _median(runs[name], field)) for field in fields) if name in runs else "–"
+            for name in names
+        ]
+        yield f"| {what} | {' | '.join(cells)} |"
+
+
+def written(field: str, figure: float) -> str:
+    """Write a figure as its kind is written."""
+    return _FIELDS[field][1].format(figure)
+
+
+def tables(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Write all that stands in the README."""
+    first, *others = WORKLOADS
+    versions, taken = documents[first]["versions"], {document["date"] for document in documents.values()}
     java, kafka = versions["java"].split()[1], versions["kafka"]
-    yield f"{first['date']}, commit {first['commit']}; {first['machine']}; Python {versions['python']}, Java {java}, Kafka {kafka}."
-    yield f"{first['records']:,} records; {first['workload']}:"
-    yield from ("", "| | records/s | least to most | µs of CPU a record | peak MiB | to the worker |")
-    yield "| --- | --- | --- | --- | --- | --- |"
-    base = _median(first["runs"]["worker"])
-    for name, runs in first["runs"].items():
-        rates = [run.records_a_second for run in runs]
-        cpu, peak = median(run.cpu_microseconds for run in runs), max(run.peak_mib for run in runs)
-        yield (
-            f"| {name}{_notes(name)} | {_median(runs):,.0f} | {min(rates):,.0f} – {max(rates):,.0f}"
-            f" | {cpu:.1f} | {peak:,.0f} | {_median(runs) / base:.2f} |"
-        )
-    names = list(dict.fromkeys(name for it in others for name in it["runs"]))
-    yield from ("", f"| records/s | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}")
-    for it in others:
-        rates_of = [f"{_median(it['runs'][name]):,.0f}" if name in it["runs"] else "–" for name in names]
-        yield f"| {it['workload']} | {' | '.join(rates_of)} |"
+    commits = ", ".join(sorted({document["commit"] for document in documents.values()}))
+    yield (
+        f"{', '.join(sorted(taken))}, commit {commits}; {documents[first]['machine']};"
+        f" Python {versions['python']}, Java {java}, Kafka {kafka}."
+    )
+    yield from rows(documents[first]["what"], documents[first]["runs"])
+    yield from crossed("records/s", {documents[it]["what"]: documents[it]["runs"] for it in others}, "records_a_second")
+    latencies = {documents[name]["what"]: documents[name]["runs"] for name in documents if name.startswith("latency-")}
+    yield from crossed(
+        "ms from send to receipt: p50 / p99 / p99.9, CPU", latencies,
+        "p50_milliseconds", "p99_milliseconds", "p999_milliseconds", "cpu_share",
+    )  # fmt: skip
+    for name in ("restore", "gap", "idle"):
+        yield from rows(documents[name]["what"], documents[name]["runs"])
 
 
-def plot(runs: dict[str, list[Run]]) -> bytes:
+def plot(runs: Runs) -> bytes:
     """Draw the medians as bars."""
     chart = pygal.HorizontalBar(
         style=LightStyle, js=[], show_legend=False, print_values=True, height=60 + 40 * len(runs), no_prefix=True,
@@ -52,28 +100,30 @@ def plot(runs: dict[str, list[Run]]) -> bytes:
     )  # fmt: skip
     shown = [(name, done) for name, done in runs.items() if name != PIPE][::-1]
     chart.x_labels = [name for name, _ in shown]
-    chart.add("", [round(_median(done)) for _, done in shown])
+    chart.add("", [round(_median(done, "records_a_second")) for _, done in shown])
     drawn: bytes = chart.render()
     return drawn
 
 
-def _median(runs: Sequence[Run]) -> float:
-    return median(run.records_a_second for run in runs)
+def _all(runs: Sequence[Mapping[str, float]], field: str) -> list[float]:
+    return [run[field] for run in runs]
+
+
+def _median(runs: Sequence[Mapping[str, float]], field: str) -> float:
+    return median(_all(runs, field))
 
 
 def _notes(name: str) -> str:
-    contestant = CONTESTANTS[name]
-    notes = [] if contestant.exactly_once else ["at least once"]
+    notes = [] if CONTESTANTS[name].exactly_once else ["at least once"]
     if name == PIPE:
         notes.append("keeps and checks nothing")
-    elif not name.startswith("worker"):
-        notes.append("no validation, rejections, duplicates, firstSession")
     return f" ({'; '.join(notes)})" if notes else ""
 
 
 def main() -> None:
     """Write both."""
-    documents = {name: load(path) for name in WORKLOADS if (path := RESULTS / f"{name}.json").exists()}
+    names = [*WORKLOADS, *sorted(it.stem for it in RESULTS.glob("*.json") if it.stem not in WORKLOADS)]
+    documents = {name: load(name) for name in names}
     (RESULTS / "throughput.svg").write_bytes(plot(documents["carts"]["runs"]))
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)

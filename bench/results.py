@@ -7,22 +7,25 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from bench.measure import Run
 from worker.local.kafka import VERSION
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = "faust-streaming", "aiokafka", "msgspec", "orjson", "pydantic", "rocksdict"
 
 
-def save(workload: str, what: str, count: int, runs: Mapping[str, Sequence[Run]]) -> Path:
-    """Write the runs of one workload, over what an earlier time left."""
+class Measured(Protocol):
+    """A NamedTuple of figures."""
+
+    def _asdict(self) -> dict[str, float]: ...
+
+
+def save(name: str, what: str, runs: Mapping[str, Sequence[Measured]]) -> None:
+    """Write what was measured, of each contestant, over what an earlier time left."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{workload}.json"
     document = {
-        "workload": what,
-        "records": count,
+        "what": what,
         "date": time.strftime("%Y-%m-%d"),
         "commit": _said("git", "rev-parse", "--short", "HEAD"),
         "machine": machine(),
@@ -32,16 +35,14 @@ def save(workload: str, what: str, count: int, runs: Mapping[str, Sequence[Run]]
             "kafka": VERSION,
             **{name: version(name) for name in _PACKAGES},
         },
-        "runs": {name: [run._asdict() for run in done] for name, done in runs.items()},
+        "runs": {contestant: [run._asdict() for run in done] for contestant, done in runs.items()},
     }
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return path
+    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read what `save` wrote, the runs as Run again."""
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    document["runs"] = {name: [Run(**run) for run in runs] for name, runs in document["runs"].items()}
+def load(name: str) -> dict[str, Any]:
+    """Read what `save` wrote."""
+    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return document
 
 

@@ -24,6 +24,7 @@ public final class Main {
                 Runtime.getRuntime().halt(1); // the cause is in the log
             }
         });
+        streams.setGlobalStateRestoreListener(new Restored());
         Runtime.getRuntime().addShutdownHook(new Thread(() -> streams.close(
             CloseOptions.groupMembershipOperation(CloseOptions.GroupMembershipOperation.LEAVE_GROUP)
                 .withTimeout(Duration.ofSeconds(20)))));

@@ -1,0 +1,92 @@
+"""What a restart costs: restoring sessions into an empty folder, and the time without output around it."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+from bench.contestants import Contestant
+from bench.load import Load, made
+from bench.measure import Process, broker, committed, topics
+from bench.traffic import traffic
+from worker.local.console import administration
+
+_RATE = 1_000
+_ROUNDS = 3
+_WARM_SECONDS, _AFTER_SECONDS = 5, 5
+_PATIENCE_SECONDS = 120
+
+
+class Restore(NamedTuple):
+    """A start with all state to restore: how fast that is, and when the first record is done after the process began."""
+
+    restored_a_second: float
+    first_record_seconds: float
+
+
+class Gap(NamedTuple):
+    """The longest time without output around a restart at once: after SIGTERM, and after SIGKILL."""
+
+    stopped_seconds: float
+    killed_seconds: float
+
+
+async def restore(make: Callable[[], Load], contestant: Contestant) -> Restore:
+    """Let a contestant process a load, then start it again and again without what it had on disk; give the medians."""
+    load, done = made(make), []
+    with broker() as kafka:
+        await topics(kafka, load.partitions)
+        async with administration({"bootstrap_servers": kafka}) as admin:
+
+            async def until(count: int, process: Process) -> None:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    while await committed(admin, contestant.group) < count:
+                        process.is_ready()
+                        await asyncio.sleep(0.02)
+
+            await load.send(kafka)
+            process = contestant.start(kafka)
+            await until(len(load.records), process)
+            for _ in range(_ROUNDS):
+                process.stop()
+                before = await committed(admin, contestant.group)
+                await Load(load.records[-1:]).send(kafka)
+                began = time.monotonic()
+                process = contestant.start(kafka)
+                await until(before + 1, process)
+                first = time.monotonic() - began
+                told = re.findall(r"Restored (\d+) records in ([\d.]+) s", process.told())[-1]
+                done.append((int(told[0]) / float(told[1]), first))
+            process.stop()
+    return Restore(*map(median, zip(*done, strict=True)))
+
+
+async def gap(make: Callable[[], Load], contestant: Contestant) -> Gap:
+    """Restart a contestant under a steady load in both ways."""
+    load = made(make)
+    return Gap(await _gap(load, contestant, Process.stop), await _gap(load, contestant, Process.kill))
+
+
+async def _gap(load: Load, contestant: Contestant, end: Callable[[Process], None]) -> float:
+    with broker() as kafka:
+        await topics(kafka, load.partitions)
+        process = contestant.start(kafka)
+        try:
+            await process.started()
+            async with traffic(kafka, load, _RATE) as receipts:
+                await asyncio.sleep(_WARM_SECONDS)
+                at = time.time()
+                await asyncio.to_thread(end, process)
+                process = contestant.start(kafka)
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    while not receipts or receipts[-1].sent < at + 1:
+                        process.is_ready()
+                        await asyncio.sleep(0.05)
+                await asyncio.sleep(_AFTER_SECONDS)
+        finally:
+            process.stop()
+    times = [at, *(it.received for it in receipts if it.received > at)]
+    return max(later - earlier for earlier, later in pairwise(times))
