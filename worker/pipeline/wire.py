@@ -138,10 +138,8 @@ def stored(record: ConsumerRecord) -> bytes | None:
     """Give the table entry that a record of the changelog stands for; None for a tombstone."""
     if record.value is None:
         return None
-    for name, events in reversed(record.headers):
-        if name == _EVENTS:
-            return pack(record.value, events)
-    return record.value
+    last = record.headers[-1] if record.headers else None
+    return record.value if last is None or last[0] != _EVENTS else pack(record.value, last[1])
 
 
 encode: Final = Encoder().encode
@@ -255,7 +253,7 @@ class SnapshotHeaders:
             headers.append((_TRACE_PARENT, what.traceparent))
         if ignored:
             headers.append(("ignored-fields", ",".join(ignored).encode()))
-        if events:
+        if events:  # always the last one, where `stored` looks for it
             headers.append((_EVENTS, events))
         return headers
 

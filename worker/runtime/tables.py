@@ -116,7 +116,8 @@ class Partitions(Store):
                 self._go_back(message.tp, kept.end)
             elif fetched.end > kept.end:
                 self._count += len(fetched.records)
-                kept.apply({record.key or b"": wire.stored(record) for record in fetched.records}, fetched.end)
+                last = {record.key or b"": record for record in fetched.records}  # what came before is gone anyway
+                kept.apply({key: wire.stored(record) for key, record in last.items()}, fetched.end)
 
     def _go_back(self, tp: TP, end: int) -> None:
         """Fetch from where the partition stands, and let Faust, which drops what it has seen, see it again."""
