@@ -6,6 +6,7 @@ import time
 from random import Random
 
 import pytest
+from rocksdict import Cache
 
 from tests.kafka.inside import count_of, opened, running, send, settings_for, source, until, update
 from tests.kafka.topics import high_watermarks
@@ -54,7 +55,7 @@ def test_a_standby_misses_nothing_and_takes_over(settings):
 
 def test_a_crash_at_any_point_leaves_a_table_on_disk_that_stands_for_its_end(tmp_path):
     """The folder is copied as a crash would leave it; what was flushed is whole cycles, and the end says which (T3)."""
-    table, random = OnDisk(tmp_path / "table"), Random(7)
+    table, random = OnDisk(tmp_path / "table", Cache(1 << 20)), Random(7)
     state: dict[bytes, bytes] = {}
     states: dict[int | None, dict[bytes, bytes]] = {None: {}}
     for end in range(1, 200):
@@ -69,7 +70,7 @@ def test_a_crash_at_any_point_leaves_a_table_on_disk_that_stands_for_its_end(tmp
     table.close()
     found = set()
     for folder in tmp_path.glob("crash-*"):
-        left = OnDisk(folder)
+        left = OnDisk(folder, Cache(1 << 20))
         found.add(left.end)
         entries = {key: entry for n in range(20) if (entry := left.get(key := b"s-%d" % n)) is not None}
         assert entries == states[left.end]
@@ -88,7 +89,7 @@ def copied_as_after_a_crash(folder, to):
 
 def test_a_table_on_disk_gives_what_was_written_last_whether_it_is_kept_in_memory_or_not(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "_RECENT_BYTES", 2_000)
-    table, random = OnDisk(tmp_path / "table"), Random(7)
+    table, random = OnDisk(tmp_path / "table", Cache(1 << 20)), Random(7)
     state: dict[bytes, bytes | None] = {}
     from_disk = 0
     for _cycle in range(300):
@@ -102,10 +103,10 @@ def test_a_table_on_disk_gives_what_was_written_last_whether_it_is_kept_in_memor
 
 
 def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):
-    table = OnDisk(tmp_path)
+    table = OnDisk(tmp_path, Cache(1 << 20))
     table.apply({b"s-1": b"1"}, 5)
     table.close()
-    again = OnDisk(tmp_path)
+    again = OnDisk(tmp_path, Cache(1 << 20))
     assert (again.end, again.get(b"s-1")) == (5, b"1")
     again.close()
 
@@ -113,10 +114,10 @@ def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):
 @pytest.mark.parametrize("written", [21 * 60 * 60, -60], ids=["too old", "from the future"])
 def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path, written, caplog):
     """A topic forgets its tombstones after a day; a clock that was wrong proves nothing (T4)."""
-    table = OnDisk(tmp_path)
+    table = OnDisk(tmp_path, Cache(1 << 20))
     table.apply({b"s-1": b"1", b"": b"5 %d" % (time.time() - written)})
     table.close()
-    again = OnDisk(tmp_path)
+    again = OnDisk(tmp_path, Cache(1 << 20))
     assert (again.end, again.get(b"s-1")) == (None, None)
     assert "is built anew" in caplog.text
     again.close()
@@ -124,15 +125,15 @@ def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path,
 
 def test_a_table_on_disk_is_not_younger_for_having_been_opened(tmp_path):
     """Twice a short life within a day, and the tombstones of what happened before would be missed (T4)."""
-    table = OnDisk(tmp_path)
+    table = OnDisk(tmp_path, Cache(1 << 20))
     table.apply({b"s-1": b"1", b"": b"5 %d" % (time.time() - 19 * 60 * 60)})
     table.close()
-    table = OnDisk(tmp_path)
+    table = OnDisk(tmp_path, Cache(1 << 20))
     table.aim(9)
     table.apply({b"s-2": b"2"}, 7)
     table.close()
     assert age(tmp_path) > 18 * 60 * 60
-    table = OnDisk(tmp_path)
+    table = OnDisk(tmp_path, Cache(1 << 20))
     table.aim(9)
     table.apply({b"s-3": b"3"}, 9)  # as far as the changelog went
     table.close()
@@ -140,7 +141,7 @@ def test_a_table_on_disk_is_not_younger_for_having_been_opened(tmp_path):
 
 
 def age(folder):
-    table = OnDisk(folder)
+    table = OnDisk(folder, Cache(1 << 20))
     _end, written = (table.get(b"") or b"").split()
     table._db.close()
     return time.time() - int(written)

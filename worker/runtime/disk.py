@@ -2,20 +2,23 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from rocksdict import Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 log = getLogger(__name__)
 _END = b""
 """The key of what a table stands for; no session and no profile has an empty key."""
 
 _STALE_SECONDS = 20 * 60 * 60  # below delete.retention.ms, a day by default, with room for a clock that is wrong
-_WRITE_BUFFER_BYTES = 16 << 20
+_WRITE_BUFFER_BYTES = 8 << 20  # with twice as much a partition takes 30 MB more, and no record less time
+_CACHE_BYTES = 32 << 20
+_BLOOM_BITS = 10  # a key: what is looked for and not there, or further down, costs 6 µs instead of 15
 _RECENT_BYTES = 4 << 20
 _ENTRY_BYTES = 150  # of Python's objects, beside key and entry
 _LOGS_KEPT = 2
@@ -26,6 +29,7 @@ class Folder:
     """One worker's folder below *root*: the first that no other process uses, so that several may share a machine."""
 
     def __init__(self, root: Path) -> None:
+        self._cache = Cache(_CACHE_BYTES)
         for number in range(_MAX_WORKERS):
             self.path = root / f"worker-{number}"
             self.path.mkdir(parents=True, exist_ok=True)
@@ -36,8 +40,8 @@ class Folder:
         raise RuntimeError(f"{root} is used by {_MAX_WORKERS} workers")
 
     def opener(self, name: str) -> Callable[[int], "OnDisk"]:
-        """Give what opens the partitions of the table *name*."""
-        return lambda number: OnDisk(self.path / f"{name}-{number}")
+        """Give what opens the partitions of the table *name*; all of a worker share a cache of what was read."""
+        return lambda number: OnDisk(self.path / f"{name}-{number}", self._cache)
 
     def close(self) -> None:
         """Leave the folder to the next worker."""
@@ -83,8 +87,9 @@ class OnDisk:
     only its index when it opens.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cache: Cache) -> None:
         self._folder = folder
+        self._cache = cache
         self.end: int | None = None
         self._written = 0.0
         self._high = float("inf")
@@ -101,15 +106,22 @@ class OnDisk:
     def get(self, key: bytes, /) -> bytes | None:
         """Read an entry; raise Damaged when that fails, and see to it that the next opening fails, too."""
         is_known, entry = self._recent.find(key)
-        if is_known:
-            return entry
+        return entry if is_known else self._read([key])[key]
+
+    def expect(self, keys: Iterable[bytes | None], /) -> None:
+        """Read many entries at once, which is a third less work than one by one."""
+        unknown = [key for key in dict.fromkeys(keys) if key and not self._recent.find(key)[0]]
+        if unknown:
+            self._read(unknown)
+
+    def _read(self, keys: list[Any]) -> dict[bytes, bytes | None]:
         try:
-            entry = self._db.get(key)
+            entries: dict[bytes, bytes | None] = dict(zip(keys, self._db.get(keys) or (), strict=True))
         except Exception as error:
             (self._folder / "CURRENT").write_text("damaged\n", encoding="ascii")
             raise Damaged(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
-        self._recent.learn({key: entry})
-        return entry
+        self._recent.learn(entries)
+        return entries
 
     def aim(self, high: int) -> None:
         """Take the table for up to date from *high* on, where its changelog ends now."""
@@ -148,6 +160,10 @@ class OnDisk:
         options = Options(raw_mode=True)
         options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
         options.set_keep_log_file_num(_LOGS_KEPT)
+        blocks = BlockBasedOptions()
+        blocks.set_bloom_filter(_BLOOM_BITS, block_based=False)
+        blocks.set_block_cache(self._cache)
+        options.set_block_based_table_factory(blocks)
         self._unlogged = WriteOptions()
         setattr(self._unlogged, "disable_wal", True)  # noqa: B010 (its stub takes it for a method)
         self._db = Rdict(str(self._folder), options)
