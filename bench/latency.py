@@ -11,7 +11,7 @@ from bench.load import Load, made
 from bench.measure import broker, topics
 from bench.traffic import traffic
 
-_WARM_SECONDS, _SECONDS = 5, 15
+_WARM_SECONDS, _SECONDS = 5, 10
 
 
 class Latency(NamedTuple):

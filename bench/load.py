@@ -100,7 +100,6 @@ EVERYBODY = (
     "Kafka Streams, RocksDB, 2 threads",
     "Quix Streams",
     "stock Faust",
-    "stock Faust, exactly once",
     "bare pipe",
 )
 _NEEDS_RULES = ("worker", "worker, RocksDB")
@@ -116,7 +115,7 @@ WORKLOADS = {
     "sessions-1m": Workload("1,000,000 open sessions", partial(carts, sessions=1_000_000), 1_350_000),
     **{
         f"partitions-{number}": Workload(
-            f"20,000 open sessions, partitions: {number}", partial(carts, partitions=number), 300_000, ("worker",)
+            f"20,000 open sessions, partitions: {number}", partial(carts, partitions=number), contestants=("worker",)
         )
         for number in (1, 4, 16, 64)
     },

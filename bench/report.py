@@ -51,13 +51,13 @@ def rows(what: str, runs: Runs) -> Iterator[str]:
         cells[1:1] = [" – ".join(written(field, end(_all(done, field))) for end in (min, max)) for field in spread]
         if len(cells) < len(head):
             cells.append(f"{_median(done, leading) / _median(runs['worker'], leading):.2f}")
-        yield f"| {name}{_notes(name)} | {' | '.join(cells)} |"
+        yield f"| {_named(name)} | {' | '.join(cells)} |"
 
 
 def crossed(head: str, of: Mapping[str, Runs], *fields: str) -> Iterator[str]:
     """Write a table of many measurements, a line each, with so many figures in a cell."""
     names = list(dict.fromkeys(name for runs in of.values() for name in runs))
-    yield from ("", f"| {head} | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}")
+    yield from ("", f"| {head} | {' | '.join(map(_named, names))} |", f"| --- |{' --- |' * len(names)}")
     for what, runs in of.items():
         cells = [
             " / ".join(written(field, _median(runs[name], field)) for field in fields) if name in runs else "–"
@@ -82,6 +82,7 @@ def tables(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         f" Python {versions['python']}, Java {java}, Kafka {kafka}."
     )
     yield from rows(documents[first]["what"], documents[first]["runs"])
+    yield from ("", "¹ without validation, rejections, duplicates and `firstSession`.")
     yield from crossed("records/s", {documents[it]["what"]: documents[it]["runs"] for it in others}, "records_a_second")
     latencies = {documents[name]["what"]: documents[name]["runs"] for name in documents if name.startswith("latency-")}
     yield from crossed(
@@ -113,11 +114,11 @@ def _median(runs: Sequence[Mapping[str, float]], field: str) -> float:
     return median(_all(runs, field))
 
 
-def _notes(name: str) -> str:
-    notes = [] if CONTESTANTS[name].exactly_once else ["at least once"]
+def _named(name: str) -> str:
     if name == PIPE:
-        notes.append("keeps and checks nothing")
-    return f" ({'; '.join(notes)})" if notes else ""
+        return f"{name} (keeps and checks nothing)"
+    skips = "" if name.startswith("worker") else "¹"
+    return f"{name}{skips}{'' if CONTESTANTS[name].exactly_once else ' (at least once)'}"
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from bench.traffic import traffic
 from worker.local.console import administration
 
 _RATE = 1_000
-_ROUNDS = 3
+_ROUNDS = 2
 _WARM_SECONDS, _AFTER_SECONDS = 5, 5
 _PATIENCE_SECONDS = 120
 
