@@ -14,7 +14,8 @@ from bench.measure import Run, broker, measured, topics
 async def throughput(make: Callable[[], Load], contestant: Contestant) -> Run:
     """Let one contestant process all records, or the first of them where all would take an hour."""
     load = made(make)
-    load = load._replace(records=load.records[: round(len(load.records) * contestant.share)])
+    count = round(len(load.records) * contestant.share)
+    load = load._replace(records=load.records[:count], create=round(load.create * contestant.share))
     with broker() as kafka:
         await topics(kafka, load.partitions)
         await load.send(kafka)
