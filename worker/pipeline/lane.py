@@ -18,7 +18,7 @@ N6. A cycle may be folded over one whose commit is not answered yet, its overlay
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -99,9 +99,6 @@ class Table(Protocol[K, V]):
         The table then stands for its changelog up to *end*; without one, for what it did before.
         """
 
-    def expect(self, keys: Iterable[K | None], /) -> None:
-        """Be told what is read next: a table on disk may read it at once."""
-
 
 class MemoryTable(dict[K, V]):
     """A table in memory; *end* is the offset up to which it stands for its changelog."""
@@ -117,9 +114,6 @@ class MemoryTable(dict[K, V]):
                 self[key] = entry
         if end is not None:
             self.end = end
-
-    def expect(self, keys: Iterable[K | None], /) -> None:
-        """Have everything at hand."""
 
 
 class Layer(Generic[K, V]):
@@ -241,9 +235,7 @@ class Overlay:
             ledger, queued, parks = self.ledgers[topic], lane.queued[topic], topic in stage.parks
             first, before = self._first[topic], self._taken[topic]
             taken = before
-            portion = first + before, first + before + limit - folded
-            lane.table.expect(record.key for record in islice(queued, *portion))
-            for record in islice(queued, *portion):
+            for record in islice(queued, first + before, first + before + limit - folded):
                 if parks and not ledger.has_room(record.offset):
                     break  # N5
                 stage.fold(self, topic, record)

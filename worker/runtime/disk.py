@@ -2,11 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
@@ -106,22 +105,15 @@ class OnDisk:
     def get(self, key: bytes, /) -> bytes | None:
         """Read an entry; raise Damaged when that fails, and see to it that the next opening fails, too."""
         is_known, entry = self._recent.find(key)
-        return entry if is_known else self._read([key])[key]
-
-    def expect(self, keys: Iterable[bytes | None], /) -> None:
-        """Read many entries at once, which is a third less work than one by one."""
-        unknown = [key for key in dict.fromkeys(keys) if key and not self._recent.find(key)[0]]
-        if unknown:
-            self._read(unknown)
-
-    def _read(self, keys: list[Any]) -> dict[bytes, bytes | None]:
+        if is_known:
+            return entry
         try:
-            entries: dict[bytes, bytes | None] = dict(zip(keys, self._db.get(keys) or (), strict=True))
+            entry = self._db.get(key)
         except Exception as error:
             (self._folder / "CURRENT").write_text("damaged\n", encoding="ascii")
             raise Damaged(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
-        self._recent.learn(entries)
-        return entries
+        self._recent.learn({key: entry})
+        return entry
 
     def aim(self, high: int) -> None:
         """Take the table for up to date from *high* on, where its changelog ends now."""
