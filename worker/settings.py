@@ -114,6 +114,18 @@ class Settings(BaseSettings):
     max_record_bytes: Bytes = Field(default=1 << 20, description="The largest value of an update record.")
     max_snapshot_bytes: Bytes = Field(default=1 << 20, description="The largest value of a snapshot.")
 
+    on_data_loss: Literal["fail", "earliest"] = Field(
+        default="fail",
+        description="When update records are gone that were not processed yet: `fail`, or go on from the `earliest` left.",
+    )
+    max_rejection_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="The worker stops, and commits nothing more, when this share of its last 1,000 to 2,000 update records "
+        "is rejected; without it, it never does.",
+    )
+
     updates_topic: KafkaName = Field(default=_NAMES.updates, description="Where update records arrive.")
     rekeyed_topic: KafkaName = Field(default=_NAMES.rekeyed, description="Where strays are sent home.")
     sessions_topic: KafkaName = Field(default=_NAMES.sessions, description="Where snapshots are published.")

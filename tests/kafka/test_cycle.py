@@ -5,6 +5,7 @@ import time
 
 import orjson
 import pytest
+from aiokafka.admin import RecordsToDelete
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.group import LeaveGroupRequest
 from faust.types import TP
@@ -25,13 +26,14 @@ from tests.kafka.inside import (
     until,
     update,
 )
-from tests.kafka.topics import Record, own, produce, read
+from tests.kafka.topics import Record, administration, own, produce, read
 from tests.kafka.topics import send as send_by
 from worker.domain.profile import Claim
 from worker.pipeline.lane import Batch, LostRecords
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
 from worker.runtime.cluster import Backoff, Cluster
+from worker.runtime.cycle import TooManyRejections
 from worker.runtime.tables import InMemory
 from worker.runtime.topics import prepare
 from worker.runtime.transaction import TransactionalProducer
@@ -68,6 +70,46 @@ def test_a_record_that_has_to_be_read_again_and_is_gone_ends_the_worker(settings
         assert "no longer holds 1 records, first 1" in str(reason)
 
     asyncio.run(scenario())
+
+
+def test_too_large_a_share_of_rejections_ends_the_worker_before_they_are_committed(settings):
+    async def scenario():
+        it = settings(max_rejection_ratio=0.2)
+        await prepare(it)
+        broken = Record(b"s-0", b"{")
+        await send(it, *[update(f"s-{n}") for n in range(400)], *[broken] * 90)
+        async with running(it) as app:  # too few to judge
+            await opened(app)
+            await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].next == 490)
+            await send(it, *[broken] * 1000)
+            reason = await crashed(app)
+        assert isinstance(reason, TooManyRejections)
+        assert "SESSION_WORKER_MAX_REJECTION_RATIO=0.2" in str(reason)
+        rejected = len(await read(it.brokers, it.rejections_topic))
+        assert 90 <= rejected < 1090
+        async with running(it.model_copy(update={"max_rejection_ratio": None})) as app:
+            await opened(app)
+            await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].next == 1490)
+        assert len(await read(it.brokers, it.rejections_topic)) == 1090
+
+    asyncio.run(scenario())
+
+
+def test_with_earliest_it_keeps_what_is_parked_and_still_there(settings, caplog):
+    async def scenario():
+        it = settings(on_data_loss="earliest")
+        await prepare(it)
+        await send(it, *(update(f"s-{n}") for n in range(4)))
+        await commit_ledger(it, source(it), Ledger(next=3, not_done={0: False, 2: False}))
+        async with administration(it.brokers) as admin:
+            await admin.delete_records({source(it): RecordsToDelete(before_offset=1)})
+        async with running(it) as app:
+            await opened(app)
+            await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].commit() == (4, ""))
+        return [record.key for record in await read(it.brokers, it.sessions_topic)]
+
+    assert asyncio.run(scenario()) == [b"s-2", b"s-3"]
+    assert "1 are lost" in caplog.text
 
 
 def test_a_full_ledger_holds_back_new_records_only_and_gets_going_again(settings):

@@ -4,12 +4,14 @@ import asyncio
 
 import orjson
 import pytest
+from aiokafka.admin import RecordsToDelete
 
 from tests.kafka.faults import member, wire_of
 from tests.kafka.inside import (
     count_of,
     counts,
     crashed,
+    lane_of,
     opened,
     running,
     send,
@@ -19,7 +21,7 @@ from tests.kafka.inside import (
     until,
     update,
 )
-from tests.kafka.topics import Record, create, produce
+from tests.kafka.topics import Record, administration, create, produce, read
 from tests.kafka.topics import send as send_by
 from worker.pipeline.lane import LostRecords
 from worker.runtime.cluster import Cluster
@@ -85,6 +87,43 @@ def test_outputs_without_offsets_end_the_worker_with_a_message_that_says_what_to
             assert "Set the group's offsets, or take new output topics" in str(reason)
 
     asyncio.run(scenario())
+
+
+async def lose(it, count):
+    """Process records of three sessions, then let the broker forget the first *count* of three more."""
+    async with running(it) as app:
+        await opened(app)
+        await send(it, *(update(f"s-{n}") for n in range(3)))
+        await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].next == 3)
+    await send(it, *(update(f"s-{n}") for n in range(3, 6)))
+    async with administration(it.brokers) as admin:
+        await admin.delete_records({source(it): RecordsToDelete(before_offset=3 + count)})
+
+
+def test_records_that_are_gone_end_the_worker_with_a_message_that_names_the_setting(settings):
+    async def scenario():
+        it = settings()
+        await lose(it, 2)
+        async with running(it) as app:
+            reason = await crashed(app)
+        assert isinstance(reason, LostRecords)
+        assert f"{it.updates_topic}/0 holds the offsets 5 to 6, but 3 has to be read next" in str(reason)
+        assert "SESSION_WORKER_ON_DATA_LOSS" in str(reason)
+
+    asyncio.run(scenario())
+
+
+def test_with_earliest_it_goes_on_without_them_and_says_how_many_are_lost(settings, caplog):
+    async def scenario():
+        it = settings(on_data_loss="earliest")
+        await lose(it, 2)
+        async with running(it) as app:
+            await opened(app)
+            await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].next == 6)
+        return [record.key for record in await read(it.brokers, it.sessions_topic)]
+
+    assert asyncio.run(scenario()) == [b"s-0", b"s-1", b"s-2", b"s-5"]
+    assert "2 are lost" in caplog.text
 
 
 def test_owners_without_a_name_are_passed_over(settings):

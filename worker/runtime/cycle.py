@@ -47,6 +47,8 @@ CLOSE_SECONDS = 5.0
 PURGE_SECONDS = 60.0
 
 _MANY = 256
+_WINDOW_RECORDS = 1000
+_NO_OUTCOMES = {"forwarded", "reclassified", "unreadable"}  # of what is counted: no update record's last word
 _PORTION = 128
 _QUEUED_BYTES = 4 << 20
 _FRAME_BYTES = 200
@@ -76,11 +78,41 @@ class _Pending(NamedTuple):
     commit: asyncio.Future[dict[TopicPartition, int]]
 
 
+class TooManyRejections(Exception):
+    """More of the update records are refused than an operator allows."""
+
+
+class Rejections:
+    """The share of rejections among the last update records, at most *limit*; nothing is said of less than 1,000."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._records = self._rejected = 0
+
+    def add(self, overlays: Iterable[Overlay]) -> None:
+        """Count what a cycle is about to commit.
+
+        Raises TooManyRejections, so that none of it is: those records stay to be read again.
+        """
+        for overlay in overlays:
+            self._records += sum(count for what, count in overlay.counts.items() if what not in _NO_OUTCOMES)
+            self._rejected += sum(count for what, count in overlay.counts.items() if what.startswith("rejected."))
+        if self._records >= _WINDOW_RECORDS:
+            if self._rejected > self._limit * self._records:
+                raise TooManyRejections(
+                    f"{self._rejected} of the last {self._records} update records were rejected, a larger share than "
+                    f"SESSION_WORKER_MAX_REJECTION_RATIO={self._limit:g} allows. The last of them are not committed"
+                )
+            self._records //= 2
+            self._rejected //= 2
+
+
 class Cycle(Service):
     """Runs cycles over the lanes that are open.
 
-    *source* gives the consumer, *lost* is called when the outcome of a transaction is unknown and the lanes were closed
-    for it, *internal* names the topics that only workers write and read.
+    *source* gives the consumer, *lost* is called when the lanes were closed because the outcome of a transaction is
+    unknown, or, where it *goes on* after that, because records are gone; *internal* names the topics that only workers
+    write and read; *limit* is the share of rejections that ends the worker.
     """
 
     def __init__(
@@ -90,6 +122,9 @@ class Cycle(Service):
         source: Callable[[], Source],
         lost: Callable[[], None],
         internal: frozenset[str],
+        *,
+        goes_on: bool = False,
+        limit: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -98,6 +133,8 @@ class Cycle(Service):
         self._source = source
         self._lost = lost
         self._internal = internal
+        self._goes_on = goes_on
+        self._rejections = None if limit is None else Rejections(limit)
         self._purged: dict[TopicPartition, int] = {}
         self._membership: Membership | None = None
         self._by_source: dict[TopicPartition, Lane] = {}
@@ -178,6 +215,8 @@ class Cycle(Service):
         if self._pending is not None and not await self._settle(self._pending):
             return
         if overlays and membership is not None and membership is self._membership:
+            if self._rejections is not None:
+                self._rejections.add(overlays)
             self._pending = self._send(overlays, membership)
             if not self._is_behind:
                 await self._settle(self._pending)
@@ -302,10 +341,14 @@ class Cycle(Service):
     async def _check(self, tp: TopicPartition, position: int) -> None:
         (low, high) = (await self._cluster.watermarks([tp]))[tp]
         self._checked.discard(tp)
-        if not low <= position <= high:
-            raise LostRecords(
-                f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next"
-            )
+        if low <= position <= high or tp not in self._by_source:
+            return
+        why = f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next"
+        if not self._goes_on:
+            raise LostRecords(f"{why}. With SESSION_WORKER_ON_DATA_LOSS=earliest it would go on without what is gone")
+        self.log.warning("%s; the lanes are opened again", why)
+        await self.close()
+        self._lost()
 
     def _hold_back(self, tp: TopicPartition, lane: Lane, batch: Batch) -> None:
         """Pause a partition of which more is queued than memory should hold (C5)."""

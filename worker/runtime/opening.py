@@ -35,6 +35,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from logging import getLogger
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
@@ -49,6 +50,7 @@ from worker.runtime.cycle import Cycle
 from worker.runtime.tables import Partitions, Table
 from worker.runtime.transaction import TransactionalProducer, Unknown
 
+log = getLogger(__name__)
 _PAUSE_SECONDS = 0.2
 
 
@@ -59,6 +61,7 @@ class Parts(NamedTuple):
     producer: TransactionalProducer
     cycle: Cycle
     tables: Mapping[Stage, Table]
+    goes_on_after_loss: bool
 
 
 class Prepared(NamedTuple):
@@ -162,7 +165,7 @@ class Opening(Recovery):
         return await asyncio.Future()
 
     async def _resolve(self, membership: Membership) -> Prepared:
-        cluster, producer, _cycle, tables = self._parts
+        cluster, producer, _cycle, tables, goes_on = self._parts
         assignment = self.app.consumer.assignment()
         lanes = []
         for stage, table in tables.items():
@@ -183,7 +186,7 @@ class Opening(Recovery):
         commits = await cluster.stable_offsets(membership.group, list(sources))
         marks = await cluster.watermarks([*sources, *changelogs])
         ledgers = {
-            source: _ledger(source, commits[source], marks[source], changelog, marks[changelog])
+            source: _ledger(source, commits[source], marks[source], changelog, marks[changelog], goes_on=goes_on)
             for source, changelog in sources.items()
         }
         beginnings = {source: ledgers[source].commit() for source, commit in commits.items() if commit is None}
@@ -283,8 +286,13 @@ def _ledger(
     marks: tuple[int, int],
     changelog: TopicPartition,
     outputs: tuple[int, int],
+    *,
+    goes_on: bool,
 ) -> Ledger:
-    """Load what was committed of a source; its beginning when nothing was, and nothing was published either (O4)."""
+    """Load what was committed of a source; its beginning when nothing was, and nothing was published either (O4).
+
+    Where records are gone that were not done, it *goes on* with those that are left, or raises LostRecords.
+    """
     low, high = marks
     name = f"{source.topic}/{source.partition}"
     if commit is None:
@@ -294,10 +302,19 @@ def _ledger(
                 f"expired, or the worker ran with another app_id. Set the group's offsets, or take new output topics"
             )
         return Ledger(low)
-    offset, metadata = commit
-    if not low <= offset <= high:
+    ledger = Ledger.restore(*commit)
+    if low <= commit[0] and ledger.next <= high:
+        return ledger
+    what = f"{name} holds the offsets {low} to {high}, but {commit[0]} has to be read next: records are gone"
+    if not goes_on:
         raise LostRecords(
-            f"{name} holds the offsets {low} to {high}, but {offset} has to be read next: records are gone. "
-            f"Set the group's offset of that partition to one that exists to go on without them"
+            f"{what}. Set the group's offset of that partition to one that exists, or let SESSION_WORKER_ON_DATA_LOSS be "
+            f"earliest, to go on without them"
         )
-    return Ledger.restore(offset, metadata)
+    if ledger.next > high:
+        log.warning("%s. It was made anew, and is read from its beginning", what)
+        return Ledger(low)
+    left = {offset: is_head for offset, is_head in ledger.not_done.items() if offset >= low}
+    lost = len(ledger.not_done) - len(left) + max(0, low - ledger.next)
+    log.warning("%s: %d are lost, and it goes on without them", what, lost)
+    return Ledger(max(ledger.next, low), left)
