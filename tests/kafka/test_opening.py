@@ -100,19 +100,6 @@ async def lose(it, count):
         await admin.delete_records({source(it): RecordsToDelete(before_offset=3 + count)})
 
 
-def test_records_that_are_gone_end_the_worker_with_a_message_that_names_the_setting(settings):
-    async def scenario():
-        it = settings()
-        await lose(it, 2)
-        async with running(it) as app:
-            reason = await crashed(app)
-        assert isinstance(reason, LostRecords)
-        assert f"{it.updates_topic}/0 holds the offsets 5 to 6, but 3 has to be read next" in str(reason)
-        assert "SESSION_WORKER_ON_DATA_LOSS" in str(reason)
-
-    asyncio.run(scenario())
-
-
 def test_with_earliest_it_goes_on_without_them_and_says_how_many_are_lost(settings, caplog):
     async def scenario():
         it = settings(on_data_loss="earliest")

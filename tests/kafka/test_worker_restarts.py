@@ -200,29 +200,49 @@ def test_update_records_deleted_before_they_were_processed_are_fatal_at_the_star
     assert status == 1
     assert last == (
         f"Error: {updates}/0 holds the offsets 2 to 2, but 1 has to be read next: records are gone. "
-        "Set the group's offset of that partition to one that exists to go on without them"
+        "Set the group's offset of that partition to one that exists, or let SESSION_WORKER_ON_DATA_LOSS be earliest, "
+        "to go on without them"
     )
+
+
+async def lose_underway(it):
+    """Let a worker sleep while the second of three records comes and is deleted again."""
+    worker = await it.open()
+    await it.send([update("s-1")])
+    await it.settle()
+    worker.freeze()
+    await asyncio.sleep(1)  # the fetch that was under way comes back without records
+    await it.send([update("s-1")])
+    await truncate(it, it.topology.updates)
+    await it.send([update("s-1")])
+    worker.wake()
+    return worker
 
 
 def test_update_records_deleted_before_they_were_processed_are_fatal_to_a_worker_that_runs(crew):
     async def scenario():
         it = crew(1)
-        worker = await it.open()
-        await it.send([update("s-1")])
-        await it.settle()
-        worker.freeze()
-        await asyncio.sleep(1)  # the fetch that was under way comes back without records
-        await it.send([update("s-1")])
-        await truncate(it, it.topology.updates)
-        await it.send([update("s-1")])
-        worker.wake()
+        worker = await lose_underway(it)
         status = await worker.ends()
         return it.topology.updates, status, worker.said()[-1], await found(it)
 
     updates, status, last, given = asyncio.run(scenario())
     assert status == 1
-    assert last == f"Error: {updates}/0 holds offsets 2 to 3, 1 was to be read next"
+    assert last.startswith(f"Error: {updates}/0 holds offsets 2 to 3, 1 was to be read next. ")
     assert given.snapshots == {b"s-1": [(0, 0)]}
+
+
+def test_with_earliest_a_worker_that_runs_goes_on_without_them(crew):
+    async def scenario():
+        it = crew(1, on_data_loss="earliest")
+        worker = await lose_underway(it)
+        lost = await worker.says("are lost")
+        await it.settle()
+        return lost, await found(it)
+
+    lost, given = asyncio.run(scenario())
+    assert "1 are lost" in lost
+    assert given.snapshots == {b"s-1": [(0, 0), (0, 2)]}
 
 
 def test_outputs_without_committed_offsets_are_fatal(crew):
