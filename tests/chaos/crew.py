@@ -11,10 +11,9 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 _ROOT = Path(__file__).parents[2]
 
 
-def launched(*mistakes: str, hold: Path | None = None, **wrong: object) -> tuple[str, ...]:
+def launched(*mistakes: str, **wrong: object) -> tuple[str, ...]:
     """Give the command of a worker with these mistakes, and what else launch.py knows to do to it."""
-    options = {**wrong, "hold": hold} if hold else wrong
-    pairs = [(f"--{name}", str(value)) for name, value in options.items()]
+    pairs = [(f"--{name}", str(value)) for name, value in wrong.items()]
     pairs += [("--mistake", name) for name in mistakes]
     return (sys.executable, str(_LAUNCH), *(word for pair in pairs for word in pair))
 
