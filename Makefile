@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test lint format schemas bench bench-report bench-smoke bench-core lock clean
+.PHONY: help run demo check test chaos lint format schemas bench bench-report bench-smoke bench-core lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,11 @@ check: lint test bench-smoke ## everything that has to pass before a change land
 
 test: $(READY) ## run every test, with branch coverage of domain and pipeline
 	$(BIN)/pytest --cov --cov-report=term
+
+ROUNDS ?= 100
+
+chaos: $(READY) ## faults by a seeded schedule, judged by a verifier that believes nobody (ROUNDS=100 SEED=1)
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
 
 lint: $(READY) ## ruff, mypy, the import law
 	$(BIN)/ruff check .

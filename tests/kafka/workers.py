@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -117,19 +117,19 @@ class Crew:
             child.kill()
             print(f"{'-' * 30} {log.name}", child.said(), sep="\n")  # noqa: T201 (pytest shows it when a test fails)
 
-    def start(self, **settings: object) -> Worker:
+    def start(self, *, command: Sequence[str] = WORKER, **settings: object) -> Worker:
         """Start one more worker; *settings* go over those of the others."""
         others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         ours = {PREFIX + name.upper(): str(value) for name, value in {**self._settings, **settings}.items()}
         log = self._folder / f"{self.name}-{len(self.workers)}.log"
-        child = Child(WORKER, self._folder, log, others | ours)
+        child = Child(command, self._folder, log, others | ours)
         self._children.append((log, child))
         self.workers.append(Worker(child))
         return self.workers[-1]
 
-    async def open(self, **settings: object) -> Worker:
+    async def open(self, *, command: Sequence[str] = WORKER, **settings: object) -> Worker:
         """Start a worker, the only one, and wait until it has opened its lanes."""
-        worker = self.start(**settings)
+        worker = self.start(command=command, **settings)
         await worker.says("Opened")
         return worker
 

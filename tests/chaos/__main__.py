@@ -1,0 +1,37 @@
+"""`make chaos`: a long run, and its table; exit status 1 when the verifier finds a flaw."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.chaos.faults import FAULTS, schedule
+from tests.chaos.suite import run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    parser.add_argument("--rate", type=float, default=200)
+    parser.add_argument("--only", action="append", help="a kind of fault; all by default")
+    parser.add_argument("--logs", type=Path, help="where to keep what workers and brokers wrote")
+    given = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # brokers are away all the time
+    chosen = tuple(it for it in FAULTS if not given.only or it.__name__ in given.only)
+    with contextlib.ExitStack() as opened:
+        folder = given.logs or Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        faults = schedule(given.rounds, given.seed, chosen)
+        print(f"seed {given.seed}", flush=True)
+        report = asyncio.run(run(faults, given.seed, given.rate, folder))
+    print(report.table())
+    return 0 if report.is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

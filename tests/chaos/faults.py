@@ -1,0 +1,368 @@
+"""The faults, each by its name: what is done to three workers and three brokers that are at work.
+
+A fault leaves everything mended: three workers that run, three brokers, fair weather. What a worker makes of it is not
+looked at here, but whether one ended by itself; such a worker is started again, as an operator's platform would.
+"""
+
+import asyncio
+import random
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from aiokafka import TopicPartition
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+
+from tests.chaos.crew import launched
+from tests.chaos.proxy import Weather, Wire
+from tests.kafka.topics import administration
+from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, Crew, Worker
+from worker.local.kafka import LocalKafka
+
+WORKERS = 3
+TRANSACTION_TIMEOUT_SECONDS = 6
+BROKER_PROPERTIES = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000"}
+"""Brokers look for transactions that are over time every ten seconds; here, so that a freeze need not be that long."""
+
+SMALL_DISK_BYTES = 24 << 10
+"""What no file of a worker may grow beyond: that is how its disk is full here."""
+
+_GONE_SECONDS = 2.0
+_BAD_SECONDS = 5.0
+_LATE_SECONDS = 3600
+_OPEN_SECONDS = 20
+_GROUP, _TRANSACTION = 0, 1
+_AS_TOLD = {0, -signal.SIGTERM}
+"""A worker's status after SIGTERM; the second when that comes before it has begun to listen for it."""
+
+
+class _Place:
+    """Where a worker runs: its wires to the brokers, its folder, and the worker that is there now."""
+
+    def __init__(self, wires: list[Wire], folder: Path) -> None:
+        self.wires = wires
+        self.folder = folder
+        self.worker: Worker | None = None
+
+
+class Ground:
+    """Three brokers, and the places of up to four workers, of which three run. Chance comes from one seed."""
+
+    def __init__(self, kafka: LocalKafka, crew: Crew, folder: Path, seed: int) -> None:
+        self.kafka = kafka
+        self.crew = crew
+        self.chance = random.Random(seed)
+        self.ended: Counter[str] = Counter()
+        """What workers said last that ended by themselves."""
+        self._folder = folder
+        self._places: list[_Place] = []
+        self._expected: set[Worker] = set()
+
+    async def __aenter__(self) -> Self:
+        ports = [int(address.rpartition(":")[2]) for address in self.kafka.bootstrap_servers.split(",")]
+        for number in range(WORKERS + 1):
+            wires = [Wire(port) for port in ports]
+            for wire in wires:
+                await wire.start()
+            self._places.append(_Place(wires, self._folder / f"tables-{number}"))
+        for place in self._places[:WORKERS]:
+            self.start(place)
+        await self.opened()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for place in self._places:
+            for wire in place.wires:
+                await wire.close()
+
+    # ------------------------------------------------------------------------------------------------- workers
+
+    def start(self, place: _Place, **wrong: object) -> Worker:
+        through = ",".join(f"{wire.broker}={wire.port}" for wire in place.wires)
+        command = launched(through=through, **wrong)
+        place.worker = self.crew.start(command=command, store="rocksdb://", data_dir=place.folder)
+        return place.worker
+
+    def running(self) -> list[_Place]:
+        return [it for it in self._places if it.worker is not None and it.worker.status is None]
+
+    def some(self) -> _Place:
+        """Choose a place where a worker runs, by chance."""
+        return self.chance.choice(self.running())
+
+    def kill(self, place: _Place) -> None:
+        if place.worker is not None:
+            self._expected.add(place.worker)
+            place.worker.kill()
+
+    async def stop(self, place: _Place) -> None:
+        worker = place.worker
+        if worker is not None and worker.status is None:
+            self._expected.add(worker)
+            if (status := await worker.stop()) not in _AS_TOLD:
+                self._note(worker, f"stopped, status {status}")
+
+    async def mend(self) -> None:
+        """Start what is missing, stop what is too much; note who ended by itself."""
+        for place in self._places:
+            worker = place.worker
+            if worker is not None and worker.status is not None and worker not in self._expected:
+                self._expected.add(worker)
+                self._note(worker, f"status {worker.status}")
+        running = self.running()
+        for place in running[WORKERS:]:
+            await self.stop(place)
+        for place in [it for it in self._places if it not in running][: WORKERS - len(running)]:
+            self.start(place)
+
+    def _note(self, worker: Worker, how: str) -> None:
+        said = worker.said()
+        self.ended[f"{how}: {said[-1][:300] if said else 'nothing'}"] += 1
+
+    async def opened(self, within_seconds: float = 90) -> None:
+        """Wait until some worker has opened lanes."""
+        async with asyncio.timeout(within_seconds):
+            while not any("Opened" in line for it in self.running() if it.worker for line in it.worker.said()):  # noqa: ASYNC110 (a process gives no event)
+                await asyncio.sleep(0.1)
+
+    def pause(self, least: float, most: float) -> Awaitable[None]:
+        return asyncio.sleep(self.chance.uniform(least, most))
+
+    # ------------------------------------------------------------------------------------------------- brokers
+
+    async def coordinator(self, kind: int, key: str) -> int:
+        async with administration(self.crew.kafka) as admin:
+            answer = await admin._client.send(admin._client.get_random_node(), FindCoordinatorRequest(key, kind))
+            return int(answer.coordinator_id)
+
+    async def transactional_id(self) -> str:
+        """Give that of a worker that is recorded as the owner of a partition."""
+        changelogs = [TopicPartition(self.crew.topology.sessions, number) for number in range(12)]
+        async with administration(self.crew.kafka) as admin:
+            found = await admin.list_consumer_group_offsets(self.crew.name, partitions=changelogs)
+        owners = [it.metadata.split()[0] for it in found.values() if it.metadata]
+        return self.chance.choice(sorted(owners)) if owners else self.crew.name
+
+    async def leader(self) -> int:
+        async with administration(self.crew.kafka) as admin:
+            (described,) = await admin.describe_topics([self.crew.topology.sessions])
+        leaders = [it["leader"] for it in described["partitions"] if it["leader"] >= 0]
+        return int(self.chance.choice(leaders))
+
+    async def crash(self, *brokers: int) -> None:
+        """Kill brokers, and start them again a little later."""
+        for number in brokers:
+            await asyncio.to_thread(self.kafka.kill, number)
+        await self.pause(_GONE_SECONDS, 2 * _GONE_SECONDS)
+        await asyncio.to_thread(self.kafka.start)
+
+
+# ------------------------------------------------------------------------------------------------------- the faults
+
+
+async def one_killed(it: Ground) -> None:
+    it.kill(it.some())
+
+
+async def all_killed(it: Ground) -> None:
+    for place in it.running():
+        it.kill(place)
+
+
+async def killed_while_restoring(it: Ground) -> None:
+    """Kill all but the newest, so that it has to restore their partitions; kill that, too, while it does."""
+    place = it.some()
+    it.kill(place)
+    shutil.rmtree(place.folder, ignore_errors=True)
+    worker = it.start(place)
+    for other in it.running():
+        if other is not place:
+            it.kill(other)
+    with suppress(TimeoutError, AssertionError):
+        await worker.says("Restored", within_seconds=it.chance.uniform(2, SESSION_TIMEOUT_SECONDS + 4))
+    it.kill(place)
+
+
+async def killed_while_rebalancing(it: Ground) -> None:
+    """Let one leave, which moves partitions, and kill another while they move."""
+    leaving, *others = it.chance.sample(it.running(), len(it.running()))
+    stopping = asyncio.ensure_future(it.stop(leaving))
+    await it.pause(0, 1.5)
+    it.kill(others[0])
+    await stopping
+
+
+async def _frozen(it: Ground, seconds: float, times: int = 1) -> None:
+    worker = it.some().worker
+    assert worker is not None
+    for _time in range(times):
+        worker.freeze()
+        await asyncio.sleep(seconds)
+        with suppress(ProcessLookupError):
+            worker.wake()
+        await it.pause(0, 0.5)
+
+
+async def frozen_beyond_the_session_timeout(it: Ground) -> None:
+    await _frozen(it, SESSION_TIMEOUT_SECONDS + it.chance.uniform(0.5, 3))
+
+
+async def frozen_beyond_the_transaction_timeout(it: Ground) -> None:
+    await _frozen(it, SESSION_TIMEOUT_SECONDS + TRANSACTION_TIMEOUT_SECONDS + it.chance.uniform(0, 2))
+
+
+async def frozen_twice_in_a_row(it: Ground) -> None:
+    await _frozen(it, SESSION_TIMEOUT_SECONDS + it.chance.uniform(0, 1.5), times=2)
+
+
+async def frozen_again_and_again(it: Ground) -> None:
+    """Freeze one for moments at a time: wherever in a transaction it is, the others' time goes on."""
+    worker = it.some().worker
+    assert worker is not None
+    for _time in range(25):
+        worker.freeze()
+        await it.pause(0.05, 0.3)
+        worker.wake()
+        await it.pause(0, 0.05)
+
+
+async def stopped_and_started(it: Ground) -> None:
+    place = it.some()
+    await it.stop(place)
+    it.start(place)
+
+
+async def scaled_from_1_to_4(it: Ground) -> None:
+    for place in it.running()[1:]:
+        await it.stop(place)
+    await it.pause(1, 3)
+    for place in it._places:
+        if place not in it.running():
+            it.start(place)
+    await it.pause(6, 8)
+
+
+async def leader_killed(it: Ground) -> None:
+    await it.crash(await it.leader())
+
+
+async def transaction_coordinator_killed(it: Ground) -> None:
+    await it.crash(await it.coordinator(_TRANSACTION, await it.transactional_id()))
+
+
+async def group_coordinator_killed(it: Ground) -> None:
+    await it.crash(await it.coordinator(_GROUP, it.crew.name))
+
+
+async def brokers_restarted_in_turn(it: Ground) -> None:
+    for number in range(3):
+        await asyncio.to_thread(it.kafka.stop, number)
+        await asyncio.to_thread(it.kafka.start)
+
+
+async def all_brokers_killed(it: Ground) -> None:
+    await it.crash(0, 1, 2)
+
+
+async def _weather(it: Ground, weather: Weather, seconds: float = _BAD_SECONDS) -> None:
+    wires = it.some().wires
+    chosen = wires if it.chance.random() < 0.5 else [it.chance.choice(wires)]
+    for wire in chosen:
+        wire.turn(weather)
+    await asyncio.sleep(seconds)
+    for wire in chosen:
+        wire.turn(Weather.FAIR)
+
+
+async def connections_reset(it: Ground) -> None:
+    await _weather(it, Weather.RESETTING)
+
+
+async def connections_half_open(it: Ground) -> None:
+    await _weather(it, Weather.SILENT, SESSION_TIMEOUT_SECONDS + 2)
+
+
+async def network_delayed(it: Ground) -> None:
+    await _weather(it, Weather.SLOW, 2 * _BAD_SECONDS)
+
+
+async def network_narrowed(it: Ground) -> None:
+    await _weather(it, Weather.NARROW)
+
+
+async def tables_deleted(it: Ground) -> None:
+    place = it.some()
+    it.kill(place)
+    shutil.rmtree(place.folder, ignore_errors=True)
+
+
+async def tables_truncated(it: Ground) -> None:
+    place = it.some()
+    it.kill(place)
+    for file in sorted(place.folder.rglob("*")):
+        if file.is_file() and it.chance.random() < 0.3:
+            with file.open("r+b") as opened:
+                opened.truncate(file.stat().st_size // 2)
+
+
+async def disk_full(it: Ground) -> None:
+    """Give a worker a disk that is full when it writes its tables, which is when it lets go of them."""
+    place = it.some()
+    await it.stop(place)
+    shutil.rmtree(place.folder, ignore_errors=True)
+    worker = it.start(place, largest=SMALL_DISK_BYTES)
+    with suppress(TimeoutError, AssertionError):
+        await worker.says("Opened", within_seconds=_OPEN_SECONDS)
+    await it.pause(5, 8)
+    await it.stop(place)
+
+
+async def clock_an_hour_off(it: Ground) -> None:
+    place = it.some()
+    await it.stop(place)
+    worker = it.start(place, late=it.chance.choice((-_LATE_SECONDS, _LATE_SECONDS)))
+    with suppress(TimeoutError, AssertionError):
+        await worker.says("Opened", within_seconds=_OPEN_SECONDS)
+    await it.pause(4, 6)
+    await it.stop(place)
+
+
+Fault = Callable[[Ground], Awaitable[None]]
+FAULTS: tuple[Fault, ...] = (
+    one_killed,
+    leader_killed,
+    frozen_beyond_the_session_timeout,
+    connections_reset,
+    stopped_and_started,
+    tables_truncated,
+    transaction_coordinator_killed,
+    killed_while_restoring,
+    connections_half_open,
+    clock_an_hour_off,
+    all_killed,
+    group_coordinator_killed,
+    frozen_again_and_again,
+    network_delayed,
+    tables_deleted,
+    killed_while_rebalancing,
+    brokers_restarted_in_turn,
+    frozen_twice_in_a_row,
+    network_narrowed,
+    scaled_from_1_to_4,
+    disk_full,
+    frozen_beyond_the_transaction_timeout,
+    all_brokers_killed,
+)
+
+
+def schedule(rounds: int, seed: int, faults: tuple[Fault, ...] = FAULTS) -> list[Fault]:
+    """Draw the order of so many faults: each kind comes once before any comes again."""
+    chance = random.Random(seed)
+    drawn: list[Fault] = []
+    while len(drawn) < rounds:
+        drawn += chance.sample(faults, len(faults))
+    return drawn[:rounds]

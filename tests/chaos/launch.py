@@ -1,0 +1,180 @@
+"""Runs a worker with something wrong about it: its clock, its disk, its way to the brokers, or a rule of it taken out.
+
+    python launch.py [--late SECONDS] [--through PORT=PORT,…] [--largest BYTES] [--hold FILE] [--mistake NAME]…
+
+A launcher, since nothing of the worker's own may know of it. It is started by its path, in whatever folder.
+"""
+
+import argparse
+import asyncio
+import resource
+import time
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+
+def shift_clock(seconds: float) -> None:
+    """Let the clock be wrong."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + seconds
+    time.time_ns = lambda: now_ns() + round(seconds * 1e9)
+
+
+def go_through(ports: dict[int, int]) -> None:
+    """Connect to another port wherever one of these is meant: brokers tell clients their own ports."""
+    connect = asyncio.BaseEventLoop.create_connection
+
+    @wraps(connect)
+    async def through(loop, factory, host=None, port=None, **options):
+        return await connect(loop, factory, host, ports.get(port, port), **options)
+
+    asyncio.BaseEventLoop.create_connection = through  # type: ignore[method-assign, assignment]
+
+
+# ------------------------------------------------------------------------------------------ rules of the worker, taken out
+
+
+def unfenced(_hold: Path) -> None:
+    """Let dead owners be: allowed, since fencing only makes it fast."""
+    from worker.runtime.transaction import TransactionalProducer
+
+    async def fence(producer, transactional_id):
+        pass
+
+    TransactionalProducer.fence = fence  # type: ignore[method-assign]
+
+
+def sends_unchecked(_hold: Path) -> None:
+    """Commit, whatever became of the records that belong to it."""
+    from worker.runtime import transaction
+
+    write = transaction.TransactionalProducer._write
+
+    async def unchecked(producer, *given):
+        with suppress(transaction.Aborted, transaction.Unknown, transaction.Unwritable):
+            await write(producer, *given)
+
+    transaction.TransactionalProducer._write = unchecked  # type: ignore[method-assign]
+
+
+def held_until_expelled(hold: Path) -> None:
+    """Begin no transaction while the file *hold* is there, and then none before the group has put this worker out."""
+    from worker.runtime import driver
+    from worker.runtime.transaction import TransactionalProducer
+
+    assigned, commit = driver.RebalanceListener.on_partitions_assigned, TransactionalProducer.commit
+    coordinators: list[Any] = []
+
+    async def remembered(listener, partitions):
+        coordinators[:] = [listener._thread._ensure_consumer()._coordinator]
+        await assigned(listener, partitions)
+
+    async def held(producer, records, offsets, membership):
+        if hold.exists():  # noqa: ASYNC240 (a file is what the test can take away)
+            print("Held", flush=True)
+            while hold.exists() or coordinators[0].generation != -1:  # noqa: ASYNC110, ASYNC240
+                await asyncio.sleep(0.001)
+        return await commit(producer, records, offsets, _live(coordinators[0], membership))
+
+    driver.RebalanceListener.on_partitions_assigned = remembered  # type: ignore[method-assign]
+    TransactionalProducer.commit = held  # type: ignore[method-assign]
+
+
+def _live(coordinator, membership):
+    """Give the membership as it was pinned, or, by mistake, as it is now."""
+    if not _live.is_mistaken:  # type: ignore[attr-defined]
+        return membership
+    return membership._replace(generation=coordinator.generation, member=coordinator.member_id)
+
+
+_live.is_mistaken = False  # type: ignore[attr-defined]
+
+
+def generation_live(_hold: Path) -> None:
+    """Read generation and member id when they are needed, and send what is read."""
+    from worker.runtime.cluster import Membership
+
+    _live.is_mistaken = True  # type: ignore[attr-defined]
+    Membership.check = lambda _membership: None  # type: ignore[method-assign, assignment]
+
+
+def offsets_unstable(_hold: Path) -> None:
+    """Fetch committed offsets without require_stable."""
+    from worker.runtime.protocol import OffsetFetchRequest
+
+    build = OffsetFetchRequest.build
+
+    def unstable(request, struct):
+        request._require_stable = False
+        return build(request, struct)
+
+    OffsetFetchRequest.build = unstable  # type: ignore[method-assign]
+
+
+def restored_to_the_stable_offset(_hold: Path) -> None:
+    """Take the last stable offset for where a topic ends."""
+    from worker.runtime import cluster
+
+    cluster._READ_UNCOMMITTED = 1  # type: ignore[misc]
+
+
+def position_standing(_hold: Path) -> None:
+    """Begin each portion of a cycle where the first began."""
+    from worker.pipeline.lane import Overlay
+
+    run = Overlay.run
+
+    def standing(overlay, limit):
+        overlay._taken = dict.fromkeys(overlay._taken, 0)
+        return run(overlay, limit)
+
+    Overlay.run = standing  # type: ignore[method-assign]
+
+
+def parked_lost(_hold: Path) -> None:
+    """Forget in the commit what is parked."""
+    from worker.pipeline.ledger import Ledger
+
+    Ledger.commit = lambda ledger: (ledger.next, "")  # type: ignore[method-assign, assignment]
+
+
+MISTAKES = {
+    it.__name__: it
+    for it in (
+        unfenced,
+        sends_unchecked,
+        held_until_expelled,
+        generation_live,
+        offsets_unstable,
+        restored_to_the_stable_offset,
+        position_standing,
+        parked_lost,
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--late", type=float, default=0)
+    parser.add_argument("--through", default="")
+    parser.add_argument("--largest", type=int)
+    parser.add_argument("--hold", type=Path, default=Path("hold"))
+    parser.add_argument("--mistake", action="append", default=[], choices=MISTAKES)
+    wrong = parser.parse_args()
+    if wrong.late:
+        shift_clock(wrong.late)
+    if wrong.through:
+        go_through({int(port): int(other) for port, other in (it.split("=") for it in wrong.through.split(","))})
+    if wrong.largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wrong.largest, wrong.largest))
+    for name in wrong.mistake:
+        MISTAKES[name](wrong.hold)
+    from worker.cli import main as session_worker
+
+    session_worker(["run"])
+
+
+if __name__ == "__main__":
+    main()
