@@ -35,11 +35,12 @@ check: lint test bench-smoke ## everything that has to pass before a change land
 test: $(READY) ## run every test, with branch coverage of domain and pipeline
 	$(BIN)/pytest --cov --cov-report=term
 
-lint: $(READY) ## ruff, mypy, the import law
+lint: $(READY) ## ruff, mypy, bandit, the import law
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml worker
 
 format: $(READY) ## put the code in its form
 	$(BIN)/ruff check --fix .
