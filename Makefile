@@ -40,11 +40,12 @@ ROUNDS ?= 100
 chaos: $(READY) ## faults by a seeded schedule, judged by a verifier that believes nobody (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
 
-lint: $(READY) ## ruff, mypy, the import law
+lint: $(READY) ## ruff, mypy, bandit, the import law
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml worker
 
 format: $(READY) ## put the code in its form
 	$(BIN)/ruff check --fix .

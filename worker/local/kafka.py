@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
@@ -84,18 +84,30 @@ class LocalKafka:
     """A cluster of brokers whose data is in *folder*; runs from `with` to its end, or as told broker by broker.
 
     With a *port*, the brokers listen there and at the ports after it; else at any that are free. *properties* go over
-    the settings of each broker; the clients' listener is named CLIENT. All of it blocks: in asyncio, use a thread.
+    the settings of each broker; the clients' listener is named CLIENT. *scram*, as StorageTool's `--add-scram` wants
+    them, are logins that a new cluster has. All of it blocks: in asyncio, use a thread.
     """
 
     def __init__(
-        self, folder: Path, brokers: int = 1, port: int = 0, properties: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        brokers: int = 1,
+        port: int = 0,
+        properties: Mapping[str, str] | None = None,
+        scram: Sequence[str] = (),
     ) -> None:
         self.folder = folder.absolute()
         self._wanted = [port + number if port else 0 for number in range(brokers)]
         self._properties = dict(properties or {})
+        self._scram = scram
         self._cluster = ""
         self._brokers: list[_Broker] = []
         self._opened = ExitStack()
+
+    @property
+    def internal_servers(self) -> str:
+        """The addresses at which brokers speak to each other, without TLS and login."""
+        return ",".join(f"{_HOST}:{broker.ports.internal}" for broker in self._brokers)
 
     @property
     def bootstrap_servers(self) -> str:
@@ -117,7 +129,7 @@ class LocalKafka:
                 _Broker(number, self.folder / f"broker-{number}", each, java) for number, each in enumerate(ports)
             ]
             with ThreadPoolExecutor() as pool:
-                list(pool.map(lambda broker: broker.prepare(self._cluster, common), self._brokers))
+                list(pool.map(lambda broker: broker.prepare(self._cluster, common, self._scram), self._brokers))
             opened.callback(self.stop)
             self.start()
             self._opened = opened.pop_all()
@@ -225,7 +237,7 @@ class _Broker:
             raise KafkaFailed(f"broker {self.number} does not run")
         return self._process.pid
 
-    def prepare(self, cluster: str, common: dict[str, str]) -> None:
+    def prepare(self, cluster: str, common: dict[str, str], scram: Sequence[str]) -> None:
         """Write what the process reads at its start, and give a data folder that is new its identity."""
         self._folder.mkdir(exist_ok=True)
         own = {
@@ -242,8 +254,14 @@ class _Broker:
         if (self._folder / "data" / "meta.properties").exists():
             return
         tool = "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", "server.properties"
+        logins = [word for login in scram for word in ("--add-scram", login)]
         run = subprocess.run(  # noqa: S603
-            (*self._java, *tool), cwd=self._folder, capture_output=True, text=True, errors="replace", check=False
+            (*self._java, *tool, *logins),
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
         if run.returncode:
             raise KafkaFailed(f"cannot format {self._folder}:\n{_telling(run.stdout + run.stderr)}")

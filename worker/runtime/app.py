@@ -80,8 +80,9 @@ class App(faust.App):
         self.on_partitions_revoked.connect(self._on_revoked)
 
     async def on_start(self) -> None:
-        """Connect before anything else runs."""
+        """Connect before anything else runs; who may not see the group would wait for ever to join it."""
         await self.parts.cluster.start()
+        await self.parts.cluster.members(self.conf.id)
         await super().on_start()
         await self.add_runtime_dependency(self.cycle)
 

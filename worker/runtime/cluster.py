@@ -28,6 +28,17 @@ REQUEST_SECONDS: Final = 5
 SERVER_SECONDS: Final = 3
 """How long a broker may wait for replicas; less, so that its answer still finds us waiting."""
 
+GRANT: Final = "grant the worker's principal what the README lists under Security"
+"""What mends that a broker denies the worker what it asks for."""
+DENIED: Final = frozenset(
+    {
+        Code.TOPIC_AUTHORIZATION_FAILED,
+        Code.GROUP_AUTHORIZATION_FAILED,
+        Code.CLUSTER_AUTHORIZATION_FAILED,
+        Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
+
 _log: Final = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS: Final = 0.001  # a transaction begun right after another is refused for a moment

@@ -10,6 +10,7 @@ from typing import Any
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from worker.pipeline.topology import Topology
+from worker.runtime.access import ask_why, explained
 from worker.runtime.app import App, build_app
 from worker.runtime.topics import prepare
 from worker.settings import Settings
@@ -57,7 +58,10 @@ def configure_logging() -> None:
 def run(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT; raises what ends it otherwise."""
     _keep_freed_memory()
-    asyncio.run(_run(settings))
+    try:
+        asyncio.run(_run(settings))
+    except Exception as error:
+        raise explained(error) from error
 
 
 def _keep_freed_memory() -> None:
@@ -112,6 +116,8 @@ async def _prepared(settings: Settings) -> Topology:
         except KafkaError as error:
             if not error.retriable:
                 raise
+            if isinstance(error, KafkaConnectionError):
+                await ask_why(settings)
             if not is_told:
                 log.warning("Kafka at %s does not answer, trying on: %s", settings.brokers, error)
                 is_told = True

@@ -15,6 +15,7 @@ from aiokafka.errors import (
 )
 
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
+from worker.runtime.cluster import DENIED, GRANT
 from worker.settings import PREFIX, Settings
 
 LEADERS_SECONDS: Final = 30
@@ -121,6 +122,8 @@ def _refused(what: str, topic: str, answer: Mapping[str, Any]) -> Exception:
     """Make the error of a broker's answer: aiokafka's when it may pass, else ours."""
     error = for_code(answer["error_code"])
     told = f"{topic}: {what}: {error.__name__}: {answer['error_message']}"
+    if answer["error_code"] in DENIED:
+        told = f"{told} If it is there, {GRANT}; else create it"
     return error(told) if error.retriable else WrongTopics(told)
 
 

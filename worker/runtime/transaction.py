@@ -48,6 +48,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from worker.pipeline.wire import ProducerRecord
 from worker.runtime.cluster import (
+    GRANT,
     SERVER_SECONDS,
     Backoff,
     Cluster,
@@ -81,7 +82,6 @@ _WRITTEN: Final = frozenset({Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER})
 _MAYBE_WRITTEN: Final = frozenset(
     {Code.REQUEST_TIMED_OUT, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND, Code.NETWORK_EXCEPTION, Code.KAFKA_STORAGE_ERROR}
 )
-_GRANT: Final = "grant it to the worker's principal"
 _REMEDIES: Final[Mapping[int, str]] = {
     Code.MESSAGE_TOO_LARGE: "raise the topic's max.message.bytes",
     Code.RECORD_LIST_TOO_LARGE: "raise the topic's segment.bytes",
@@ -92,10 +92,10 @@ _REMEDIES: Final[Mapping[int, str]] = {
     Code.OFFSET_METADATA_TOO_LARGE: "raise the brokers' offset.metadata.max.bytes",
     Code.INVALID_COMMIT_OFFSET_SIZE: "raise the brokers' offset.metadata.max.bytes",
     Code.INVALID_GROUP_ID: "name another group",
-    Code.TOPIC_AUTHORIZATION_FAILED: _GRANT,
-    Code.GROUP_AUTHORIZATION_FAILED: _GRANT,
-    Code.CLUSTER_AUTHORIZATION_FAILED: _GRANT,
-    Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: _GRANT,
+    Code.TOPIC_AUTHORIZATION_FAILED: GRANT,
+    Code.GROUP_AUTHORIZATION_FAILED: GRANT,
+    Code.CLUSTER_AUTHORIZATION_FAILED: GRANT,
+    Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: GRANT,
     Code.INVALID_TRANSACTION_TIMEOUT: "shorten the transaction timeout or raise the brokers' transaction.max.timeout.ms",
     Code.UNSUPPORTED_COMPRESSION_TYPE: "choose another compression",
     Code.UNSUPPORTED_FOR_MESSAGE_FORMAT: "upgrade the topic's message format",
