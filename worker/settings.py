@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     max_record_bytes: Bytes = Field(default=1 << 20, description="The largest value of an update record.")
     max_snapshot_bytes: Bytes = Field(default=1 << 20, description="The largest value of a snapshot.")
 
+    on_data_loss: Literal["fail", "earliest"] = Field(
+        default="fail",
+        description="Update records that were deleted before they were read: `fail`, or go on from the `earliest`.",
+    )
+
     updates_topic: KafkaName = Field(default=_NAMES.updates, description="Where update records arrive.")
     rekeyed_topic: KafkaName = Field(default=_NAMES.rekeyed, description="Where strays are sent home.")
     sessions_topic: KafkaName = Field(default=_NAMES.sessions, description="Where snapshots are published.")

@@ -87,6 +87,37 @@ def test_outputs_without_offsets_end_the_worker_with_a_message_that_says_what_to
     asyncio.run(scenario())
 
 
+async def commit_beyond_the_end(it):
+    await prepare(it)
+    await send(it, update("s-1"))
+    async with member(it.brokers, it.updates_topic, it.app_id) as membership, Cluster(it.connection()) as cluster:
+        await cluster.commit(membership, {source(it): (5, "")})
+
+
+def test_an_offset_beyond_the_end_ends_the_worker(settings):
+    """The topic was made anew: a reader would wait until it has as many records as the old one (O4)."""
+
+    async def scenario():
+        it = settings()
+        await commit_beyond_the_end(it)
+        async with running(it) as app:
+            reason = await crashed(app)
+        assert isinstance(reason, LostRecords)
+        assert f"{it.updates_topic}/0 holds the offsets 0 to 1, but 5 is committed" in str(reason)
+
+    asyncio.run(scenario())
+
+
+def test_an_offset_beyond_the_end_is_followed_by_the_beginning_where_that_is_set(settings):
+    async def scenario():
+        it = settings(on_data_loss="earliest")
+        await commit_beyond_the_end(it)
+        async with running(it):
+            await count_of(it, "s-1", 1)
+
+    asyncio.run(scenario())
+
+
 def test_owners_without_a_name_are_passed_over(settings):
     """kafka-consumer-groups --reset-offsets --all-topics leaves commits without metadata."""
 

@@ -199,8 +199,9 @@ def test_update_records_deleted_before_they_were_processed_are_fatal_at_the_star
     updates, status, last = asyncio.run(scenario())
     assert status == 1
     assert last == (
-        f"Error: {updates}/0 holds the offsets 2 to 2, but 1 has to be read next: records are gone. "
-        "Set the group's offset of that partition to one that exists to go on without them"
+        f"Error: {updates}/0 holds the offsets 2 to 2, but 1 is committed, to be read next: records are gone. "
+        "To go on without them set on_data_loss to earliest (for update records), or the group's offset "
+        "of that partition to one that exists"
     )
 
 
@@ -221,8 +222,48 @@ def test_update_records_deleted_before_they_were_processed_are_fatal_to_a_worker
 
     updates, status, last, given = asyncio.run(scenario())
     assert status == 1
-    assert last == f"Error: {updates}/0 holds offsets 2 to 3, 1 was to be read next"
+    assert last.startswith(f"Error: {updates}/0 holds the offsets 2 to 3, but 1 is committed")
     assert given.snapshots == {b"s-1": [(0, 0)]}
+
+
+def test_update_records_deleted_before_they_were_processed_are_passed_over_where_that_is_set(crew):
+    async def scenario():
+        it = crew(1, on_data_loss="earliest")
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        assert await worker.stop() == 0
+        await it.send([update("lost"), update("lost")])
+        await truncate(it, it.topology.updates)
+        await it.send([update("s-2")])
+        worker = await it.open()
+        await it.settle()
+        return it.topology.updates, "\n".join(worker.said()), await found(it)
+
+    updates, said, given = asyncio.run(scenario())
+    assert f"{updates}/0 holds the offsets 3 to 4, but 1 is committed, to be read next: records are gone" in said
+    assert "Going on from 3 without 2 records" in said
+    assert set(given.snapshots) == {b"s-1", b"s-2"}
+
+
+def test_update_records_deleted_before_a_running_worker_has_them_are_passed_over_where_that_is_set(crew):
+    async def scenario():
+        it = crew(1, on_data_loss="earliest")
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        worker.freeze()
+        await asyncio.sleep(1)  # the fetch that was under way comes back without records
+        await it.send([update("lost")])
+        await truncate(it, it.topology.updates)
+        await it.send([update("s-2")])
+        worker.wake()
+        await it.settle()
+        return "\n".join(worker.said()), await found(it)
+
+    said, given = asyncio.run(scenario())
+    assert "Going on from 2 without 1 records" in said
+    assert set(given.snapshots) == {b"s-1", b"s-2"}
 
 
 def test_outputs_without_committed_offsets_are_fatal(crew):

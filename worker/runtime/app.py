@@ -72,7 +72,7 @@ class App(faust.App):
         producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
         internal = frozenset((topology.rekeyed, topology.claims, topology.verdicts))
         self.cycle = Cycle(cluster, producer, lambda: self.consumer, self._open_again, internal)
-        self.parts = Parts(cluster, producer, self.cycle, tables)
+        self.parts = Parts(cluster, producer, self.cycle, tables, settings.on_data_loss)
         self.agent(self._topic(*(topic for stage in stages for topic in stage.reads)), name="queue")(self._queue)
         self.on_partitions_revoked.connect(self._on_revoked)
 

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, Protocol
 from aiokafka import TopicPartition
 from mode import Service
 
-from worker.pipeline.lane import Batch, Lane, LostRecords, Overlay
+from worker.pipeline.lane import Batch, Lane, Overlay
 from worker.runtime.cluster import Cluster, Membership, Refused
 from worker.runtime.transaction import Aborted, TransactionalProducer, Unknown
 
@@ -146,6 +146,8 @@ class Cycle(Service):
         lane = self._by_source.get(tp)
         if lane is None:
             return
+        if batch.start < lane.position(tp.topic):  # records read again, or a topic made anew
+            self._check_soon(tp, lane.position(tp.topic))
         if not lane.queue(batch):
             self._go_back(tp, lane)
             return
@@ -242,12 +244,12 @@ class Cycle(Service):
             await asyncio.sleep(_PAUSE_SECONDS)
             return False
         except Unknown as error:
-            self._lose(str(error))
+            self._lose(f"the outcome of a transaction is unknown: {error}")
             return False
         except asyncio.CancelledError:
             if self.should_stop or not pending.commit.cancelled():
                 raise
-            self._lose("it was given up")
+            self._lose("a transaction was given up, its outcome is unknown")
             return False
         finally:
             self._pending = None
@@ -267,10 +269,10 @@ class Cycle(Service):
         self._is_cut = False
 
     def _lose(self, why: str) -> None:
-        """Close the lanes after a transaction whose outcome is unknown (C2)."""
+        """Close the lanes, for the opening to find out what is committed and what is there (C2)."""
         if self._membership is not None:
             self._forget()
-            self.log.warning("The outcome of a transaction is unknown, the lanes are opened again: %s", why)
+            self.log.warning("The lanes are opened again: %s", why)
             self._lost()
 
     @Service.timer(PURGE_SECONDS)
@@ -295,6 +297,9 @@ class Cycle(Service):
         """Fetch from where the lane is; see meanwhile that this is still there."""
         position = lane.position(tp.topic)
         self._source().go_to(tp, position)
+        self._check_soon(tp, position)
+
+    def _check_soon(self, tp: TopicPartition, position: int) -> None:
         if tp not in self._checked:
             self._checked.add(tp)
             self.add_future(self._check(tp, position))
@@ -303,9 +308,7 @@ class Cycle(Service):
         (low, high) = (await self._cluster.watermarks([tp]))[tp]
         self._checked.discard(tp)
         if not low <= position <= high:
-            raise LostRecords(
-                f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next"
-            )
+            self._lose(f"{tp.topic}/{tp.partition} holds the offsets {low} to {high}, {position} was to be read next")
 
     def _hold_back(self, tp: TopicPartition, lane: Lane, batch: Batch) -> None:
         """Pause a partition of which more is queued than memory should hold (C5)."""
