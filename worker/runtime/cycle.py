@@ -31,6 +31,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from mode import Service
 
 from worker.pipeline.lane import Batch, Lane, Overlay
@@ -45,6 +46,9 @@ CLOSE_SECONDS = 5.0
 """How long a transaction in flight may hold up a rebalance, or the end."""
 
 PURGE_SECONDS = 60.0
+
+WATCH_SECONDS = 3.0
+"""Between two looks whether all topics are still there."""
 
 _MANY = 256
 _PORTION = 128
@@ -68,6 +72,10 @@ class Source(Protocol):
         """Fetch a partition from another position."""
 
 
+class Deleted(Exception):
+    """Topics of a running worker are not there any more."""
+
+
 class _Pending(NamedTuple):
     """A cycle whose commit has begun."""
 
@@ -80,7 +88,8 @@ class Cycle(Service):
     """Runs cycles over the lanes that are open.
 
     *source* gives the consumer, *lost* is called when the outcome of a transaction is unknown and the lanes were closed
-    for it, *internal* names the topics that only workers write and read.
+    for it, *internal* names the topics that only workers write and read,
+    *topics* all that have to be there.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class Cycle(Service):
         source: Callable[[], Source],
         lost: Callable[[], None],
         internal: frozenset[str],
+        topics: frozenset[str],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -98,6 +108,7 @@ class Cycle(Service):
         self._source = source
         self._lost = lost
         self._internal = internal
+        self._topics = topics
         self._purged: dict[TopicPartition, int] = {}
         self._membership: Membership | None = None
         self._by_source: dict[TopicPartition, Lane] = {}
@@ -274,6 +285,21 @@ class Cycle(Service):
             self._forget()
             self.log.warning("The lanes are opened again: %s", why)
             self._lost()
+
+    @Service.task
+    async def _watch(self) -> None:
+        """End the worker when a topic is deleted: a client would wait for it, or with the next record make it anew."""
+        missing: frozenset[str] = frozenset()
+        while not self.should_stop:
+            await self.sleep(WATCH_SECONDS)
+            try:
+                before, missing = missing, self._topics - await self._cluster.topics()
+            except KafkaError:
+                continue  # no broker answers: that is another matter
+            if gone := before & missing:  # twice in a row
+                raise Deleted(
+                    f"Topics were deleted, or the worker may not see them any more: {', '.join(sorted(gone))}"
+                )
 
     @Service.timer(PURGE_SECONDS)
     async def _purge(self) -> None:
