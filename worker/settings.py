@@ -116,7 +116,7 @@ class Settings(BaseSettings):
 
     on_data_loss: Literal["fail", "earliest"] = Field(
         default="fail",
-        description="When update records are gone that were not processed yet: `fail`, or go on from the `earliest` left.",
+        description="Update records that were deleted before they were read: `fail`, or go on from the `earliest`.",
     )
     max_rejection_ratio: float | None = Field(
         default=None,

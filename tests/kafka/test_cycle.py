@@ -33,7 +33,7 @@ from worker.pipeline.lane import Batch, LostRecords
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
 from worker.runtime.cluster import Backoff, Cluster
-from worker.runtime.cycle import TooManyRejections
+from worker.runtime.cycle import Deleted, TooManyRejections
 from worker.runtime.tables import InMemory
 from worker.runtime.topics import prepare
 from worker.runtime.transaction import TransactionalProducer
@@ -391,3 +391,19 @@ def test_batches_that_come_while_lanes_are_closed_are_dropped(settings):
 def old(tp):
     it = update("s-old")
     return ConsumerRecord(1, 1_795_372_800_000, it.key, it.value, ())
+
+
+@pytest.mark.parametrize("field", ["updates", "sessions", "rejections"])
+def test_a_topic_that_is_deleted_underway_ends_the_worker(settings, field):
+    async def scenario():
+        it = settings()
+        topic = getattr(it, f"{field}_topic")
+        async with running(it) as app:
+            await opened(app)
+            async with administration(it.brokers) as admin:
+                await admin.delete_topics([topic])
+            reason = await crashed(app)
+        assert isinstance(reason, Deleted)
+        assert str(reason) == f"Topics were deleted, or the worker may not see them any more: {topic}"
+
+    asyncio.run(scenario())

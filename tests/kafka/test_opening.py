@@ -4,14 +4,12 @@ import asyncio
 
 import orjson
 import pytest
-from aiokafka.admin import RecordsToDelete
 
 from tests.kafka.faults import member, wire_of
 from tests.kafka.inside import (
     count_of,
     counts,
     crashed,
-    lane_of,
     opened,
     running,
     send,
@@ -21,7 +19,7 @@ from tests.kafka.inside import (
     until,
     update,
 )
-from tests.kafka.topics import Record, administration, create, produce, read
+from tests.kafka.topics import Record, create, produce
 from tests.kafka.topics import send as send_by
 from worker.pipeline.lane import LostRecords
 from worker.runtime.cluster import Cluster
@@ -89,28 +87,35 @@ def test_outputs_without_offsets_end_the_worker_with_a_message_that_says_what_to
     asyncio.run(scenario())
 
 
-async def lose(it, count):
-    """Process records of three sessions, then let the broker forget the first *count* of three more."""
-    async with running(it) as app:
-        await opened(app)
-        await send(it, *(update(f"s-{n}") for n in range(3)))
-        await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].next == 3)
-    await send(it, *(update(f"s-{n}") for n in range(3, 6)))
-    async with administration(it.brokers) as admin:
-        await admin.delete_records({source(it): RecordsToDelete(before_offset=3 + count)})
+async def commit_beyond_the_end(it):
+    await prepare(it)
+    await send(it, update("s-1"))
+    async with member(it.brokers, it.updates_topic, it.app_id) as membership, Cluster(it.connection()) as cluster:
+        await cluster.commit(membership, {source(it): (5, "")})
 
 
-def test_with_earliest_it_goes_on_without_them_and_says_how_many_are_lost(settings, caplog):
+def test_an_offset_beyond_the_end_ends_the_worker(settings):
+    """The topic was made anew: a reader would wait until it has as many records as the old one (O4)."""
+
+    async def scenario():
+        it = settings()
+        await commit_beyond_the_end(it)
+        async with running(it) as app:
+            reason = await crashed(app)
+        assert isinstance(reason, LostRecords)
+        assert f"{it.updates_topic}/0 holds the offsets 0 to 1, but 5 is committed" in str(reason)
+
+    asyncio.run(scenario())
+
+
+def test_an_offset_beyond_the_end_is_followed_by_the_beginning_where_that_is_set(settings):
     async def scenario():
         it = settings(on_data_loss="earliest")
-        await lose(it, 2)
-        async with running(it) as app:
-            await opened(app)
-            await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].next == 6)
-        return [record.key for record in await read(it.brokers, it.sessions_topic)]
+        await commit_beyond_the_end(it)
+        async with running(it):
+            await count_of(it, "s-1", 1)
 
-    assert asyncio.run(scenario()) == [b"s-0", b"s-1", b"s-2", b"s-5"]
-    assert "2 are lost" in caplog.text
+    asyncio.run(scenario())
 
 
 def test_owners_without_a_name_are_passed_over(settings):

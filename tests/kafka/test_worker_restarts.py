@@ -199,50 +199,71 @@ def test_update_records_deleted_before_they_were_processed_are_fatal_at_the_star
     updates, status, last = asyncio.run(scenario())
     assert status == 1
     assert last == (
-        f"Error: {updates}/0 holds the offsets 2 to 2, but 1 has to be read next: records are gone. "
-        "Set the group's offset of that partition to one that exists, or let SESSION_WORKER_ON_DATA_LOSS be earliest, "
-        "to go on without them"
+        f"Error: {updates}/0 holds the offsets 2 to 2, but 1 is committed, to be read next: records are gone. "
+        "To go on without them set on_data_loss to earliest (for update records), or the group's offset "
+        "of that partition to one that exists"
     )
-
-
-async def lose_underway(it):
-    """Let a worker sleep while the second of three records comes and is deleted again."""
-    worker = await it.open()
-    await it.send([update("s-1")])
-    await it.settle()
-    worker.freeze()
-    await asyncio.sleep(1)  # the fetch that was under way comes back without records
-    await it.send([update("s-1")])
-    await truncate(it, it.topology.updates)
-    await it.send([update("s-1")])
-    worker.wake()
-    return worker
 
 
 def test_update_records_deleted_before_they_were_processed_are_fatal_to_a_worker_that_runs(crew):
     async def scenario():
         it = crew(1)
-        worker = await lose_underway(it)
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        worker.freeze()
+        await asyncio.sleep(1)  # the fetch that was under way comes back without records
+        await it.send([update("s-1")])
+        await truncate(it, it.topology.updates)
+        await it.send([update("s-1")])
+        worker.wake()
         status = await worker.ends()
         return it.topology.updates, status, worker.said()[-1], await found(it)
 
     updates, status, last, given = asyncio.run(scenario())
     assert status == 1
-    assert last.startswith(f"Error: {updates}/0 holds offsets 2 to 3, 1 was to be read next. ")
+    assert last.startswith(f"Error: {updates}/0 holds the offsets 2 to 3, but 1 is committed")
     assert given.snapshots == {b"s-1": [(0, 0)]}
 
 
-def test_with_earliest_a_worker_that_runs_goes_on_without_them(crew):
+def test_update_records_deleted_before_they_were_processed_are_passed_over_where_that_is_set(crew):
     async def scenario():
         it = crew(1, on_data_loss="earliest")
-        worker = await lose_underway(it)
-        lost = await worker.says("are lost")
+        worker = await it.open()
+        await it.send([update("s-1")])
         await it.settle()
-        return lost, await found(it)
+        assert await worker.stop() == 0
+        await it.send([update("lost"), update("lost")])
+        await truncate(it, it.topology.updates)
+        await it.send([update("s-2")])
+        worker = await it.open()
+        await it.settle()
+        return it.topology.updates, "\n".join(worker.said()), await found(it)
 
-    lost, given = asyncio.run(scenario())
-    assert "1 are lost" in lost
-    assert given.snapshots == {b"s-1": [(0, 0), (0, 2)]}
+    updates, said, given = asyncio.run(scenario())
+    assert f"{updates}/0 holds the offsets 3 to 4, but 1 is committed, to be read next: records are gone" in said
+    assert "Going on from 3 without 2 records" in said
+    assert set(given.snapshots) == {b"s-1", b"s-2"}
+
+
+def test_update_records_deleted_before_a_running_worker_has_them_are_passed_over_where_that_is_set(crew):
+    async def scenario():
+        it = crew(1, on_data_loss="earliest")
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        worker.freeze()
+        await asyncio.sleep(1)  # the fetch that was under way comes back without records
+        await it.send([update("lost")])
+        await truncate(it, it.topology.updates)
+        await it.send([update("s-2")])
+        worker.wake()
+        await it.settle()
+        return "\n".join(worker.said()), await found(it)
+
+    said, given = asyncio.run(scenario())
+    assert "Going on from 2 without 1 records" in said
+    assert set(given.snapshots) == {b"s-1", b"s-2"}
 
 
 def test_outputs_without_committed_offsets_are_fatal(crew):

@@ -71,11 +71,16 @@ class App(faust.App):
         transactional_id = f"{settings.app_id}-{uuid4().hex[:12]}"
         producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
         internal = frozenset((topology.rekeyed, topology.claims, topology.verdicts))
-        goes_on, limit = settings.on_data_loss == "earliest", settings.max_rejection_ratio
         self.cycle = Cycle(
-            cluster, producer, lambda: self.consumer, self._open_again, internal, goes_on=goes_on, limit=limit
+            cluster,
+            producer,
+            lambda: self.consumer,
+            self._open_again,
+            internal,
+            frozenset(topology.named().values()),
+            settings.max_rejection_ratio,
         )
-        self.parts = Parts(cluster, producer, self.cycle, tables, goes_on)
+        self.parts = Parts(cluster, producer, self.cycle, tables, settings.on_data_loss)
         self.agent(self._topic(*(topic for stage in stages for topic in stage.reads)), name="queue")(self._queue)
         self.on_partitions_revoked.connect(self._on_revoked)
 

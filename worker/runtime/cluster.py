@@ -288,6 +288,11 @@ class Cluster:
         )
         return {tp: (starts[tp], ends[tp]) for tp in wanted}
 
+    async def topics(self) -> set[str]:
+        """Give the names of all topics; raises a KafkaError when no broker answers. To ask for one may create it."""
+        topics: set[str] = (await self._client.fetch_all_metadata()).topics(exclude_internal_topics=False)
+        return topics
+
     async def members(self, group: str) -> set[str]:
         """Give the ids of a group's members; none when there is no such group."""
         response = await self.coordinate(

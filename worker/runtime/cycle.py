@@ -31,9 +31,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from mode import Service
 
-from worker.pipeline.lane import Batch, Lane, LostRecords, Overlay
+from worker.pipeline.lane import Batch, Lane, Overlay
 from worker.runtime.cluster import Cluster, Membership, Refused
 from worker.runtime.transaction import Aborted, TransactionalProducer, Unknown
 
@@ -45,6 +46,9 @@ CLOSE_SECONDS = 5.0
 """How long a transaction in flight may hold up a rebalance, or the end."""
 
 PURGE_SECONDS = 60.0
+
+WATCH_SECONDS = 3.0
+"""Between two looks whether all topics are still there."""
 
 _MANY = 256
 _WINDOW_RECORDS = 1000
@@ -68,6 +72,10 @@ class Source(Protocol):
 
     def go_to(self, tp: TopicPartition, offset: int) -> None:
         """Fetch a partition from another position."""
+
+
+class Deleted(Exception):
+    """Topics of a running worker are not there any more."""
 
 
 class _Pending(NamedTuple):
@@ -110,9 +118,9 @@ class Rejections:
 class Cycle(Service):
     """Runs cycles over the lanes that are open.
 
-    *source* gives the consumer, *lost* is called when the lanes were closed because the outcome of a transaction is
-    unknown, or, where it *goes on* after that, because records are gone; *internal* names the topics that only workers
-    write and read; *limit* is the share of rejections that ends the worker.
+    *source* gives the consumer, *lost* is called when the lanes were closed for the opening to find out what is committed
+    and what is there, *internal* names the topics that only workers write and read, *topics* all that have to be there;
+    *limit* is the share of rejections that ends the worker.
     """
 
     def __init__(
@@ -122,8 +130,7 @@ class Cycle(Service):
         source: Callable[[], Source],
         lost: Callable[[], None],
         internal: frozenset[str],
-        *,
-        goes_on: bool = False,
+        topics: frozenset[str],
         limit: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -133,7 +140,7 @@ class Cycle(Service):
         self._source = source
         self._lost = lost
         self._internal = internal
-        self._goes_on = goes_on
+        self._topics = topics
         self._rejections = None if limit is None else Rejections(limit)
         self._purged: dict[TopicPartition, int] = {}
         self._membership: Membership | None = None
@@ -183,6 +190,8 @@ class Cycle(Service):
         lane = self._by_source.get(tp)
         if lane is None:
             return
+        if batch.start < lane.position(tp.topic):  # records read again, or a topic made anew
+            self._check_soon(tp, lane.position(tp.topic))
         if not lane.queue(batch):
             self._go_back(tp, lane)
             return
@@ -281,12 +290,12 @@ class Cycle(Service):
             await asyncio.sleep(_PAUSE_SECONDS)
             return False
         except Unknown as error:
-            self._lose(str(error))
+            self._lose(f"the outcome of a transaction is unknown: {error}")
             return False
         except asyncio.CancelledError:
             if self.should_stop or not pending.commit.cancelled():
                 raise
-            self._lose("it was given up")
+            self._lose("a transaction was given up, its outcome is unknown")
             return False
         finally:
             self._pending = None
@@ -306,11 +315,26 @@ class Cycle(Service):
         self._is_cut = False
 
     def _lose(self, why: str) -> None:
-        """Close the lanes after a transaction whose outcome is unknown (C2)."""
+        """Close the lanes, for the opening to find out what is committed and what is there (C2)."""
         if self._membership is not None:
             self._forget()
-            self.log.warning("The outcome of a transaction is unknown, the lanes are opened again: %s", why)
+            self.log.warning("The lanes are opened again: %s", why)
             self._lost()
+
+    @Service.task
+    async def _watch(self) -> None:
+        """End the worker when a topic is deleted: a client would wait for it, or with the next record make it anew."""
+        missing: frozenset[str] = frozenset()
+        while not self.should_stop:
+            await self.sleep(WATCH_SECONDS)
+            try:
+                before, missing = missing, self._topics - await self._cluster.topics()
+            except KafkaError:
+                continue  # no broker answers: that is another matter
+            if gone := before & missing:  # twice in a row
+                raise Deleted(
+                    f"Topics were deleted, or the worker may not see them any more: {', '.join(sorted(gone))}"
+                )
 
     @Service.timer(PURGE_SECONDS)
     async def _purge(self) -> None:
@@ -334,6 +358,9 @@ class Cycle(Service):
         """Fetch from where the lane is; see meanwhile that this is still there."""
         position = lane.position(tp.topic)
         self._source().go_to(tp, position)
+        self._check_soon(tp, position)
+
+    def _check_soon(self, tp: TopicPartition, position: int) -> None:
         if tp not in self._checked:
             self._checked.add(tp)
             self.add_future(self._check(tp, position))
@@ -341,14 +368,8 @@ class Cycle(Service):
     async def _check(self, tp: TopicPartition, position: int) -> None:
         (low, high) = (await self._cluster.watermarks([tp]))[tp]
         self._checked.discard(tp)
-        if low <= position <= high or tp not in self._by_source:
-            return
-        why = f"{tp.topic}/{tp.partition} holds offsets {low} to {high}, {position} was to be read next"
-        if not self._goes_on:
-            raise LostRecords(f"{why}. With SESSION_WORKER_ON_DATA_LOSS=earliest it would go on without what is gone")
-        self.log.warning("%s; the lanes are opened again", why)
-        await self.close()
-        self._lost()
+        if not low <= position <= high:
+            self._lose(f"{tp.topic}/{tp.partition} holds the offsets {low} to {high}, {position} was to be read next")
 
     def _hold_back(self, tp: TopicPartition, lane: Lane, batch: Batch) -> None:
         """Pause a partition of which more is queued than memory should hold (C5)."""

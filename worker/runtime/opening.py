@@ -32,11 +32,11 @@ O4. What is gone is never passed over in silence: a committed offset outside of 
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Mapping
-from logging import getLogger
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from aiokafka import TopicPartition
 from faust.tables.manager import TableManager
@@ -50,7 +50,8 @@ from worker.runtime.cycle import Cycle
 from worker.runtime.tables import Partitions, Table
 from worker.runtime.transaction import TransactionalProducer, Unknown
 
-log = getLogger(__name__)
+log = logging.getLogger(__name__)
+
 _PAUSE_SECONDS = 0.2
 
 
@@ -61,7 +62,7 @@ class Parts(NamedTuple):
     producer: TransactionalProducer
     cycle: Cycle
     tables: Mapping[Stage, Table]
-    goes_on_after_loss: bool
+    on_data_loss: Literal["fail", "earliest"]
 
 
 class Prepared(NamedTuple):
@@ -165,7 +166,7 @@ class Opening(Recovery):
         return await asyncio.Future()
 
     async def _resolve(self, membership: Membership) -> Prepared:
-        cluster, producer, _cycle, tables, goes_on = self._parts
+        cluster, producer, _cycle, tables, on_data_loss = self._parts
         assignment = self.app.consumer.assignment()
         lanes = []
         for stage, table in tables.items():
@@ -185,11 +186,21 @@ class Opening(Recovery):
         }
         commits = await cluster.stable_offsets(membership.group, list(sources))
         marks = await cluster.watermarks([*sources, *changelogs])
+        parking = {topic for stage, _changelog in lanes for topic in stage.parks}
         ledgers = {
-            source: _ledger(source, commits[source], marks[source], changelog, marks[changelog], goes_on=goes_on)
+            source: _ledger(
+                source,
+                commits[source],
+                marks[source],
+                changelog,
+                marks[changelog],
+                goes_on=on_data_loss == "earliest" and source.topic in parking,
+            )
             for source, changelog in sources.items()
         }
-        beginnings = {source: ledgers[source].commit() for source, commit in commits.items() if commit is None}
+        beginnings = {
+            source: ledger.commit() for source, ledger in ledgers.items() if ledger.commit() != commits[source]
+        }
         mine = membership.generation, f"{producer.transactional_id} {membership.member}"
         await cluster.commit(membership, beginnings | dict.fromkeys(changelogs, mine))
         return Prepared(membership, lanes, ledgers)
@@ -291,7 +302,7 @@ def _ledger(
 ) -> Ledger:
     """Load what was committed of a source; its beginning when nothing was, and nothing was published either (O4).
 
-    Where records are gone that were not done, it *goes on* with those that are left, or raises LostRecords.
+    One that *goes on* without records that are gone says how many.
     """
     low, high = marks
     name = f"{source.topic}/{source.partition}"
@@ -302,19 +313,20 @@ def _ledger(
                 f"expired, or the worker ran with another app_id. Set the group's offsets, or take new output topics"
             )
         return Ledger(low)
-    ledger = Ledger.restore(*commit)
-    if low <= commit[0] and ledger.next <= high:
+    offset, metadata = commit
+    ledger = Ledger.restore(offset, metadata)
+    if low <= offset and ledger.next <= high:
         return ledger
-    what = f"{name} holds the offsets {low} to {high}, but {commit[0]} has to be read next: records are gone"
+    told = f"{name} holds the offsets {low} to {high}, but {offset} is committed, to be read next: records are gone"
     if not goes_on:
         raise LostRecords(
-            f"{what}. Set the group's offset of that partition to one that exists, or let SESSION_WORKER_ON_DATA_LOSS be "
-            f"earliest, to go on without them"
+            f"{told}. To go on without them set on_data_loss to earliest (for update records), or the group's offset "
+            f"of that partition to one that exists"
         )
     if ledger.next > high:
-        log.warning("%s. It was made anew, and is read from its beginning", what)
+        log.warning("%s. Going on from %d; how many is not known, the partition was made anew", told, low)
         return Ledger(low)
-    left = {offset: is_head for offset, is_head in ledger.not_done.items() if offset >= low}
-    lost = len(ledger.not_done) - len(left) + max(0, low - ledger.next)
-    log.warning("%s: %d are lost, and it goes on without them", what, lost)
-    return Ledger(max(ledger.next, low), left)
+    kept = {at: is_head for at, is_head in ledger.not_done.items() if at >= low}
+    lost = len(ledger.not_done) - len(kept) + max(0, low - ledger.next)
+    log.warning("%s. Going on from %d without %d records", told, low, lost)
+    return Ledger(max(low, ledger.next), kept)
