@@ -279,7 +279,17 @@ async def _weather(it: Ground, weather: Weather, seconds: float = _BAD_SECONDS) 
 
 
 async def connections_reset(it: Ground) -> None:
-    await _weather(it, Weather.RESETTING)
+    """Reset what is of a batch's size, until that has happened: with little to do, seconds pass without any."""
+    wires = it.some().wires
+    before = sum(wire.resets for wire in wires)
+    for wire in wires:
+        wire.turn(Weather.RESETTING)
+    async with asyncio.timeout(_OPENED_SECONDS):
+        while sum(wire.resets for wire in wires) == before:  # noqa: ASYNC110 (a wire gives no event)
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(_BAD_SECONDS)
+    for wire in wires:
+        wire.turn(Weather.FAIR)
 
 
 async def connections_half_open(it: Ground) -> None:
