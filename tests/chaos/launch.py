@@ -1,13 +1,15 @@
 """Runs a worker with something wrong about it: its clock, its disk, its way to the brokers, or a rule of it taken out.
 
-    python launch.py [--late SECONDS] [--through PORT=PORT,…] [--largest BYTES] [--hold FILE] [--mistake NAME]…
+    python launch.py [--late SECONDS] [--through PORT=PORT,…] [--largest BYTES] [--restoring RECORDS] [--hold FILE] [--mistake NAME]…
 
 A launcher, since nothing of the worker's own may know of it. It is started by its path, in whatever folder.
 """
 
 import argparse
 import asyncio
+import os
 import resource
+import signal
 import time
 from contextlib import suppress
 from functools import wraps
@@ -31,6 +33,22 @@ def go_through(ports: dict[int, int]) -> None:
         return await connect(loop, factory, host, ports.get(port, port), **options)
 
     asyncio.BaseEventLoop.create_connection = through  # type: ignore[method-assign, assignment]
+
+
+def die_restoring(records: int) -> None:
+    """Die as by SIGKILL as soon as so many records of a table are restored, with what there is behind them left out."""
+    from worker.runtime.tables import Partitions
+
+    apply = Partitions._apply
+
+    def dying(partitions, batch):
+        for event in batch:
+            apply(partitions, [event])
+            if partitions._count >= records:
+                print(f"Dies with {partitions._count} records restored", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    Partitions._apply = dying  # type: ignore[method-assign]
 
 
 # ------------------------------------------------------------------------------------------ rules of the worker, taken out
@@ -160,6 +178,7 @@ def main() -> None:
     parser.add_argument("--late", type=float, default=0)
     parser.add_argument("--through", default="")
     parser.add_argument("--largest", type=int)
+    parser.add_argument("--restoring", type=int)
     parser.add_argument("--hold", type=Path, default=Path("hold"))
     parser.add_argument("--mistake", action="append", default=[], choices=MISTAKES)
     wrong = parser.parse_args()
@@ -169,6 +188,8 @@ def main() -> None:
         go_through({int(port): int(other) for port, other in (it.split("=") for it in wrong.through.split(","))})
     if wrong.largest:
         resource.setrlimit(resource.RLIMIT_FSIZE, (wrong.largest, wrong.largest))
+    if wrong.restoring:
+        die_restoring(wrong.restoring)
     for name in wrong.mistake:
         MISTAKES[name](wrong.hold)
     from worker.cli import main as session_worker

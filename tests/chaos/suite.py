@@ -114,6 +114,7 @@ async def run(faults: Sequence[Fault], seed: int, rate: float, folder: Path) -> 
                 name = fault.__name__.replace("_", " ")
                 await fault(ground)
                 await ground.mend()
+                await ground.opened()
                 await _recovered(watch, sending)
                 gaps[name].append(watch.longest())
                 print(f"{number:4} {name}: {gaps[name][-1]:.1f} s without output", flush=True)

@@ -13,8 +13,10 @@ import pytest
 from msgspec import structs
 
 from tests.chaos import verifier
+from tests.chaos.crew import testimony
 from tests.chaos.feed import astray
 from tests.chaos.verifier import Published, verify
+from tests.kafka.workers import Crew
 from worker.local.simulator import simulate
 from worker.pipeline.lines import dumped, read
 from worker.pipeline.wire import ConsumerRecord
@@ -267,6 +269,11 @@ def test_a_session_that_arrives_through_two_partitions_cannot_be_judged(run):
     one = {**updates[-1], "key": b"new", "value": b'{"customerSession": {}}', "offset": 10**6}
     with pytest.raises(ValueError, match="b'new' arrives through several partitions"):
         verify([*updates, one, {**one, "partition": 0}], published, replayed, PARTITIONS)
+
+
+def test_a_verifier_that_comes_to_no_verdict_is_not_taken_for_one_that_found_no_flaw(tmp_path):
+    with Crew("127.0.0.1:1", tmp_path) as nobody, pytest.raises(AssertionError, match="no verdict"):
+        asyncio.run(testimony(nobody))
 
 
 def test_a_topic_that_is_held_open_is_named(kafka, monkeypatch):

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import re
+import signal
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -113,4 +115,27 @@ def test_a_worker_whose_disk_is_full_says_so_and_the_next_one_loses_nothing(crew
 
     said, found = asyncio.run(scenario())
     assert any("File too large" in line for line in said)
+    assert found == {}
+
+
+def test_a_worker_that_is_to_die_restoring_does_so_half_way_and_the_next_one_loses_nothing(crew):
+    async def scenario():
+        it = crew(4)
+        worker = await it.open()
+        await it.send([update(f"s-{number}") for number in range(200)])
+        await it.settle()
+        assert await worker.stop() == 0
+        dying = it.start(command=launched(restoring=20))
+        status = await dying.ends()
+        await it.open()
+        await it.send([update(f"s-{number}", attributes={"more": 1}) for number in range(200)])
+        await it.settle()
+        return status, dying.said(), await judge(it)
+
+    status, said, found = asyncio.run(scenario())
+    assert status == -signal.SIGKILL
+    restored = re.search(r"Dies with (\d+) records restored", said[-1])
+    assert restored
+    assert 20 <= int(restored[1]) < 200
+    assert not any("Opened" in line for line in said)
     assert found == {}

@@ -200,8 +200,8 @@ def test_update_records_deleted_before_they_were_processed_are_fatal_at_the_star
     assert status == 1
     assert last == (
         f"Error: {updates}/0 holds the offsets 2 to 2, but 1 is committed, to be read next: records are gone. "
-        "To go on without them set on_data_loss to earliest (for update records), or the group's offset "
-        "of that partition to one that exists"
+        "To go on without them let on_data_loss be earliest, or the group's offset "
+        "of that partition one that exists"
     )
 
 

@@ -12,7 +12,7 @@ C1. Nothing is half done. What was queued and is not committed is still queued; 
     is much to do, the next cycle is folded while the last one's commit is under way, over its overlays: it is sent after
     that was answered, and dropped when the answer is not a good one.
 C2. An aborted transaction is followed by the same records again. Of one whose outcome is unknown nothing is kept: the
-    lanes are closed, and the opening finds out what was committed.
+    lanes are closed, and the opening finds out what was committed. So it is when records are gone that come next.
 C3. Lanes are closed before the partitions are given up, within a bounded time: a transaction that is not answered by
     then is given up (its outcome is unknown), and whoever opens the partitions next waits until the broker has ended it.
 C4. The interval follows the load: few records wait a little for others, since a transaction costs the same for one

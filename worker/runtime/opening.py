@@ -26,7 +26,8 @@ O3. Faust drives it: `Opening` takes the place of its table recovery and adds th
     long as it takes: Faust's own limit would end its recovery for ever. From the moment when the partitions are revoked
     until they are assigned again nothing is opened.
 O4. What is gone is never passed over in silence: a committed offset outside of what the topic holds, and outputs without
-    any committed offsets (expired, or another application id), end the worker, before it is recorded as an owner. So
+    any committed offsets (expired, or another application id), end the worker, before it is recorded as an owner; where
+    an operator chose to go on without lost update records, it says how many those are. So
     where nothing is committed yet, the beginning is, before anything can be published: of a first transaction that is
     aborted the markers stay.
 """
@@ -320,8 +321,8 @@ def _ledger(
     told = f"{name} holds the offsets {low} to {high}, but {offset} is committed, to be read next: records are gone"
     if not goes_on:
         raise LostRecords(
-            f"{told}. To go on without them set on_data_loss to earliest (for update records), or the group's offset "
-            f"of that partition to one that exists"
+            f"{told}. To go on without them let on_data_loss be earliest, or the group's offset "
+            f"of that partition one that exists"
         )
     if ledger.next > high:
         log.warning("%s. Going on from %d; how many is not known, the partition was made anew", told, low)
