@@ -21,11 +21,11 @@ def launched(*mistakes: str, **wrong: object) -> tuple[str, ...]:
 
 async def judge(crew: Crew) -> dict[str, int]:
     """Run the verifier over a crew's topics; give what it counts, but the flaws it does not find."""
-    told = await testimony(crew)
+    told = await run_verifier(crew)
     return {name: count for name, count in told.items() if count and name not in {"records", "outputs"}}
 
 
-async def testimony(crew: Crew) -> dict[str, int]:
+async def run_verifier(crew: Crew) -> dict[str, int]:
     """Run the verifier over a crew's topics; give all that it counts, and print what it says."""
     names = crew.topology
     topics = [f"--{field.replace('_', '-')}={getattr(names, field)}" for field in ("updates", "sessions", "rejections")]

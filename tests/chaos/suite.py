@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from tests.chaos.crew import testimony
+from tests.chaos.crew import run_verifier
 from tests.chaos.faults import BROKER_PROPERTIES, TRANSACTION_TIMEOUT_SECONDS, Fault, Ground
 from tests.chaos.feed import endless
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, Crew
@@ -123,7 +123,7 @@ async def run(faults: Sequence[Fault], seed: int, rate: float, folder: Path) -> 
             await ground.mend()
             await crew.settle(SETTLED_SECONDS)
             watching.cancel()
-            found = await testimony(crew)
+            found = await run_verifier(crew)
         return Report(seed, time.monotonic() - began, dict(gaps), found, dict(ground.ended))
 
 

@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from tests.chaos import verifier
-from tests.chaos.crew import testimony
+from tests.chaos.crew import run_verifier
 from tests.chaos.feed import astray
 from tests.chaos.verifier import Published, verify
 from tests.kafka.workers import Crew
@@ -273,7 +273,7 @@ def test_a_session_that_arrives_through_two_partitions_cannot_be_judged(run):
 
 def test_a_verifier_that_comes_to_no_verdict_is_not_taken_for_one_that_found_no_flaw(tmp_path):
     with Crew("127.0.0.1:1", tmp_path) as nobody, pytest.raises(AssertionError, match="no verdict"):
-        asyncio.run(testimony(nobody))
+        asyncio.run(run_verifier(nobody))
 
 
 def test_a_topic_that_is_held_open_is_named(kafka, monkeypatch):
