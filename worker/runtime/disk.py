@@ -15,7 +15,7 @@ _END = b""
 """The key of what a table stands for; no session and no profile has an empty key."""
 
 _STALE_SECONDS = 20 * 60 * 60  # below delete.retention.ms, a day by default, with room for a clock that is wrong
-_WRITE_BUFFER_BYTES = 16 << 20  # with half of it a worker takes 30 MB less, but now and then strays took half as long again
+_WRITE_BUFFER_BYTES = 16 << 20  # half of it saves a worker 30 MB, but now and then strays took half as long again
 _CACHE_BYTES = 32 << 20
 _BLOOM_BITS = 10  # a key: what is looked for and not there, or further down, costs 6 µs instead of 15
 _RECENT_BYTES = 4 << 20
