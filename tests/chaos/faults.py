@@ -5,12 +5,15 @@ looked at here, but whether one ended by itself; such a worker is started again,
 """
 
 import asyncio
+import os
 import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from errno import ENOSPC
+from itertools import cycle
 from pathlib import Path
 from typing import Self
 
@@ -28,15 +31,23 @@ TRANSACTION_TIMEOUT_SECONDS = 6
 BROKER_PROPERTIES = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000"}
 """Brokers look for transactions that are over time every ten seconds; here, so that a freeze need not be that long."""
 
-SMALL_DISK_BYTES = 24 << 10
-"""What no file of a worker may grow beyond: that is how its disk is full here."""
+REQUESTS = (
+    "InitProducerIdRequest",
+    "AddPartitionsToTxnRequest",
+    "ProduceRequest",
+    "AddOffsetsToTxnRequest",
+    "TxnOffsetCommitRequest",
+    "EndTxnRequest",
+)
+"""Those of a transaction, by the class of each; the first opens the producer, and ends what was left open."""
 
 _GONE_SECONDS = 2.0
 _BAD_SECONDS = 5.0
 _LATE_SECONDS = 3600
 _OPEN_SECONDS = 20
 _OPENED_SECONDS = 120
-_RESTORED_RECORDS = 100
+_DISK_BYTES = 128 << 20
+_COMMITS = 5
 _GROUP, _TRANSACTION = 0, 1
 _AS_TOLD = {0, -signal.SIGTERM}
 """A worker's status after SIGTERM; the second when that comes before it has begun to listen for it."""
@@ -60,6 +71,7 @@ class Ground:
         self.chance = random.Random(seed)
         self.ended: Counter[str] = Counter()
         """What workers said last that ended by themselves."""
+        self._turns = {signum: cycle(REQUESTS) for signum in ("SIGKILL", "SIGSTOP")}
         self._folder = folder
         self._places: list[_Place] = []
         self._expected: set[Worker] = set()
@@ -83,11 +95,28 @@ class Ground:
 
     # ------------------------------------------------------------------------------------------------- workers
 
-    def start(self, place: _Place, **wrong: object) -> Worker:
+    def start(self, place: _Place, *within: str, **wrong: object) -> Worker:
+        """Start a worker with something wrong about it, by a command that runs it *within* something."""
         through = ",".join(f"{wire.broker}={wire.port}" for wire in place.wires)
-        command = launched(through=through, **wrong)
+        command = (*within, *launched(through=through, **wrong))
         place.worker = self.crew.start(command=command, store="rocksdb://", data_dir=place.folder)
         return place.worker
+
+    async def struck(self, place: _Place, name: str, moment: str, times: int = 1) -> Worker:
+        """Start a worker anew that sends itself a signal at a moment, and wait until it does."""
+        await self.stop(place)
+        worker = self.start(place, strike=name, moment=moment, times=times)
+        self.expect(worker)
+        async with asyncio.timeout(_OPENED_SECONDS):
+            while not any("Struck" in line for line in worker.said()):
+                assert worker.status in {None, -signal.SIGKILL}, f"it ended before {moment}"
+                await asyncio.sleep(0.05)
+        return worker
+
+    def next_request(self, name: str) -> tuple[str, int]:
+        """Give the requests of a transaction in turn, by signal, and before the how many-th of them it strikes."""
+        request = next(self._turns[name])
+        return request, 1 if request == REQUESTS[0] else self.chance.randint(1, _COMMITS)
 
     def running(self) -> list[_Place]:
         return [it for it in self._places if it.worker is not None and it.worker.status is None]
@@ -96,15 +125,19 @@ class Ground:
         """Choose a place where a worker runs, by chance."""
         return self.chance.choice(self.running())
 
+    def expect(self, worker: Worker) -> None:
+        """Take it for no flaw that a worker ends, and how."""
+        self._expected.add(worker)
+
     def kill(self, place: _Place) -> None:
         if place.worker is not None:
-            self._expected.add(place.worker)
+            self.expect(place.worker)
             place.worker.kill()
 
     async def stop(self, place: _Place) -> None:
         worker = place.worker
         if worker is not None and worker.status is None:
-            self._expected.add(worker)
+            self.expect(worker)
             if (status := await worker.stop()) not in _AS_TOLD:
                 self._note(worker, f"stopped, status {status}")
 
@@ -113,7 +146,7 @@ class Ground:
         for place in self._places:
             worker = place.worker
             if worker is not None and worker.status is not None and worker not in self._expected:
-                self._expected.add(worker)
+                self.expect(worker)
                 self._note(worker, f"status {worker.status}")
         running = self.running()
         for place in running[WORKERS:]:
@@ -126,10 +159,12 @@ class Ground:
         self.ended[f"{how}: {said[-1][:300] if said else 'nothing'}"] += 1
 
     async def opened(self) -> None:
-        """Wait until every worker that runs has opened lanes: what is done to one that has none yet is no fault."""
+        """Wait until three workers run and have opened lanes: what is done to one that has none yet is no fault."""
         async with asyncio.timeout(_OPENED_SECONDS):
-            while not all(any("Opened" in line for line in it.worker.said()) for it in self.running() if it.worker):  # noqa: ASYNC110 (a process gives no event)
+            await self.mend()
+            while not all(any("Opened" in line for line in it.worker.said()) for it in self.running() if it.worker):
                 await asyncio.sleep(0.1)
+                await self.mend()
 
     def pause(self, least: float, most: float) -> Awaitable[None]:
         return asyncio.sleep(self.chance.uniform(least, most))
@@ -180,20 +215,26 @@ async def killed_while_restoring(it: Ground) -> None:
     place, *others = it.chance.sample(it.running(), len(it.running()))
     it.kill(place)
     shutil.rmtree(place.folder, ignore_errors=True)
-    worker = it.start(place, restoring=it.chance.randint(1, _RESTORED_RECORDS))
     for other in others:
         it.kill(other)
-    assert await worker.ends(_OPENED_SECONDS) == -signal.SIGKILL, "it did not die while it restored"
-    it.kill(place)
+    await it.struck(place, "SIGKILL", "restored", it.chance.randint(2, 6))
 
 
 async def killed_while_rebalancing(it: Ground) -> None:
-    """Let one leave, which moves partitions, and kill another while they move."""
-    leaving, *others = it.chance.sample(it.running(), len(it.running()))
-    stopping = asyncio.ensure_future(it.stop(leaving))
-    await it.pause(0, 1.5)
-    it.kill(others[0])
-    await stopping
+    """Kill one that joins at the moment in which it is told what is its own now."""
+    await it.struck(it.some(), "SIGKILL", "assigned")
+
+
+async def killed_before_a_request(it: Ground) -> None:
+    """Kill one in the middle of a transaction: by turns before each of its requests."""
+    await it.struck(it.some(), "SIGKILL", *it.next_request("SIGKILL"))
+
+
+async def frozen_before_a_request(it: Ground) -> None:
+    """Freeze one in the middle of a transaction until others have its partitions: then it sends the request."""
+    worker = await it.struck(it.some(), "SIGSTOP", *it.next_request("SIGSTOP"))
+    await asyncio.sleep(SESSION_TIMEOUT_SECONDS + TRANSACTION_TIMEOUT_SECONDS + it.chance.uniform(0, 2))
+    worker.wake()
 
 
 async def _frozen(it: Ground, seconds: float, times: int = 1) -> None:
@@ -202,8 +243,7 @@ async def _frozen(it: Ground, seconds: float, times: int = 1) -> None:
     for _time in range(times):
         worker.freeze()
         await asyncio.sleep(seconds)
-        with suppress(ProcessLookupError):
-            worker.wake()
+        worker.wake()
         await it.pause(0, 0.5)
 
 
@@ -269,27 +309,22 @@ async def all_brokers_killed(it: Ground) -> None:
 
 
 async def _weather(it: Ground, weather: Weather, seconds: float = _BAD_SECONDS) -> None:
+    """Turn the weather on all wires of a worker, or on one; it lasts from when it has struck something."""
     wires = it.some().wires
     chosen = wires if it.chance.random() < 0.5 else [it.chance.choice(wires)]
+    before = sum(wire.strikes for wire in chosen)
     for wire in chosen:
         wire.turn(weather)
+    async with asyncio.timeout(_OPENED_SECONDS):
+        while sum(wire.strikes for wire in chosen) == before:  # noqa: ASYNC110 (a wire gives no event)
+            await asyncio.sleep(0.1)
     await asyncio.sleep(seconds)
     for wire in chosen:
         wire.turn(Weather.FAIR)
 
 
 async def connections_reset(it: Ground) -> None:
-    """Reset what is of a batch's size, until that has happened: with little to do, seconds pass without any."""
-    wires = it.some().wires
-    before = sum(wire.resets for wire in wires)
-    for wire in wires:
-        wire.turn(Weather.RESETTING)
-    async with asyncio.timeout(_OPENED_SECONDS):
-        while sum(wire.resets for wire in wires) == before:  # noqa: ASYNC110 (a wire gives no event)
-            await asyncio.sleep(0.1)
-    await asyncio.sleep(_BAD_SECONDS)
-    for wire in wires:
-        wire.turn(Weather.FAIR)
+    await _weather(it, Weather.RESETTING)
 
 
 async def connections_half_open(it: Ground) -> None:
@@ -320,15 +355,26 @@ async def tables_truncated(it: Ground) -> None:
 
 
 async def disk_full(it: Ground) -> None:
-    """Give a worker a disk that is full when it writes its tables, which is when it lets go of them."""
+    """Give a worker a disk of its own, and fill that: there is no room left for its tables when it writes them."""
     place = it.some()
     await it.stop(place)
-    shutil.rmtree(place.folder, ignore_errors=True)
-    worker = it.start(place, largest=SMALL_DISK_BYTES)
-    with suppress(TimeoutError, AssertionError):
-        await worker.says("Opened", within_seconds=_OPEN_SECONDS)
+    worker = it.start(place, *own_mounts(), disk=_DISK_BYTES)
+    await worker.says("Opened", within_seconds=_OPENED_SECONDS)
+    fill(worker, place.folder)
     await it.pause(5, 8)
+    it.expect(worker)
+    await worker.stop()
+    assert any("No space left" in line for line in worker.said()), "its disk was not full"
+
+
+async def disk_read_only(it: Ground) -> None:
+    """Let a worker write nothing into its folder, also when it is root."""
+    place = it.some()
     await it.stop(place)
+    with write_protected(place.folder):
+        worker = it.start(place, *unprivileged())
+        it.expect(worker)
+        assert await worker.ends(_OPENED_SECONDS) == 1, "it runs without a folder that it can write to"
 
 
 async def clock_an_hour_off(it: Ground) -> None:
@@ -359,14 +405,53 @@ FAULTS: tuple[Fault, ...] = (
     network_delayed,
     tables_deleted,
     killed_while_rebalancing,
+    killed_before_a_request,
+    frozen_before_a_request,
     brokers_restarted_in_turn,
     frozen_twice_in_a_row,
     network_narrowed,
     scaled_from_1_to_4,
     disk_full,
+    disk_read_only,
     frozen_beyond_the_transaction_timeout,
     all_brokers_killed,
 )
+
+
+def own_mounts() -> tuple[str, ...]:
+    """Give what runs a command in a mount namespace of its own, in which it may mount."""
+    return ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount", "--map-root-user")
+
+
+def fill(worker: Worker, folder: Path) -> None:
+    """Fill the disk that a worker alone sees at a folder."""
+    seen = worker.root / folder.relative_to("/") / "filler"
+    with seen.open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(1 << 20))
+        except OSError as error:
+            if error.errno != ENOSPC:
+                raise
+
+
+def unprivileged() -> tuple[str, ...]:
+    """Give what runs a command without root's right to write what is write-protected."""
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+
+
+@contextmanager
+def write_protected(folder: Path) -> Iterator[None]:
+    """Let nobody write what is in a folder."""
+    everything = [folder, *folder.rglob("*")]
+    modes = {path: path.stat().st_mode for path in everything}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    try:
+        yield
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
 
 
 def schedule(rounds: int, seed: int, faults: tuple[Fault, ...] = FAULTS) -> list[Fault]:

@@ -1,6 +1,7 @@
 """Runs a worker with something wrong about it: its clock, its disk, its way to the brokers, or a rule of it taken out.
 
-    python launch.py [--late SECONDS] [--through PORT=PORT,…] [--largest BYTES] [--restoring RECORDS] [--hold FILE] [--mistake NAME]…
+    python launch.py [--late SECONDS] [--through PORT=PORT,…] [--disk BYTES] [--strike SIGNAL --moment NAME [--times N]]
+        [--hold FILE] [--mistake NAME]…
 
 A launcher, since nothing of the worker's own may know of it. It is started by its path, in whatever folder.
 """
@@ -8,8 +9,8 @@ A launcher, since nothing of the worker's own may know of it. It is started by i
 import argparse
 import asyncio
 import os
-import resource
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from functools import wraps
@@ -35,20 +36,54 @@ def go_through(ports: dict[int, int]) -> None:
     asyncio.BaseEventLoop.create_connection = through  # type: ignore[method-assign, assignment]
 
 
-def die_restoring(records: int) -> None:
-    """Die as by SIGKILL as soon as so many records of a table are restored, with what there is behind them left out."""
+def mount(disk: int) -> None:
+    """Keep the tables on a disk of its own, of so many bytes, which is gone with the worker.
+
+    It has to run in a mount namespace of its own.
+    """
+    folder = Path(os.environ["SESSION_WORKER_DATA_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(("mount", "-t", "tmpfs", "-o", f"size={disk}", "tmpfs", str(folder)), check=True)
+
+
+def strike(name: str, moment: str, times: int) -> None:
+    """Send itself a signal right before something happens for so many times.
+
+    A moment is `assigned`, `restored` (a record of a table), or a request of `worker.runtime`, by its class.
+    """
+    from worker.runtime.cluster import Cluster
+    from worker.runtime.driver import RebalanceListener
     from worker.runtime.tables import Partitions
 
-    apply = Partitions._apply
+    left = times
 
-    def dying(partitions, batch):
+    def happens(what: str) -> None:
+        nonlocal left
+        if what != moment:
+            return
+        left -= 1
+        if left == 0:
+            print(f"Struck by {name} before {moment}", flush=True)
+            os.kill(os.getpid(), signal.Signals[name])
+
+    send, assigned, apply = Cluster.send, RebalanceListener.on_partitions_assigned, Partitions._apply
+
+    async def sending(cluster, node, request, *group):
+        happens(type(request).__name__)
+        return await send(cluster, node, request, *group)
+
+    async def assigning(listener, partitions):
+        happens("assigned")
+        await assigned(listener, partitions)
+
+    def applying(partitions, batch):
         for event in batch:
+            happens("restored")
             apply(partitions, [event])
-            if partitions._count >= records:
-                print(f"Dies with {partitions._count} records restored", flush=True)
-                os.kill(os.getpid(), signal.SIGKILL)
 
-    Partitions._apply = dying  # type: ignore[method-assign]
+    Cluster.send = sending  # type: ignore[method-assign]
+    RebalanceListener.on_partitions_assigned = assigning  # type: ignore[method-assign]
+    Partitions._apply = applying  # type: ignore[method-assign]
 
 
 # ------------------------------------------------------------------------------------------ rules of the worker, taken out
@@ -177,8 +212,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--late", type=float, default=0)
     parser.add_argument("--through", default="")
-    parser.add_argument("--largest", type=int)
-    parser.add_argument("--restoring", type=int)
+    parser.add_argument("--disk", type=int)
+    parser.add_argument("--strike")
+    parser.add_argument("--moment")
+    parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--hold", type=Path, default=Path("hold"))
     parser.add_argument("--mistake", action="append", default=[], choices=MISTAKES)
     wrong = parser.parse_args()
@@ -186,10 +223,10 @@ def main() -> None:
         shift_clock(wrong.late)
     if wrong.through:
         go_through({int(port): int(other) for port, other in (it.split("=") for it in wrong.through.split(","))})
-    if wrong.largest:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (wrong.largest, wrong.largest))
-    if wrong.restoring:
-        die_restoring(wrong.restoring)
+    if wrong.disk:
+        mount(wrong.disk)
+    if wrong.strike:
+        strike(wrong.strike, wrong.moment, wrong.times)
     for name in wrong.mistake:
         MISTAKES[name](wrong.hold)
     from worker.cli import main as session_worker

@@ -29,7 +29,8 @@ class Wire:
     def __init__(self, broker: int) -> None:
         self.broker = broker
         self.weather = Weather.FAIR
-        self.resets = 0
+        self.strikes = 0
+        """How often something came by that the weather did something to."""
         self.connections = 0
         self._server: asyncio.Server
         self._writers: set[asyncio.StreamWriter] = set()
@@ -89,13 +90,14 @@ class Wire:
         """Pass on what comes, as the weather is, until one side is gone."""
         with suppress(OSError):
             while data := await reader.read(_NARROW_BYTES if self.weather is Weather.NARROW else _CHUNK_BYTES):
+                small = self.weather is Weather.RESETTING and len(data) <= _BATCH_BYTES
+                self.strikes += self.weather is not Weather.FAIR and not small
                 while self.weather is Weather.SILENT:
                     await self._changed.wait()
                 match self.weather:
-                    case Weather.RESETTING if len(data) > _BATCH_BYTES:
+                    case Weather.RESETTING if not small:
                         writer.write(data[: len(data) // 2])
                         await writer.drain()
-                        self.resets += 1
                         return
                     case Weather.SLOW:
                         await asyncio.sleep(_DELAY_SECONDS)

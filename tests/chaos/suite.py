@@ -112,8 +112,8 @@ async def run(faults: Sequence[Fault], seed: int, rate: float, folder: Path) -> 
             watch.longest()
             for number, fault in enumerate(faults, 1):
                 name = fault.__name__.replace("_", " ")
+                await ground.opened()
                 await fault(ground)
-                await ground.mend()
                 await ground.opened()
                 await _recovered(watch, sending)
                 gaps[name].append(watch.longest())

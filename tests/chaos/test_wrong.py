@@ -1,8 +1,6 @@
 """What the faults rely on does what it says: a bad wire is bad, and a launcher's worker is as wrong as it was told to be."""
 
 import asyncio
-import random
-import re
 import signal
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -10,9 +8,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.chaos.crew import judge, launched
-from tests.chaos.faults import SMALL_DISK_BYTES
+from tests.chaos.faults import REQUESTS, fill, own_mounts, unprivileged, write_protected
 from tests.chaos.proxy import Weather, Wire
-from tests.kafka.workers import update
+from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, update
 
 BATCH = b"x" * 5_000
 
@@ -58,7 +56,7 @@ def test_a_resetting_wire_passes_what_is_small_and_breaks_off_in_a_batch():
             writer.write(BATCH)
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await reader.readexactly(len(BATCH))
-            assert wire.resets == 1
+            assert wire.strikes == 1
 
     asyncio.run(scenario())
 
@@ -98,44 +96,68 @@ def test_a_launched_worker_has_the_wrong_time_and_reaches_the_broker_through_the
     assert passed > 2
 
 
-def test_a_worker_whose_disk_is_full_says_so_and_the_next_one_loses_nothing(crew):
+def test_a_worker_whose_disk_is_full_says_so_and_the_next_one_loses_nothing(crew, tmp_path):
     async def scenario():
-        it, chance = crew(1, store="rocksdb://"), random.Random(1)  # what is random is not small when compressed
-        worker = await it.open(command=launched(largest=SMALL_DISK_BYTES))
-        await it.send(
-            [update(f"s-{number}", attributes={"long": chance.randbytes(500).hex()}) for number in range(200)]
-        )
+        it = crew(1, store="rocksdb://")
+        folder = tmp_path / "small"
+        worker = await it.open(command=(*own_mounts(), *launched(disk=64 << 20)), data_dir=folder)
+        fill(worker, folder)
+        await it.send([update(f"s-{number}") for number in range(200)])
         await it.settle()
         await worker.stop()
         said = worker.said()
-        await it.open()
+        await it.open(data_dir=folder)
         await it.send([update(f"s-{number}", attributes={"more": 1}) for number in range(200)])
         await it.settle()
         return said, await judge(it)
 
     said, found = asyncio.run(scenario())
-    assert any("File too large" in line for line in said)
+    assert any("No space left" in line for line in said)
     assert found == {}
 
 
-def test_a_worker_that_is_to_die_restoring_does_so_half_way_and_the_next_one_loses_nothing(crew):
+def test_a_worker_that_may_not_write_its_tables_ends_in_a_line_that_says_so(crew, tmp_path):
     async def scenario():
-        it = crew(4)
+        it = crew(1, store="rocksdb://")
+        folder = tmp_path / "protected"
+        assert await (await it.open(data_dir=folder)).stop() == 0
+        with write_protected(folder):
+            worker = it.start(command=(*unprivileged(), *launched()), data_dir=folder)
+            return await worker.ends(), worker.said()
+
+    status, said = asyncio.run(scenario())
+    assert status == 1
+    assert "Permission denied" in said[-1]
+    assert "protected" in said[-1]
+
+
+def dying(crew, moment, times):
+    """Let a worker die at a moment, and another take over; give what the first said, and what the verifier finds."""
+
+    async def scenario():
+        it = crew(4, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
         worker = await it.open()
         await it.send([update(f"s-{number}") for number in range(200)])
         await it.settle()
         assert await worker.stop() == 0
-        dying = it.start(command=launched(restoring=20))
-        status = await dying.ends()
-        await it.open()
+        struck = it.start(command=launched(strike="SIGKILL", moment=moment, times=times))
         await it.send([update(f"s-{number}", attributes={"more": 1}) for number in range(200)])
+        assert await struck.ends() == -signal.SIGKILL
+        await it.open()
         await it.settle()
-        return status, dying.said(), await judge(it)
+        return struck.said(), await judge(it)
 
-    status, said, found = asyncio.run(scenario())
-    assert status == -signal.SIGKILL
-    restored = re.search(r"Dies with (\d+) records restored", said[-1])
-    assert restored
-    assert 20 <= int(restored[1]) < 200
+    return asyncio.run(scenario())
+
+
+def test_a_worker_struck_while_it_restores_has_restored_a_part_and_the_next_one_loses_nothing(crew):
+    said, found = dying(crew, "restored", 2)
+    assert said[-1] == "Struck by SIGKILL before restored"
     assert not any("Opened" in line for line in said)
+    assert found == {}
+
+
+def test_a_worker_struck_between_begin_and_commit_of_a_transaction_loses_and_doubles_nothing(crew):
+    said, found = dying(crew, REQUESTS[-1], 1)
+    assert said[-1] == "Struck by SIGKILL before EndTxnRequest"
     assert found == {}

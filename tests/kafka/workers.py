@@ -78,12 +78,21 @@ class Worker:
         self._child.kill()
 
     def freeze(self) -> None:
-        """Let it do nothing, as on a machine that swaps or a host that moves."""
-        os.kill(self._child.pid, signal.SIGSTOP)
+        """Let it do nothing, as on a machine that swaps or a host that moves, if it has not ended."""
+        self._signal(signal.SIGSTOP)
 
     def wake(self) -> None:
         """Let it go on as if nothing had been."""
-        os.kill(self._child.pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.status is None:
+            os.kill(self._child.pid, number)
+
+    @property
+    def root(self) -> Path:
+        """The file system as it alone may see it; Linux shows it."""
+        return Path(f"/proc/{self._child.pid}/root")
 
     def cpu_seconds(self) -> float:
         """Give the processor time of all its threads."""
