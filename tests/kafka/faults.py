@@ -13,8 +13,9 @@ class Wire(Cluster):
     """Keeps the names of all requests sent.
 
     A request named in *lost* is answered by the broker, and we never hear of it: as often as it is named there. One
-    that *held* names waits, before it is sent, until *release* is set; *reached* tells that it does. One that *refused*
-    names is not sent, and refused as by a broker that has not enough replicas just now.
+    that *doubted* names is answered, and we hear that too few replicas may have written it. One that *held* names
+    waits, before it is sent, until *release* is set; *reached* tells that it does. One that *refused* names is not sent,
+    and refused as by a broker that has not enough replicas just now.
     """
 
     def __init__(self, kafka):
@@ -24,6 +25,7 @@ class Wire(Cluster):
     def tap(self):
         self.sent = []
         self.lost = []
+        self.doubted = None
         self.held = None
         self.refused = None
         self.reached = asyncio.Event()
@@ -41,7 +43,13 @@ class Wire(Cluster):
         if name in self.lost:
             self.lost.remove(name)
             raise Unanswered(f"{name}: lost on purpose")
+        if name == self.doubted:
+            answer.topics = [(topic, [_doubted(*row) for row in rows]) for topic, rows in answer.topics]
         return answer
+
+
+def _doubted(partition, _code, *others):
+    return partition, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND, *others
 
 
 def wire_of(app):
