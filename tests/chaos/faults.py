@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import ENOSPC
 from itertools import cycle
@@ -43,6 +43,7 @@ REQUESTS = (
 
 _GONE_SECONDS = 2.0
 _BAD_SECONDS = 5.0
+_QUIET_SECONDS = 10.0
 _LATE_SECONDS = 3600
 _OPEN_SECONDS = 20
 _OPENED_SECONDS = 120
@@ -309,18 +310,27 @@ async def all_brokers_killed(it: Ground) -> None:
 
 
 async def _weather(it: Ground, weather: Weather, seconds: float = _BAD_SECONDS) -> None:
-    """Turn the weather on all wires of a worker, or on one; it lasts from when it has struck something."""
+    """Turn the weather on one wire of a worker, or on all; it lasts from when it has struck something."""
     wires = it.some().wires
-    chosen = wires if it.chance.random() < 0.5 else [it.chance.choice(wires)]
-    before = sum(wire.strikes for wire in chosen)
-    for wire in chosen:
+    try:
+        if it.chance.random() < 0.5 or not await _struck([it.chance.choice(wires)], weather, _QUIET_SECONDS):
+            assert await _struck(wires, weather, _OPENED_SECONDS), "nothing went over the wires"
+        await asyncio.sleep(seconds)
+    finally:
+        for wire in wires:
+            wire.turn(Weather.FAIR)
+
+
+async def _struck(wires: Sequence[Wire], weather: Weather, within_seconds: float) -> bool:
+    """Turn the weather on wires, and tell whether it has struck something in time: one may lead to a broker of no use."""
+    before = sum(wire.strikes for wire in wires)
+    for wire in wires:
         wire.turn(weather)
-    async with asyncio.timeout(_OPENED_SECONDS):
-        while sum(wire.strikes for wire in chosen) == before:  # noqa: ASYNC110 (a wire gives no event)
-            await asyncio.sleep(0.1)
-    await asyncio.sleep(seconds)
-    for wire in chosen:
-        wire.turn(Weather.FAIR)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_seconds):
+            while sum(wire.strikes for wire in wires) == before:  # noqa: ASYNC110 (a wire gives no event)
+                await asyncio.sleep(0.1)
+    return sum(wire.strikes for wire in wires) > before
 
 
 async def connections_reset(it: Ground) -> None:
