@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test chaos lint format schemas bench bench-report bench-smoke bench-core lock clean
+.PHONY: help run demo check test chaos lint audit format schemas bench bench-report bench-smoke bench-core lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ lint: $(READY) ## ruff, mypy, bandit, the import law
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml worker
+
+audit: $(READY) ## look for known vulnerabilities in what is installed (asks PyPI itself: few mirrors know)
+	$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes --requirement requirements.lock
 
 format: $(READY) ## put the code in its form
 	$(BIN)/ruff check --fix .
