@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import time
 from collections import Counter, defaultdict
 from zlib import crc32
@@ -188,3 +189,17 @@ def test_a_worker_with_200_empty_partitions_starts_and_idles_below_a_tenth_of_a_
 
     share = asyncio.run(scenario())
     assert share < 0.1
+
+
+def test_a_web_server_is_there_where_a_port_is_set_and_nowhere_else(crew):
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        assert worker.listening() == set()
+        assert await worker.stop() == 0
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        worker = await it.open(web_port=port)
+        assert worker.listening() == {port}
+
+    asyncio.run(scenario())

@@ -94,6 +94,12 @@ class Worker:
         """The file system as it alone may see it; Linux shows it."""
         return Path(f"/proc/{self._child.pid}/root")
 
+    def listening(self) -> set[int]:
+        """Give the TCP ports of IPv4 at which it listens; Linux tells them."""
+        opened = {os.readlink(file) for file in Path(f"/proc/{self._child.pid}/fd").iterdir()}
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+        return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in opened}
+
     def cpu_seconds(self) -> float:
         """Give the processor time of all its threads."""
         return self._child.cpu_seconds()

@@ -54,6 +54,7 @@ class App(faust.App):
             topic_disable_leader=True,
             web_host=host,
             web_bind=host,
+            web_enabled=settings.web_port > 0,
             web_port=settings.web_port or _free_port(host),
             TableManager=Tables,
             agent_supervisor=CrashingSupervisor,
@@ -156,7 +157,7 @@ def _credentials(connection: Mapping[str, Any]) -> SASLCredentials | SSLCredenti
 
 
 def _free_port(host: str) -> int:
-    """Find a port for the web server: workers are told apart by their addresses."""
+    """Find a port for an address of one's own: Faust tells workers apart by those of their web servers, also of none."""
     with socket.create_server((host, 0)) as server:
         port: int = server.getsockname()[1]
         return port
