@@ -96,7 +96,7 @@ class Worker:
 
     def listening(self) -> set[int]:
         """Give the TCP ports of IPv4 at which it listens; Linux tells them."""
-        opened = {os.readlink(file) for file in Path(f"/proc/{self._child.pid}/fd").iterdir()}
+        opened = {str(file.readlink()) for file in Path(f"/proc/{self._child.pid}/fd").iterdir()}
         rows = [row.split() for row in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
         return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in opened}
 
