@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test chaos lint audit format schemas bench bench-report bench-smoke bench-core lock clean
+.PHONY: help run demo check test chaos fuzz lint audit format schemas bench bench-report bench-smoke bench-core bench-bad lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,19 @@ ROUNDS ?= 100
 chaos: $(READY) ## faults by a seeded schedule, judged by a verifier that believes nobody (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
 
+FUZZ := tests/fuzz/.venv-fuzz
+FUZZ_READY := $(FUZZ)/.ready
+SECONDS ?= 600
+
+$(FUZZ_READY): tests/fuzz/requirements.txt requirements.lock
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/pip install --quiet --require-hashes -r requirements.lock
+	$(FUZZ)/bin/pip install --quiet --require-hashes -r $<
+	@touch $@
+
+fuzz: $(FUZZ_READY) ## hostile records, led by coverage, against the oracle (SECONDS=600; wheels for Linux only)
+	$(FUZZ)/bin/python -m tests.fuzz -max_total_time=$(SECONDS) -print_final_stats=1
+
 lint: $(READY) ## ruff, mypy, bandit, the import law
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,6 +72,9 @@ schemas: $(READY) ## write schemas/ anew from the code
 
 bench-core: $(READY) ## µs a record to validate, fold, encode, and the whole
 	$(BIN)/python -m bench.core
+
+bench-bad: $(READY) ## what bad records and bad neighbours cost the others
+	$(BIN)/python -m bench.bad
 
 STREAMS := bench/peers/kafka_streams
 STREAMS_JAR := $(STREAMS)/target/kafka-streams-peer.jar

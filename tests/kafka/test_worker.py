@@ -203,3 +203,42 @@ def test_a_web_server_is_there_where_a_port_is_set_and_nowhere_else(crew):
         assert worker.listening() == {port}
 
     asyncio.run(scenario())
+
+
+# ----------------------------------------------------------------------------------------------------- bad neighbours
+
+
+def test_a_good_record_behind_thousands_of_broken_ones_comes_out_and_each_broken_one_is_rejected(crew):
+    broken = [b"\xff{", b"{}", b'{"customerSession": {"cartItem": []}}', b"[" * 1000]
+
+    async def scenario():
+        it = crew(1)
+        await it.open()
+        bad = [replace(update("s-0", 0), value=broken[number % len(broken)]) for number in range(2_000)]
+        await it.send([*bad, update("s-1", 0, profileId="p-1")])
+        await it.settle()
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert len(given.rejections) == 2_000
+    assert given.sessions.keys() == {b"s-1"}
+    assert differences(expected, given) == []
+
+
+def test_the_largest_records_and_keys_lose_nothing_of_the_sessions_beside_them(crew):
+    async def scenario():
+        it = crew(1)
+        await it.open()
+        neighbours = [
+            update("big", 0, attributes={"note": "x" * 1_000_000}),
+            update("\U0001f600" * 1000, 0, profileId="p-1"),
+            *(update(f"of-one-{number}", 0, profileId="p-1") for number in range(500)),
+        ]
+        lines = [line for at, it in enumerate(neighbours) for line in (it, update(f"s-{at % 50}", 0))]
+        await it.send(lines)
+        await it.settle()
+        return await foretold(it), await found(it)
+
+    expected, given = asyncio.run(scenario())
+    assert len(given.sessions) == 552
+    assert differences(expected, given) == []

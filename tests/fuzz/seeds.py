@@ -1,0 +1,53 @@
+"""Writes the inputs that fuzzing begins with into tests/fuzz/corpus: the simulator's records, and those of tests."""
+
+from pathlib import Path
+
+import orjson
+
+from tests.contract.test_against_the_oracle import SEEDS
+from tests.fuzz.target import written
+from worker.local.simulator import simulate
+
+Written = tuple[bytes, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
+
+
+def main() -> None:
+    """Write all seeds."""
+    folder = Path(__file__).parent / "corpus"
+    folder.mkdir(exist_ok=True)
+    lines = [line for line in simulate(400, 1) if len(orjson.dumps(line)) < 3000]
+    for number in range(len(lines) // 10):
+        some = [_line(line) for line in lines[number * 10 : number * 10 + 10]]
+        (folder / f"simulated-{number:02d}").write_bytes(written(*some))
+    one = [(b"\x00", b"s-1", orjson.dumps(seed), ()) for seed in SEEDS]
+    (folder / "all-kinds").write_bytes(written(*one))
+    (folder / "all-kinds-astray").write_bytes(written(*((b"\x60", b"s-1", value, ()) for _, _, value, _ in one)))
+    closed = orjson.dumps(SEEDS[1])
+    origin = (("worker-origin", b"session-updates/1/7/1795372800000"), ("worker-origin-key", b"s-2"))
+    claim = orjson.dumps({"integrationId": "s-1", "created": "2026-11-22T09:00:00.000Z", "dry": False})
+    verdict = orjson.dumps({"profileId": "p-1", "created": "2026-11-22T09:00:00.000Z", "dry": False, "answer": "first"})
+    told = (("ce_id", b"session-updates/0/0"), ("ce_time", b"2026-11-22T09:00:00.000Z"))
+    forged: list[Written] = [
+        (b"\x01", b"s-1", closed, origin),
+        (b"\x01", b"s-1", closed, ()),
+        (b"\x00", b"s-1", one[0][2], (("worker-events", b"x" * 32),)),
+        (b"\x02", b"p-1", claim, told),
+        (b"\x03", b"s-1", verdict, told),
+        (b"\x0a", b"p-1", None, ()),
+        (b"\x08", b"s-1", None, ()),
+        (b"\x04", None, closed, ()),
+        (b"\x00-5", b"", b"\x80{", (("traceparent", b"00-1-2-3"), ("rejection-code", b"x"))),
+    ]
+    (folder / "forged").write_bytes(written(*forged))
+
+
+def _line(line: dict) -> Written:
+    value, key = line["value"], line["key"]
+    raw = orjson.dumps(value) if isinstance(value, dict) else None if value is None else value.encode()
+    bits = (key is None) << 2 | (raw is None) << 3
+    headers = tuple((name, text.encode()) for name, text in line.get("headers", {}).items())
+    return bytes([bits]) + str(line["timestamp"]).encode(), None if key is None else key.encode(), raw, headers
+
+
+if __name__ == "__main__":
+    main()

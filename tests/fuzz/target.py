@@ -1,0 +1,153 @@
+"""What the fuzzer calls: bytes become records of hostile producers, the pipeline folds them, and oracles judge it.
+
+Bytes 0xFE part records, 0xFF the fields of one: a place, the key, the value, then headers, name and value in turn. No
+text has either byte, so an update record of a shop stands in an input as it is. The place is a byte, then the
+timestamp as a decimal number (left out: the driver's clock); bits 0-1 of the byte name the topic, bit 2 takes the key
+away, bit 3 the value, bits 4-5 are the partition when bit 6 is set.
+"""
+
+from typing import Any
+
+import orjson
+from msgspec import structs
+from pydantic import TypeAdapter
+
+from tests.contract.test_against_the_oracle import comparable
+from tests.domain.test_request import judged
+from tests.oracle import Oracle
+from worker.domain.model import ROW_OF, Rules, Snapshot
+from worker.pipeline.replay import Replay
+from worker.pipeline.wire import ConsumerRecord, ProducerRecord
+from worker.testing import Fault, StreamDriver, Update
+
+RULES = Rules(max_record_bytes=4096, max_snapshot_bytes=4096)
+"""Limits that inputs of some kilobytes reach."""
+MAX_RECORDS = 20
+_PARTITIONS = 4
+_SNAPSHOT = TypeAdapter(Snapshot)
+_NOW = 1_795_372_800_000
+_ENDS = [
+    "created",
+    "updated",
+    "closed",
+    "cancelled",
+    "revoked",
+    "partially_returned",
+    "reopened",
+    "duplicate",
+    "skipped",
+    "dry_run",
+    "deleted",
+]
+
+
+def records(data: bytes) -> list[tuple[str, Update]]:
+    """Read an input: the topic's field of Topology, and the record for it."""
+    found = []
+    for text in data.split(b"\xfe")[:MAX_RECORDS]:
+        place, key, value, *headers = [*text.split(b"\xff"), b"", b""][: max(3, text.count(b"\xff") + 1)]
+        bits = place[0] if place else 0
+        partition = bits >> 4 & 3 if bits & 64 else None
+        names = [name.decode(errors="replace") for name in headers[::2]]
+        update = Update(
+            None if bits & 8 else value,
+            None if bits & 4 else key,
+            partition,
+            _timestamp(place[1:]),
+            tuple(zip(names, headers[1::2], strict=False)),
+        )
+        found.append((("updates", "rekeyed", "claims", "verdicts")[bits & 3], update))
+    return found
+
+
+def written(*given: tuple[bytes, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]) -> bytes:
+    """Write an input of places, keys, values and headers; what is None has to be so in the place as well."""
+    return b"\xfe".join(
+        b"\xff".join([place, key or b"", value or b"", *(part for name, it in headers for part in (name.encode(), it))])
+        for place, key, value, headers in given
+    )
+
+
+def run(data: bytes) -> None:
+    """Fold an input in every way there is; raises AssertionError, or what the worker raised, when something is wrong."""
+    sent = records(data)
+    updates = [update for topic, update in sent if topic == "updates"]
+    for update in updates:
+        if isinstance(update.value, bytes):
+            judged(update.value, _key(update), update.timestamp or _NOW, RULES)
+    _as_the_oracle(updates)
+    driver = _folded(sent)
+    published = driver._published
+    assert published == _folded(sent)._published
+    for record in published:
+        _sound(driver, record)
+    counts = driver.counts()
+    ended = sum(number for name, number in counts.items() if name in _ENDS or name.startswith("rejected."))
+    taken = sum(topic in {"updates", "rekeyed"} for topic, _update in sent)
+    nothing = taken - ended
+    if all(topic == "updates" for topic, _update in sent):
+        assert 0 <= nothing <= sum(update.value is None for update in updates), counts
+        if not counts["forwarded"] and not counts["reclassified"]:
+            assert _folded(sent, crashes=True).sessions() == driver.sessions()
+
+
+def _folded(sent: list[tuple[str, Update]], *, crashes: bool = False) -> StreamDriver:
+    driver = StreamDriver(_PARTITIONS, RULES, v1_topic="customer-sessions-v1", max_poll_records=3)
+    topics = driver.topology.named()
+    for topic, update in sent:
+        if topic == "updates":
+            driver.send(update)
+        else:
+            key = _key(update)
+            partition = update.partition if update.partition is not None else driver.topology.home(key or b"", 0)
+            timestamp = _NOW if update.timestamp is None else update.timestamp
+            value = update.value if isinstance(update.value, bytes) else None
+            record = ProducerRecord(topics[topic], partition, key, value, timestamp, update.headers)
+            driver._log(topics[topic], partition).append(record)
+        if crashes:
+            driver.run({driver.steps + 2: Fault.CRASH}, cycles=1)
+    driver.run()
+    return driver
+
+
+def _as_the_oracle(updates: list[Update]) -> None:
+    """Hold what the offline form publishes against what the second implementation of the contract does."""
+    oracle = Oracle(v1=True, max_record_bytes=RULES.max_record_bytes, max_snapshot_bytes=RULES.max_snapshot_bytes)
+    replay = Replay(RULES, "customer-sessions-v1")
+    for offset, update in enumerate(updates):
+        timestamp = _NOW if update.timestamp is None else update.timestamp
+        value = update.value if isinstance(update.value, bytes) else None
+        record = ConsumerRecord(offset, timestamp, _key(update), value, update.headers)
+        published = [comparable(given) for given in replay.fold(0, record)]
+        told = {"topic": "session-updates", "partition": 0, **structs.asdict(record)}
+        assert published == [comparable(given) for given in oracle.fold(told)], record
+
+
+def _sound(driver: StreamDriver, record: ProducerRecord) -> None:
+    """Judge a record that was published: its place, its headers, and that its value is what the contract says."""
+    topology, headers = driver.topology, dict(record.headers)
+    assert 0 <= record.partition < _PARTITIONS
+    if record.topic == topology.rejections:
+        assert headers["rejection-code"].decode() in ROW_OF
+        assert headers["rejection-message"].decode().endswith(".")
+    elif record.topic in {topology.sessions, topology.dry_runs}:
+        assert record.key
+        assert headers["ce_type"].startswith(b"customersession.")
+        assert (record.value is None) == headers["ce_type"].endswith(b".deleted")
+        if record.value is not None:
+            snapshot: dict[str, Any] = orjson.loads(record.value)
+            _SNAPSHOT.validate_python(snapshot, extra="forbid")
+            assert snapshot["integrationId"].encode() == record.key
+            assert len(record.value) <= RULES.max_snapshot_bytes
+
+
+def _key(update: Update) -> bytes | None:
+    return update.key.encode() if isinstance(update.key, str) else update.key
+
+
+def _timestamp(text: bytes) -> int | None:
+    try:
+        number = int(text[:20])
+    except ValueError:
+        return None
+    return number if -(2**63) <= number < 2**63 else None
