@@ -1,5 +1,6 @@
 """Writes the inputs that fuzzing begins with into tests/fuzz/corpus: the simulator's records, and those of tests."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import orjson
@@ -8,6 +9,7 @@ from tests.contract.test_against_the_oracle import SEEDS
 from tests.fuzz.target import written
 from worker.local.simulator import simulate
 
+_SMALL_BYTES = 800  # what is small is tried more often
 Written = tuple[bytes, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 
 
@@ -15,10 +17,12 @@ def main() -> None:
     """Write all seeds."""
     folder = Path(__file__).parent / "corpus"
     folder.mkdir(exist_ok=True)
-    lines = [line for line in simulate(400, 1) if len(orjson.dumps(line)) < 3000]
-    for number in range(len(lines) // 10):
-        some = [_line(line) for line in lines[number * 10 : number * 10 + 10]]
-        (folder / f"simulated-{number:02d}").write_bytes(written(*some))
+    sessions: dict[str | None, list[Written]] = defaultdict(list)
+    for line in simulate(400, 1):
+        if len(orjson.dumps(line)) < _SMALL_BYTES:
+            sessions[line["key"]].append(_line(line))
+    for number, some in enumerate(sessions.values()):
+        (folder / f"simulated-{number:03d}").write_bytes(written(*some[:3]))
     one = [(b"\x00", b"s-1", orjson.dumps(seed), ()) for seed in SEEDS]
     (folder / "all-kinds").write_bytes(written(*one))
     (folder / "all-kinds-astray").write_bytes(written(*((b"\x60", b"s-1", value, ()) for _, _, value, _ in one)))
