@@ -59,7 +59,8 @@ class App(faust.App):
             agent_supervisor=CrashingSupervisor,
         )
         self._opened = ExitStack()
-        stages: tuple[Stage, ...] = Sessions(settings.rules(), topology), Profiles(topology)
+        sessions = Sessions(settings.rules(), topology)
+        stages: tuple[Stage, ...] = sessions, Profiles(topology)
         opener = self._openers(settings)
         tables: Mapping[Stage, Table] = {
             stage: self._table(name, changelog, opener(name))
@@ -80,7 +81,7 @@ class App(faust.App):
             frozenset(topology.named().values()),
             settings.max_rejection_ratio,
         )
-        self.parts = Parts(cluster, producer, self.cycle, tables, settings.on_data_loss)
+        self.parts = Parts(cluster, producer, self.cycle, tables, sessions, settings.on_data_loss)
         self.agent(self._topic(*(topic for stage in stages for topic in stage.reads)), name="queue")(self._queue)
         self.on_partitions_revoked.connect(self._on_revoked)
 
