@@ -172,7 +172,7 @@ def test_the_example_is_a_toml_file_of_the_defaults():
         ("web_host", "", "at least 1 character"),
         ("web_port", "65536", "less than or equal to 65535"),
         ("security_protocol", "TLS", "'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),
-        ("sasl_mechanism", "GSSAPI", "'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"),
+        ("sasl_mechanism", "GSSAPI", "'PLAIN', 'SCRAM-SHA-256', 'SCRAM-SHA-512' or 'OAUTHBEARER'"),
         ("sasl_username", "", "at least 1 character"),
         ("ssl_cafile", "missing.pem", "cannot be read: No such file or directory"),
         ("ssl_certfile", ".", "cannot be read: Is a directory"),
@@ -265,6 +265,11 @@ def test_topics_that_kafka_would_confuse_are_refused():
 
 
 SASL: dict[str, Any] = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "shop", "sasl_password": SECRET}
+TOKEN: dict[str, Any] = {
+    "security_protocol": "SASL_PLAINTEXT",
+    "sasl_mechanism": "OAUTHBEARER",
+    "sasl_token_file": KEY,
+}
 TRUSTED: dict[str, Any] = {"security_protocol": "SSL", "ssl_cafile": CERTIFICATE}
 KEYED: dict[str, Any] = {**TRUSTED, "ssl_certfile": CERTIFICATE, "ssl_keyfile": KEY, "ssl_password": KEY_SECRET}
 
@@ -278,6 +283,12 @@ def without(given: dict[str, Any], *names: str):
     [
         (without(SASL, "sasl_username"), "SASL_USERNAME: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs it"),
         (without(SASL, "sasl_password"), "SASL_PASSWORD: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs it"),
+        (
+            {**SASL, "sasl_mechanism": "OAUTHBEARER"},
+            "SASL_USERNAME: has no effect with SESSION_WORKER_SASL_MECHANISM OAU",
+        ),
+        ({**SASL, "sasl_token_file": KEY}, "SASL_TOKEN_FILE: has no effect with SESSION_WORKER_SASL_MECHANISM PLAIN"),
+        (without(TOKEN, "sasl_token_file"), "SASL_TOKEN_FILE: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs"),
         ({**SASL, "sasl_password": ""}, "SASL_PASSWORD: Value should have at least 1 item"),
         (
             {**SASL, "security_protocol": "PLAINTEXT"},

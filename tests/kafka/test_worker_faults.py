@@ -202,7 +202,7 @@ def test_a_snapshot_larger_than_its_topic_takes_is_a_rejection_and_stops_nothing
         await it.send([large("s-1")])
         await it.settle()
         again, _ = await outcomes(it)
-        return it.topology.sessions, snapshots, rejections, orjson.loads(last.value), again[len(snapshots) :]
+        return it.topology.sessions, snapshots, rejections, orjson.loads(last.value or b""), again[len(snapshots) :]
 
     topic, snapshots, rejections, last, again = asyncio.run(scenario())
     assert sorted(snapshots) == sorted([b"s-1", b"s-1", b"s-2", b"s-4", *(b"t-%d" % number for number in range(20))])

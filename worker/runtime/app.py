@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import faust
 from faust.app.base import BootStrategy
-from faust.auth import SASLCredentials, SSLCredentials
+from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 from faust.types import StreamT
 from mode import CrashingSupervisor
 from yarl import URL
@@ -143,9 +143,11 @@ def build_app(settings: Settings, topology: Topology) -> App:
     return app
 
 
-def _credentials(connection: Mapping[str, Any]) -> SASLCredentials | SSLCredentials | None:
+def _credentials(connection: Mapping[str, Any]) -> OAuthCredentials | SASLCredentials | SSLCredentials | None:
     """Say in Faust's words how to speak to the brokers."""
     context = connection.get("ssl_context")
+    if "sasl_oauth_token_provider" in connection:
+        return OAuthCredentials(oauth_cb=connection["sasl_oauth_token_provider"], ssl_context=context)
     if "sasl_mechanism" in connection:
         return SASLCredentials(
             username=connection["sasl_plain_username"],
