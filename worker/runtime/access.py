@@ -6,7 +6,7 @@ broker is connected to once more, to see why: what a broker refuses for good is 
 
 import ssl
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator
 from aiokafka.errors import (
@@ -33,10 +33,11 @@ class NotLetIn(Exception):
 async def ask_why(settings: Settings) -> None:
     """Raise NotLetIn when a broker is there and the worker cannot get in; return when none is there."""
     connection = {name: value for name, value in settings.connection().items() if name != "bootstrap_servers"}
+    create: Any = _Connection  # which has no types
     for address in settings.brokers.split(","):
         host, _, port = address.rpartition(":")
         try:
-            opened = _Connection(host.strip("[]"), int(port), request_timeout_ms=CONNECT_SECONDS * 1000, **connection)
+            opened = create(host.strip("[]"), int(port), request_timeout_ms=CONNECT_SECONDS * 1000, **connection)
             await opened.connect()
         except (KafkaError, OSError, TimeoutError) as error:
             if told := _told(error, settings):
@@ -61,17 +62,18 @@ class _Login(OAuthAuthenticator):
     aiokafka takes its first answer for the end, and finds the connection closed a moment later.
     """
 
-    async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
+    async def step(self, payload: bytes | None) -> Any:
         """Send the token, and where that is answered with an error, what asks for the end."""
         if self._token_sent and payload:
             return b"\x01", True
-        step: tuple[bytes, bool] | None = await super().step(payload)
-        return step
+        go_on: Any = super().step
+        return await go_on(payload)
 
 
 class _Connection(AIOKafkaConnection):
-    def authenticator_oauth(self) -> _Login:
-        return _Login(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
+    def authenticator_oauth(self) -> Any:
+        create: Any = _Login
+        return create(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
 
 
 def _told(error: BaseException, settings: Settings) -> str:
