@@ -1,5 +1,6 @@
 """What an operator may set: where it is read from, what is refused, and that no secret is ever shown."""
 
+import asyncio
 import os
 import ssl
 import tomllib
@@ -333,6 +334,16 @@ def test_secrets_are_masked_wherever_settings_are_shown(caplog):
     with pytest.raises(ValidationError) as wrong:
         Settings(**{**given, "sasl_password": [SECRET]})
     assert SECRET not in str(wrong.value)
+
+
+def test_a_client_gets_the_token_that_its_file_holds_at_each_login(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("first\n", "ascii")
+    settings = Settings(**{**TOKEN, "sasl_token_file": file})
+    provider = settings.connection()["sasl_oauth_token_provider"]
+    assert asyncio.run(provider.token()) == "first"
+    file.write_text("second\n", "ascii")
+    assert asyncio.run(provider.token()) == "second"
 
 
 def test_a_client_gets_the_login_and_the_certificates():
