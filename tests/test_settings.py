@@ -1,5 +1,6 @@
 """What an operator may set: where it is read from, what is refused, and that no secret is ever shown."""
 
+import asyncio
 import os
 import ssl
 import tomllib
@@ -172,7 +173,7 @@ def test_the_example_is_a_toml_file_of_the_defaults():
         ("web_host", "", "at least 1 character"),
         ("web_port", "65536", "less than or equal to 65535"),
         ("security_protocol", "TLS", "'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),
-        ("sasl_mechanism", "GSSAPI", "'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"),
+        ("sasl_mechanism", "GSSAPI", "'PLAIN', 'SCRAM-SHA-256', 'SCRAM-SHA-512' or 'OAUTHBEARER'"),
         ("sasl_username", "", "at least 1 character"),
         ("ssl_cafile", "missing.pem", "cannot be read: No such file or directory"),
         ("ssl_certfile", ".", "cannot be read: Is a directory"),
@@ -265,6 +266,11 @@ def test_topics_that_kafka_would_confuse_are_refused():
 
 
 SASL: dict[str, Any] = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "shop", "sasl_password": SECRET}
+TOKEN: dict[str, Any] = {
+    "security_protocol": "SASL_PLAINTEXT",
+    "sasl_mechanism": "OAUTHBEARER",
+    "sasl_token_file": KEY,
+}
 TRUSTED: dict[str, Any] = {"security_protocol": "SSL", "ssl_cafile": CERTIFICATE}
 KEYED: dict[str, Any] = {**TRUSTED, "ssl_certfile": CERTIFICATE, "ssl_keyfile": KEY, "ssl_password": KEY_SECRET}
 
@@ -278,6 +284,12 @@ def without(given: dict[str, Any], *names: str):
     [
         (without(SASL, "sasl_username"), "SASL_USERNAME: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs it"),
         (without(SASL, "sasl_password"), "SASL_PASSWORD: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs it"),
+        (
+            {**SASL, "sasl_mechanism": "OAUTHBEARER"},
+            "SASL_USERNAME: has no effect with SESSION_WORKER_SASL_MECHANISM OAU",
+        ),
+        ({**SASL, "sasl_token_file": KEY}, "SASL_TOKEN_FILE: has no effect with SESSION_WORKER_SASL_MECHANISM PLAIN"),
+        (without(TOKEN, "sasl_token_file"), "SASL_TOKEN_FILE: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs"),
         ({**SASL, "sasl_password": ""}, "SASL_PASSWORD: Value should have at least 1 item"),
         (
             {**SASL, "security_protocol": "PLAINTEXT"},
@@ -322,6 +334,16 @@ def test_secrets_are_masked_wherever_settings_are_shown(caplog):
     with pytest.raises(ValidationError) as wrong:
         Settings(**{**given, "sasl_password": [SECRET]})
     assert SECRET not in str(wrong.value)
+
+
+def test_a_client_gets_the_token_that_its_file_holds_at_each_login(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("first\n", "ascii")
+    settings = Settings(**{**TOKEN, "sasl_token_file": file})
+    provider = settings.connection()["sasl_oauth_token_provider"]
+    assert asyncio.run(provider.token()) == "first"
+    file.write_text("second\n", "ascii")
+    assert asyncio.run(provider.token()) == "second"
 
 
 def test_a_client_gets_the_login_and_the_certificates():

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
 
+from aiokafka.abc import AbstractTokenProvider
 from dotenv.parser import parse_stream
 from platformdirs import user_data_path
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -169,11 +170,14 @@ class Settings(BaseSettings):
         default="PLAINTEXT",
         description="How to speak to Kafka: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.",
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        default="PLAIN", description="How to log in: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        default="PLAIN", description="How to log in: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`."
     )
     sasl_username: Text | None = Field(default=None, description="Who the worker logs in as.")
     sasl_password: SecretStr | None = Field(default=None, min_length=1, description="Its password.")
+    sasl_token_file: File | None = Field(
+        default=None, description="The file with the token of `OAUTHBEARER`; it is read anew at each login."
+    )
     ssl_cafile: File | None = Field(
         default=None, description="Certificates (PEM) by which brokers are believed; the system's by default."
     )
@@ -216,7 +220,12 @@ class Settings(BaseSettings):
                 raise ValueError(f"{_variable(idle)}: has no effect with {how}")
         pairs = [("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("ssl_password", "ssl_keyfile")]
         if self._has_sasl:
-            pairs += [("security_protocol", "sasl_username"), ("security_protocol", "sasl_password")]
+            needed_by = {True: ["sasl_token_file"], False: ["sasl_username", "sasl_password"]}
+            has_token = self.sasl_mechanism == "OAUTHBEARER"
+            if idle := next((name for name in needed_by[not has_token] if getattr(self, name)), None):
+                how = f"{_variable('sasl_mechanism')} {self.sasl_mechanism}"
+                raise ValueError(f"{_variable(idle)}: has no effect with {how}")
+            pairs += [("security_protocol", name) for name in needed_by[has_token]]
         for name, needed in pairs:
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f"{_variable(needed)}: is missing, and {_variable(name)} needs it")
@@ -239,7 +248,7 @@ class Settings(BaseSettings):
         return Topology(partitions, **{field: getattr(self, f"{field}_topic") for field in TOPICS})
 
     def connection(self) -> dict[str, Any]:
-        """Give what each client of aiokafka needs to know to reach the brokers; the SASL password is in it."""
+        """Give what each client of aiokafka needs to know to reach the brokers; the SASL secrets are in it."""
         keywords: dict[str, Any] = {
             "bootstrap_servers": self.brokers,
             "client_id": self.app_id,
@@ -251,6 +260,9 @@ class Settings(BaseSettings):
             keywords["sasl_mechanism"] = self.sasl_mechanism
             keywords["sasl_plain_username"] = self.sasl_username
             keywords["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        if self._has_sasl and self.sasl_token_file is not None:
+            keywords["sasl_mechanism"] = self.sasl_mechanism
+            keywords["sasl_oauth_token_provider"] = TokenFile(self.sasl_token_file)
         return keywords
 
     @property
@@ -285,6 +297,17 @@ def load() -> Settings:
         raise WrongSetting(_told(error)) from None
     except (SettingsError, OSError) as error:
         raise WrongSetting(str(error)) from None
+
+
+class TokenFile(AbstractTokenProvider):
+    """Gives aiokafka the token that a file holds at the moment: who mounts it, or a sidecar, puts new ones there."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    async def token(self) -> str:
+        """Read the token; raises OSError, after which a client tries again."""
+        return self._file.read_text("ascii", "replace").strip()
 
 
 class InForce(NamedTuple):

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import orjson
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from msgspec import structs
 
 from tests.kafka.account import differences, flaws, foretold, found
-from tests.kafka.topics import read
+from tests.kafka.topics import Record, own, read, send
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, Crew, simulated, update
 from worker.local.kafka import LocalKafka
 
@@ -151,11 +153,115 @@ def test_what_is_fatal_ends_a_worker_with_status_1_and_the_cause_in_the_last_lin
     async def scenario():
         it = crew(1)
         worker = await it.open()
-        await it.configure(it.topology.sessions, max_message_bytes="1000")
-        await it.send([update("s-1", attributes={"long": "x" * 2_000})])
-        return it.topology.sessions, await worker.ends(), worker.said()[-1]
+        await it.configure(it.topology.rejections, max_message_bytes="1000")
+        await it.send([update("s-1", state="nonsense", attributes={"long": "x" * 2_000})])
+        return it.topology.rejections, await worker.ends(), worker.said()[-1]
 
-    sessions, status, last = asyncio.run(scenario())
+    rejections, status, last = asyncio.run(scenario())
     assert status == 1
-    assert last.startswith(f"Error: {sessions}[0], ")
+    assert last.startswith(f"Error: {rejections}[0], ")
     assert last.endswith("raise the topic's max.message.bytes")
+
+
+# ---------------------------------------------------------------------------------------------------- what is too large
+
+
+def large(session, size=5_000, **fields):
+    return update(session, attributes={"long": "x" * size}, **fields)
+
+
+async def outcomes(crew):
+    """Give the keys of what was published, and of each rejection its key, code and message."""
+    snapshots = await read(crew.kafka, crew.topology.sessions)
+    rejections = await read(crew.kafka, crew.topology.rejections)
+    told = [dict(it.headers) for it in rejections]
+    return [it.key for it in snapshots], [
+        (it.key, headers["rejection-code"], headers["rejection-message"].decode())
+        for it, headers in zip(rejections, told, strict=True)
+    ]
+
+
+def test_a_snapshot_larger_than_its_topic_takes_is_a_rejection_and_stops_nothing(crew):
+    """Many small ones that are folded with it must come in batches that the topic takes, too."""
+
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        await it.send([update("s-1"), update("s-2", profileId="p-1")])
+        await it.settle()
+        await it.configure(it.topology.sessions, max_message_bytes="3000")
+        small = [update(f"t-{number}") for number in range(20)]
+        await it.send([large("s-1"), large("s-2"), large("s-3", profileId="p-2"), *small])
+        await it.send([update("s-1"), update("s-4", profileId="p-2")])
+        await it.settle()
+        snapshots, rejections = await outcomes(it)
+        (last,) = [one for one in await read(it.kafka, it.topology.sessions) if one.key == b"s-4"]
+        assert await worker.stop() == 0
+        await it.configure(it.topology.sessions)
+        await it.open()
+        await it.send([large("s-1")])
+        await it.settle()
+        again, _ = await outcomes(it)
+        return it.topology.sessions, snapshots, rejections, orjson.loads(last.value or b""), again[len(snapshots) :]
+
+    topic, snapshots, rejections, last, again = asyncio.run(scenario())
+    assert sorted(snapshots) == sorted([b"s-1", b"s-1", b"s-2", b"s-4", *(b"t-%d" % number for number in range(20))])
+    assert sorted(key for key, _code, _message in rejections) == [b"s-1", b"s-2", b"s-3"]
+    assert {code for _key, code, _message in rejections} == {b"record_too_large"}
+    assert all(message.endswith(f"max.message.bytes of {topic} is 3000.") for _key, _code, message in rejections)
+    assert last["firstSession"], "s-3 was refused, so it claimed nothing"
+    assert again == [b"s-1"]
+
+
+def test_a_snapshot_that_waits_for_its_verdict_while_its_topic_is_lowered_is_a_rejection(crew):
+    """Its claim is made already; those that follow it are folded without it."""
+
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        async with AIOKafkaProducer(bootstrap_servers=it.kafka, transactional_id=own("other")) as other:
+            await other.begin_transaction()  # keeps the verdicts behind it from being read
+            await send(other, it.topology.verdicts, [Record(b"nobody", b"{}", partition=0)])
+            await it.send([large("s-1", profileId="p-1"), update("s-1"), update("s-2")])
+            await published(it, b"s-2")
+            await it.configure(it.topology.sessions, max_message_bytes="3000")
+            await other.abort_transaction()
+        await it.settle()
+        assert worker.status is None
+        return await outcomes(it)
+
+    snapshots, rejections = asyncio.run(scenario())
+    assert snapshots == [b"s-2", b"s-1"]
+    assert [(key, code) for key, code, _message in rejections] == [(b"s-1", b"record_too_large")]
+
+
+def test_a_session_that_has_become_too_large_to_be_demoted_ends_the_worker(crew):
+    """No record asks for that, so there is none to refuse; it is told rather than left out."""
+
+    async def scenario():
+        it = crew(1)
+        worker = await it.open()
+        await it.send([large("s-1", profileId="p-1")])
+        await it.settle()
+        await it.configure(it.topology.sessions, max_message_bytes="3000")
+        earlier = orjson.dumps({"customerSession": {"profileId": "p-1"}, "occurredAt": "2020-01-01T00:00:00Z"})
+        await it.send([structs.replace(update("s-2"), value=earlier)])
+        status, last = await worker.ends(), worker.said()[-1]
+        await it.configure(it.topology.sessions)
+        await it.open()
+        await it.settle()
+        snapshots, rejections = await outcomes(it)
+        return status, last, snapshots, rejections
+
+    status, last, snapshots, rejections = asyncio.run(scenario())
+    assert status == 1
+    assert last.endswith("raise the topic's max.message.bytes")
+    assert sorted(snapshots) == [b"s-1", b"s-1", b"s-2"]
+    assert rejections == []
+
+
+async def published(crew, key):
+    """Wait until a session has been published."""
+    async with asyncio.timeout(30):
+        while key not in {it.key for it in await read(crew.kafka, crew.topology.sessions)}:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)

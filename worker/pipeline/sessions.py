@@ -16,6 +16,8 @@ S5. Heads, followers and the ledger's lists change in the same overlay as the ta
     (the ledger's L3). State cannot have moved in between: only the head itself may change its session.
 S6. A dry update asks without being a head: it depends on no state, so nobody waits behind it.
 S7. A record is done as soon as its outcome is in the overlay: published, refused, forwarded, dropped.
+S8. What the snapshots' topic does not take is refused before anything else comes of it, like what an operator's limit
+    does not. A session that has a profile leaves room to be demoted: that cannot be refused.
 """
 
 from msgspec import structs
@@ -26,12 +28,18 @@ from worker.domain.request import read, too_large
 from worker.domain.session import Folded, fold, v1_view
 from worker.pipeline import wire
 from worker.pipeline.lane import Arrival, Overlay, Pending
-from worker.pipeline.topology import Topology
+from worker.pipeline.topology import HEADERS_BYTES, Topology
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
+
+_DEMOTION_BYTES = 640
+"""How much longer the headers may be that tell of a demotion: they name another record and its traceparent (S8)."""
 
 
 class Sessions:
     """The sessions stage under the operator's *rules*, over the topics of *topology*."""
+
+    topic_bytes: int | None = None
+    """The `max.message.bytes` of the snapshots' topic, where there is one (S8)."""
 
     def __init__(self, rules: Rules, topology: Topology) -> None:
         self.rules = rules
@@ -114,17 +122,37 @@ class Sessions:
             self._refuse(overlay, value, origin, folded)
             return False
         snapshot = wire.encode(folded.session)
-        # A first session may be demoted later: its size is that with "false", whenever that comes.
-        size = len(snapshot) + (folded.session.firstSession and folded.session.profileId != "")
-        if size > self.rules.max_snapshot_bytes:
-            message = f"The snapshot would have {size} bytes, more than the {self.rules.max_snapshot_bytes} allowed."
-            self._refuse(overlay, value, origin, Rejection("session_too_large", "", message))
+        refusal = self._oversize(arrival, folded, snapshot, events)
+        if refusal is not None:
+            self._refuse(overlay, value, origin, refusal)
             return False
         if folded.claims:
             self._claim(overlay, arrival, folded, snapshot, events)
             return True
         self._publish(overlay, arrival, folded, snapshot, events)
         return False
+
+    def _oversize(self, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> Rejection | None:
+        """Refuse a snapshot that is too large for the operator, or for its topic (S8)."""
+        limit, topic_bytes = self.rules.max_snapshot_bytes, self.topic_bytes
+        has_profile = folded.session.profileId != ""
+        # A first session may be demoted later: its size is that with "false", whenever that comes.
+        size = len(snapshot) + (folded.session.firstSession and has_profile)
+        if size > limit:
+            message = f"The snapshot would have {size} bytes, more than the {limit} allowed."
+            return Rejection("session_too_large", "", message)
+        if topic_bytes is None or size + HEADERS_BYTES <= topic_bytes:
+            return None
+        what = wire.happening(arrival.origin, arrival.request.occurred_at)
+        headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
+        size = wire.batch_bytes(arrival.key, snapshot, headers) + (_DEMOTION_BYTES if has_profile else 0)
+        if size <= topic_bytes:
+            return None
+        topic = self.topology.sessions
+        message = (
+            f"The snapshot needs {size} bytes with its headers, but max.message.bytes of {topic} is {topic_bytes}."
+        )
+        return Rejection("record_too_large", "", message)
 
     def _delete(self, overlay: Overlay, arrival: Arrival) -> None:
         overlay.table.put(arrival.key, None)

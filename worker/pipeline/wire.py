@@ -75,6 +75,10 @@ _ORIGIN_KEY: Final = "worker-origin-key"
 _MAX_TOPIC: Final = 249
 MAX_FRAME_BYTES: Final = 64 << 10
 """What a record's key and headers may take together where they are passed on; half of what outputs leave for headers."""
+_BATCH_BYTES: Final = 61 + 31
+"""Of a batch and of its first record, with lengths as long as they can be."""
+_HEADER_BYTES: Final = 6
+"""Of the two lengths of a header."""
 
 
 def forwarded(topic: str, partition: int, key: bytes, value: bytes | None, origin: Origin) -> ProducerRecord:
@@ -110,6 +114,11 @@ def origin_of_stray(record: ConsumerRecord) -> Origin | None:
 def frame_bytes(key: bytes | None, headers: Headers) -> int:
     """Count the bytes of a record's key and headers."""
     return len(key or b"") + sum(len(name) + len(value or b"") for name, value in headers)
+
+
+def batch_bytes(key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> int:
+    """Count the bytes of a batch with this one record, as a broker judges them; at most a hundred too many."""
+    return _BATCH_BYTES + len(value) + frame_bytes(key, headers) + _HEADER_BYTES * len(headers)
 
 
 # ------------------------------------------------------------------------------- the state, as the table holds it

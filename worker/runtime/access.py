@@ -6,9 +6,9 @@ broker is connected to once more, to see why: what a broker refuses for good is 
 
 import ssl
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator
 from aiokafka.errors import (
     IllegalSaslStateError,
     KafkaError,
@@ -33,14 +33,14 @@ class NotLetIn(Exception):
 async def ask_why(settings: Settings) -> None:
     """Raise NotLetIn when a broker is there and the worker cannot get in; return when none is there."""
     connection = {name: value for name, value in settings.connection().items() if name != "bootstrap_servers"}
+    create: Any = _Connection  # which has no types
     for address in settings.brokers.split(","):
         host, _, port = address.rpartition(":")
         try:
-            opened = await create_conn(
-                host.strip("[]"), int(port), request_timeout_ms=CONNECT_SECONDS * 1000, **connection
-            )
+            opened = create(host.strip("[]"), int(port), request_timeout_ms=CONNECT_SECONDS * 1000, **connection)
+            await opened.connect()
         except (KafkaError, OSError, TimeoutError) as error:
-            if told := _told(error):
+            if told := _told(error, settings):
                 raise NotLetIn(f"Kafka at {address} {told}") from error
         else:
             opened.close()
@@ -56,12 +56,34 @@ def explained(error: Exception) -> Exception:
     return error
 
 
-def _told(error: BaseException) -> str:
+class _Login(OAuthAuthenticator):
+    """Waits for the answer to a token: a broker that refuses it says so only after one more step (RFC 7628, 3.2.3).
+
+    aiokafka takes its first answer for the end, and finds the connection closed a moment later.
+    """
+
+    async def step(self, payload: bytes | None) -> Any:
+        """Send the token, and where that is answered with an error, what asks for the end."""
+        if self._token_sent and payload:
+            return b"\x01", True
+        go_on: Any = super().step
+        return await go_on(payload)
+
+
+class _Connection(AIOKafkaConnection):
+    def authenticator_oauth(self) -> Any:
+        create: Any = _Login
+        return create(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
+
+
+def _told(error: BaseException, settings: Settings) -> str:
     """Say what was refused and what to do; nothing when it may pass."""
     cause: BaseException | None = error
     while cause is not None:
         match cause:
             case SaslAuthenticationFailed():
+                if settings.sasl_mechanism == "OAUTHBEARER":
+                    return f"refuses the token: put one into {PREFIX}SASL_TOKEN_FILE that is valid and has not expired"
                 return f"refuses the login: check {PREFIX}SASL_USERNAME and the secret that goes with it"
             case UnsupportedSaslMechanismError() | IllegalSaslStateError():
                 return f"does not know the way to log in: set {PREFIX}SASL_MECHANISM to one that it has"

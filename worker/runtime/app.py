@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import faust
 from faust.app.base import BootStrategy
-from faust.auth import SASLCredentials, SSLCredentials
+from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 from faust.types import StreamT
 from mode import CrashingSupervisor
 from yarl import URL
@@ -60,7 +60,8 @@ class App(faust.App):
             agent_supervisor=CrashingSupervisor,
         )
         self._opened = ExitStack()
-        stages: tuple[Stage, ...] = Sessions(settings.rules(), topology), Profiles(topology)
+        sessions = Sessions(settings.rules(), topology)
+        stages: tuple[Stage, ...] = sessions, Profiles(topology)
         opener = self._openers(settings)
         tables: Mapping[Stage, Table] = {
             stage: self._table(name, changelog, opener(name))
@@ -81,7 +82,7 @@ class App(faust.App):
             frozenset(topology.named().values()),
             settings.max_rejection_ratio,
         )
-        self.parts = Parts(cluster, producer, self.cycle, tables, settings.on_data_loss)
+        self.parts = Parts(cluster, producer, self.cycle, tables, sessions, settings.on_data_loss)
         self.agent(self._topic(*(topic for stage in stages for topic in stage.reads)), name="queue")(self._queue)
         self.on_partitions_revoked.connect(self._on_revoked)
 
@@ -143,9 +144,11 @@ def build_app(settings: Settings, topology: Topology) -> App:
     return app
 
 
-def _credentials(connection: Mapping[str, Any]) -> SASLCredentials | SSLCredentials | None:
+def _credentials(connection: Mapping[str, Any]) -> OAuthCredentials | SASLCredentials | SSLCredentials | None:
     """Say in Faust's words how to speak to the brokers."""
     context = connection.get("ssl_context")
+    if "sasl_oauth_token_provider" in connection:
+        return OAuthCredentials(oauth_cb=connection["sasl_oauth_token_provider"], ssl_context=context)
     if "sasl_mechanism" in connection:
         return SASLCredentials(
             username=connection["sasl_plain_username"],

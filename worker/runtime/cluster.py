@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NodeNotReadyError
-from aiokafka.protocol.admin import DeleteRecordsRequest, DescribeGroupsRequest
+from aiokafka.protocol.admin import DeleteRecordsRequest, DescribeConfigsRequest, DescribeGroupsRequest
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -46,6 +46,8 @@ _LONGEST_PAUSE_SECONDS: Final = 0.1
 _REPORT_SECONDS: Final = 5.0
 _REFRESH_SECONDS: Final = 1.0
 
+_TOPIC: Final = 2
+_MAX_MESSAGE_BYTES: Final = "max.message.bytes"
 _READ_UNCOMMITTED: Final = 0
 _EARLIEST: Final = -2
 _LATEST: Final = -1
@@ -292,6 +294,20 @@ class Cluster:
         """Give the names of all topics; raises a KafkaError when no broker answers. To ask for one may create it."""
         topics: set[str] = (await self._client.fetch_all_metadata()).topics(exclude_internal_topics=False)
         return topics
+
+    async def largest_batch_bytes(self, topic: str) -> int:
+        """Read a topic's max.message.bytes, by which brokers judge batches; any broker knows it."""
+        request = DescribeConfigsRequest([(_TOPIC, topic, [_MAX_MESSAGE_BYTES])])
+        backoff = Backoff(f"reading {_MAX_MESSAGE_BYTES} of {topic}")
+        while True:
+            try:
+                response = await self.send(self._any_node(), request)
+                ((code, _message, _kind, _name, entries),) = response.resources
+                check([(code, topic)])
+            except Failed as error:
+                await backoff.pause(error)
+            else:
+                return next(int(value) for name, value, *_ in entries if name == _MAX_MESSAGE_BYTES)
 
     async def members(self, group: str) -> set[str]:
         """Give the ids of a group's members; none when there is no such group."""

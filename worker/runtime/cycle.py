@@ -22,6 +22,9 @@ C5. Nothing here blocks the fetching of verdicts. Where more is queued than a fe
     ledger empties.
 C6. Topics between the stages are kept for ever, since losing a question or an answer would leave a record parked for
     ever. So they are purged up to what is committed.
+C7. A batch that a topic refuses for its size is one that was folded under a limit that is not the topic's any more. So
+    the lanes are opened again, which reads the limit of the snapshots' topic, and what is too large for it is refused.
+    Where that does not help, because it is another topic or not the outcome of a record, the worker ends.
 """
 
 import asyncio
@@ -36,7 +39,7 @@ from mode import Service
 
 from worker.pipeline.lane import Batch, Lane, Overlay
 from worker.runtime.cluster import Cluster, Membership, Refused
-from worker.runtime.transaction import Aborted, TransactionalProducer, Unknown
+from worker.runtime.transaction import Aborted, TooLarge, TransactionalProducer, Unknown
 
 FOLD_SECONDS = 0.1
 INTERVAL_SECONDS = 0.02
@@ -49,6 +52,9 @@ PURGE_SECONDS = 60.0
 
 WATCH_SECONDS = 3.0
 """Between two looks whether all topics are still there."""
+
+TOO_LARGE_TIMES = 3
+"""So often a topic may refuse a batch for its size, under limits that stay the same, before the worker ends."""
 
 _MANY = 256
 _WINDOW_RECORDS = 1000
@@ -156,6 +162,8 @@ class Cycle(Service):
         self._idle.set()
         self._pending: _Pending | None = None
         self._is_cut = False
+        self._limits: Mapping[str, int] = {}
+        self._too_large = 0
 
     @property
     def lanes(self) -> Collection[Lane]:
@@ -164,6 +172,8 @@ class Cycle(Service):
 
     def open(self, lanes: Mapping[Lane, TopicPartition], membership: Membership) -> None:
         """Take records for these lanes, each with the partition of its changelog, as this member of the group."""
+        if self._limits != self._producer.limits:
+            self._limits, self._too_large = dict(self._producer.limits), 0
         self._membership = membership
         self._changelogs = dict(lanes)
         self._turns = deque(lanes)
@@ -291,6 +301,12 @@ class Cycle(Service):
             return False
         except Unknown as error:
             self._lose(f"the outcome of a transaction is unknown: {error}")
+            return False
+        except TooLarge as error:
+            self._too_large += 1
+            if self._too_large == TOO_LARGE_TIMES:
+                raise
+            self._lose(f"what was folded is larger than a topic takes now: {error}")  # C7
             return False
         except asyncio.CancelledError:
             if self.should_stop or not pending.commit.cancelled():

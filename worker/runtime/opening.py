@@ -4,8 +4,9 @@ Theory of operation. After each rebalance, also for partitions that stay, and af
 unknown, lanes are opened in eight steps:
 
 1. the cycle in flight has ended: it was answered, aborted or given up, and nothing that was queued survives;
-2. *pin* generation and member id. They come with the assignment and are never read live; the ones of no group, -1 and an
-   empty id, are never sent, since a coordinator takes a commit with them for one without a group and lets it pass;
+2. learn how large a record the snapshots' topic takes, and *pin* generation and member id. They come with the
+   assignment and are never read live; the ones of no group, -1 and an empty id, are never sent, since a coordinator
+   takes a commit with them for one without a group and lets it pass;
 3. InitProducerId on this process's own transactional.id, which ends what it left open itself;
 4. *fence*: InitProducerId on the transactional.id of each recorded owner of these partitions that is not a member of
    the group now;
@@ -46,6 +47,7 @@ from faust.types import TP
 
 from worker.pipeline.lane import Lane, LostRecords, Stage
 from worker.pipeline.ledger import Ledger
+from worker.pipeline.sessions import Sessions
 from worker.runtime.cluster import Cluster, Membership, NotMember
 from worker.runtime.cycle import Cycle
 from worker.runtime.tables import Partitions, Table
@@ -63,6 +65,7 @@ class Parts(NamedTuple):
     producer: TransactionalProducer
     cycle: Cycle
     tables: Mapping[Stage, Table]
+    sessions: Sessions
     on_data_loss: Literal["fail", "earliest"]
 
 
@@ -167,7 +170,7 @@ class Opening(Recovery):
         return await asyncio.Future()
 
     async def _resolve(self, membership: Membership) -> Prepared:
-        cluster, producer, _cycle, tables, on_data_loss = self._parts
+        cluster, producer, _cycle, tables, sessions, on_data_loss = self._parts
         assignment = self.app.consumer.assignment()
         lanes = []
         for stage, table in tables.items():
@@ -178,6 +181,9 @@ class Opening(Recovery):
                     self.log.error("Partition %d of %s is not opened: %s are not assigned", number, changelog, missing)
                 else:
                     lanes.append((stage, TopicPartition(changelog, number)))
+        topic = sessions.topology.sessions
+        sessions.topic_bytes = await cluster.largest_batch_bytes(topic)
+        producer.limits = {topic: sessions.topic_bytes}
         await producer.init()
         changelogs = [changelog for _stage, changelog in lanes]
         owners = await cluster.stable_offsets(membership.group, changelogs)

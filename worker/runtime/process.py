@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
 
 from worker.pipeline.topology import Topology
 from worker.runtime.access import ask_why, explained
@@ -116,7 +116,7 @@ async def _prepared(settings: Settings) -> Topology:
         except KafkaError as error:
             if not error.retriable:
                 raise
-            if isinstance(error, KafkaConnectionError):
+            if isinstance(error, KafkaConnectionError | NodeNotReadyError):  # the latter where a token is refused
                 await ask_why(settings)
             if not is_told:
                 log.warning("Kafka at %s does not answer, trying on: %s", settings.brokers, error)

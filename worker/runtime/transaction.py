@@ -118,6 +118,10 @@ class Unwritable(Exception):
     """The transaction did not happen and never will: the message says what to change."""
 
 
+class TooLarge(Unwritable):
+    """It is that because a topic does not take so large a batch."""
+
+
 class _Batch(NamedTuple):
     content: bytes
     size: int
@@ -151,6 +155,8 @@ class TransactionalProducer:
         self._identity = _Identity(-1, -1)
         self._sequences: dict[TopicPartition, int] = {}
         self._is_open = False
+        self.limits: dict[str, int] = {}
+        """The `max.message.bytes` of topics, as far as they are known: no batch of several records has more."""
 
     async def init(self) -> None:
         """End what an earlier life, or the last transaction, left open; wait until that is done.
@@ -343,21 +349,22 @@ class TransactionalProducer:
 
     def _batches(self, tp: TopicPartition, records: list[ProducerRecord]) -> Iterator[_Batch]:
         sequence = self._sequences.get(tp, 0)
-        builder, count = self._builder(sequence), 0
+        builder, count = self._builder(tp, sequence), 0
         for record in records:
             timestamp, key, value = record.timestamp, record.key, record.value
             listed = record.headers if type(record.headers) is list else list(record.headers)
             if builder.append(count, timestamp, key, value, listed) is None:
                 sequence = sequence + count & _LAST_SEQUENCE
                 yield _Batch(builder.build(), count, sequence)
-                builder, count = self._builder(sequence), 0
+                builder, count = self._builder(tp, sequence), 0
                 builder.append(count, timestamp, key, value, listed)
             count += 1
         yield _Batch(builder.build(), count, sequence + count & _LAST_SEQUENCE)
 
-    def _builder(self, sequence: int) -> Any:
+    def _builder(self, tp: TopicPartition, sequence: int) -> Any:
         """Begin a batch; the builder refuses any record but the first that makes it too large."""
-        return DefaultRecordBatchBuilder(_MAGIC, self._codec, 1, *self._identity, sequence, MAX_BATCH_BYTES)
+        size = min(MAX_BATCH_BYTES, self.limits.get(tp.topic, MAX_BATCH_BYTES))
+        return DefaultRecordBatchBuilder(_MAGIC, self._codec, 1, *self._identity, sequence, size)
 
 
 def _is_doubtful(failure: Failed) -> bool:
@@ -367,7 +374,7 @@ def _is_doubtful(failure: Failed) -> bool:
 
 def _gravest(outcomes: Iterable[object]) -> BaseException | None:
     """Choose among the failures of a transaction: first what is unknown, last what may be tried again."""
-    order = NotMember, Unwritable, Aborted
+    order = NotMember, TooLarge, Unwritable, Aborted
     failures = [it for it in outcomes if isinstance(it, BaseException)]
     return min(failures, key=lambda it: order.index(type(it)) if type(it) in order else -1, default=None)
 
@@ -385,4 +392,5 @@ def _judged(backoff: Backoff) -> Iterator[None]:
         raise_when_not_member(refusal)
         if backoff.in_doubt or refusal.code not in _REMEDIES:
             raise Unknown(str(refusal)) from refusal
-        raise Unwritable(f"{refusal}: {_REMEDIES[refusal.code]}") from refusal
+        told = f"{refusal}: {_REMEDIES[refusal.code]}"
+        raise (TooLarge if refusal.code == Code.MESSAGE_TOO_LARGE else Unwritable)(told) from refusal
