@@ -191,6 +191,16 @@ class Ground:
         leaders = [it["leader"] for it in described["partitions"] if it["leader"] >= 0]
         return int(self.chance.choice(leaders))
 
+    def is_held_up(self) -> bool:
+        """Tell whether a worker said last that it waits for offsets which a transaction holds."""
+        said = [it.worker.said()[-1:] for it in self.running() if it.worker]
+        return any("UNSTABLE_OFFSET_COMMIT" in line for lines in said for line in lines)
+
+    async def restart_group_coordinator(self) -> None:
+        number = await self.coordinator(_GROUP, self.crew.name)
+        await asyncio.to_thread(self.kafka.stop, number)
+        await asyncio.to_thread(self.kafka.start, number)
+
     async def crash(self, *brokers: int) -> None:
         """Kill brokers, and start them again a little later."""
         for number in brokers:

@@ -22,6 +22,8 @@ from worker.local.kafka import LocalKafka
 PARTITIONS = 12
 BROKERS = 3
 RECOVERED_SECONDS = 180
+HELD_SECONDS = 60
+"""When an operator would look why workers wait for a transaction: it is over time after six."""
 SETTLED_SECONDS = 240
 
 _A_LOT = 1_000_000
@@ -38,6 +40,8 @@ class Report(NamedTuple):
     """What the verifier counts."""
     ended: dict[str, int]
     """What workers said last that ended by themselves, with how often."""
+    restarted: int
+    """How often the group coordinator was restarted, since it held offsets of transactions that had ended long before."""
 
     @property
     def is_good(self) -> bool:
@@ -52,6 +56,10 @@ class Report(NamedTuple):
         every = [gap for gaps in self.gaps.values() for gap in gaps]
         counts = ", ".join(f"{count:,} {name}" for name, count in self.found.items())
         ended = [f"ended by itself {times} times, {said}" for said, times in self.ended.items()]
+        if self.restarted:
+            ended.append(
+                f"group coordinator restarted {self.restarted} times, which held offsets of ended transactions"
+            )
         return "\n".join(
             [
                 f"seed {self.seed}, {total} faults in {self.seconds / 60:.0f} minutes: {counts}",
@@ -108,14 +116,14 @@ async def run(faults: Sequence[Fault], seed: int, rate: float, folder: Path) -> 
             watch = _Watch(crew)
             watching = asyncio.ensure_future(watch.run())
             sending = asyncio.ensure_future(crew.send(endless(_A_LOT, seed, PARTITIONS, over.is_set), rate))
-            await _recovered(watch, sending)
+            restarted = int(await _recovered(watch, sending, ground))
             watch.longest()
             for number, fault in enumerate(faults, 1):
                 name = fault.__name__.replace("_", " ")
                 await ground.opened()
                 await fault(ground)
                 await ground.opened()
-                await _recovered(watch, sending)
+                restarted += await _recovered(watch, sending, ground)
                 gaps[name].append(watch.longest())
                 print(f"{number:4} {name}: {gaps[name][-1]:.1f} s without output", flush=True)
             over.set()
@@ -124,7 +132,7 @@ async def run(faults: Sequence[Fault], seed: int, rate: float, folder: Path) -> 
             await crew.settle(SETTLED_SECONDS)
             watching.cancel()
             found = await run_verifier(crew)
-        return Report(seed, time.monotonic() - began, dict(gaps), found, dict(ground.ended))
+        return Report(seed, time.monotonic() - began, dict(gaps), found, dict(ground.ended), restarted)
 
 
 def _crew(kafka: LocalKafka, folder: Path) -> Crew:
@@ -148,16 +156,26 @@ def _quiet(crew: Crew) -> Iterator[Crew]:
             crew.__exit__()
 
 
-async def _recovered(watch: _Watch, sending: asyncio.Future[None]) -> None:
-    """Wait until snapshots come out again, in every partition."""
+async def _recovered(watch: _Watch, sending: asyncio.Future[None], ground: Ground) -> bool:
+    """Wait until snapshots come out again, in every partition; tell whether the group coordinator had to be restarted.
+
+    A broker that loses and regains a partition of offsets while it loads it may take transactions for open that its own
+    log has ended (Kafka 4.4). Workers wait and say so. A restart lets it load the log once more: it helps if it was the
+    broker's error, and does not if a transaction is open indeed.
+    """
     began = time.monotonic()
+    is_restarted = False
     try:
         async with asyncio.timeout(RECOVERED_SECONDS):
             while min(watch.latest.values()) < began:
                 if sending.done():
                     sending.result()
                     raise AssertionError("nothing is sent any more")
+                if not is_restarted and time.monotonic() > began + HELD_SECONDS and ground.is_held_up():
+                    is_restarted = True
+                    await ground.restart_group_coordinator()
                 await asyncio.sleep(0.05)
     except TimeoutError:
         silent = sorted(number for number, latest in watch.latest.items() if latest < began)
         raise AssertionError(f"no output for {RECOVERED_SECONDS} s in the partitions {silent}") from None
+    return is_restarted
