@@ -1,17 +1,17 @@
 """Writes the inputs that fuzzing begins with into tests/fuzz/corpus: the simulator's records, and those of tests."""
 
 from collections import defaultdict
-from itertools import islice
 from pathlib import Path
 
 import orjson
 
 from tests.contract.test_against_the_oracle import SEEDS
-from tests.fuzz.target import written
+from tests.fuzz.target import records, written
 from worker.local.simulator import simulate
+from worker.testing import StreamDriver
 
 _SMALL_BYTES = 800  # what is small is tried more often
-_SESSIONS = 60
+_SESSIONS, _RECORDS = 40, 6
 Written = tuple[bytes, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]
 
 
@@ -20,11 +20,16 @@ def main() -> None:
     folder = Path(__file__).parent / "corpus"
     folder.mkdir(exist_ok=True)
     sessions: dict[str | None, list[Written]] = defaultdict(list)
-    for line in simulate(400, 1):
-        if len(orjson.dumps(line)) < _SMALL_BYTES:
+    for line in simulate(5_000, 1):
+        if len(orjson.dumps(line)) < _SMALL_BYTES and len(sessions[line["key"]]) < _RECORDS:
             sessions[line["key"]].append(_line(line))
-    for number, some in enumerate(islice(sessions.values(), _SESSIONS)):
-        (folder / f"simulated-{number:03d}").write_bytes(written(*some[:3]))
+    seen: set[bytes] = set()
+    for number, some in enumerate(sessions.values()):
+        data = written(*some)
+        shown = _outcomes(data)
+        if number < _SESSIONS or not shown <= seen:
+            (folder / f"simulated-{number:03d}").write_bytes(data)
+        seen |= shown
     one = [(b"\x00", b"s-1", orjson.dumps(seed), ()) for seed in SEEDS]
     (folder / "all-kinds").write_bytes(written(*one))
     (folder / "all-kinds-astray").write_bytes(written(*((b"\x60", b"s-1", value, ()) for _, _, value, _ in one)))
@@ -45,6 +50,16 @@ def main() -> None:
         (b"\x00-5", b"", b"\x80{", (("traceparent", b"00-1-2-3"), ("rejection-code", b"x"))),
     ]
     (folder / "forged").write_bytes(written(*forged))
+
+
+def _outcomes(data: bytes) -> set[bytes]:
+    """Name what comes of an input: events, and codes of rejections."""
+    driver = StreamDriver()
+    for _topic, update in records(data):
+        driver.send(update)
+    driver.run()
+    headers = [dict(record.headers) for record in driver._published]
+    return {it.get("ce_type") or it.get("rejection-code", b"") for it in headers}
 
 
 def _line(line: dict) -> Written:
