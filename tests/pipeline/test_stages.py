@@ -36,8 +36,9 @@ class Stage:
 
 
 class SessionsStage(Stage):
-    def __init__(self) -> None:
+    def __init__(self, topic_bytes: int | None = None) -> None:
         super().__init__(Sessions(Rules(), TOPOLOGY))
+        self.stage.topic_bytes = topic_bytes
 
     def update(self, **session) -> list:
         return self.fold(TOPOLOGY.updates, b"s-1", orjson.dumps({"customerSession": session}))
@@ -130,6 +131,28 @@ class TestSessions:
         assert sessions.overlay.heads.get(b"s-1") is None
         assert [record.topic for record in sessions.verdict("first", dry=True)] == [TOPOLOGY.dry_runs] * 2
         assert sessions.verdict("first", dry=True) == []
+
+    def test_a_snapshot_that_fills_a_batch_of_its_topic_is_published_and_one_byte_more_is_refused(self):
+        (published,) = SessionsStage().update(state="closed")
+        size = wire.batch_bytes(published.key, published.value, published.headers)
+        assert SessionsStage(topic_bytes=size).update(state="closed") == [published]
+        (refused,) = SessionsStage(topic_bytes=size - 1).update(state="closed")
+        headers = dict(refused.headers)
+        assert (refused.topic, headers["rejection-code"]) == (TOPOLOGY.rejections, b"record_too_large")
+        assert headers["rejection-message"].endswith(b"max.message.bytes of customer-sessions is %d." % (size - 1))
+
+    def test_a_session_with_a_profile_claims_only_with_room_to_be_demoted(self):
+        unbounded = SessionsStage()
+        claim = unbounded.update(profileId="p-1")
+        (published,) = unbounded.verdict("later")
+        size = wire.batch_bytes(published.key, published.value, published.headers) + 640
+        assert SessionsStage(topic_bytes=size).update(profileId="p-1") == claim
+        (refused,) = SessionsStage(topic_bytes=size - 1).update(profileId="p-1")
+        assert dict(refused.headers)["rejection-code"] == b"record_too_large"
+
+    def test_a_dry_run_is_refused_like_the_update_it_tries(self):
+        (refused,) = SessionsStage(topic_bytes=100).fold(TOPOLOGY.updates, b"s-1", b'{"dry":true,"customerSession":{}}')
+        assert dict(refused.headers)["rejection-code"] == b"record_too_large"
 
     def test_a_verdict_that_no_stage_wrote_is_counted_and_left(self, sessions):
         assert sessions.fold(TOPOLOGY.verdicts, b"s-1", b"what?") == []
