@@ -41,6 +41,7 @@ from tests.oracle import REJECTION_HEADERS, ROW, Oracle, Record
 
 KINDS = "lost", "doubled", "out of order", "wrong", "foreign", "first sessions", "final"
 PATIENCE_SECONDS = 120
+"""How long a topic may give nothing before its end."""
 SETTING = "SESSION_WORKER_"
 
 _SHOWN = 5
@@ -331,6 +332,7 @@ async def read(brokers: str, topic: str) -> tuple[list[Record], int]:
                     f"{topic}/{left[0].partition} is held at {await consumer.position(left[0])} of {ends[left[0]]}"
                 )
             for fetched in (await consumer.getmany(*left, timeout_ms=200)).values():
+                deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
                 records += [
                     {
                         "topic": it.topic,
