@@ -8,7 +8,8 @@ neighbours are spread evenly among the carts.
 import argparse
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import orjson
@@ -32,37 +33,40 @@ class Drained(NamedTuple):
     mib: float
 
 
-async def drained(records: Sent) -> Drained:
-    """Send a backlog to a worker of its own that works already, and wait until its last record is committed."""
+class Bench:
+    """A broker and a worker, which takes one backlog after the other; its first makes the sessions."""
+
+    def __init__(self, kafka: str, process: Process) -> None:
+        self._kafka = kafka
+        self._process = process
+        self._done = 0
+
+    async def drain(self, records: Sent) -> Drained:
+        """Send a backlog and wait until its last record is committed; sending is in the time, as it is for all."""
+        process = self._process
+        empty_mib, began = process.memory_mib(), time.monotonic()
+        await Load(records).send(self._kafka)
+        self._done += len(records)
+        async with asyncio.timeout(_PATIENCE_SECONDS), administration({"bootstrap_servers": self._kafka}) as admin:
+            while await committed(admin, GROUP) < self._done:
+                process.is_ready()
+                await asyncio.sleep(_POLL_SECONDS)
+        return Drained(time.monotonic() - began, empty_mib, process.memory_mib())
+
+
+@asynccontextmanager
+async def bench(first: Sent) -> AsyncIterator[Bench]:
+    """Run a worker on a broker of its own, which has taken a first backlog."""
     with broker() as kafka:
         await topics(kafka)
         process = worker(kafka)
         try:
             await process.started()
-            return (await in_turn(kafka, process, [carts(1000).records, records]))[-1]
+            it = Bench(kafka, process)
+            await it.drain(first)
+            yield it
         finally:
             process.stop()
-
-
-async def in_turn(kafka: str, process: Process, backlogs: Iterable[Sent]) -> list[Drained]:
-    """Send one backlog after the other to a worker; sending is in the time, as it is for all of them."""
-    given = []
-    async with administration({"bootstrap_servers": kafka}) as admin:
-        done = await committed(admin, GROUP)
-    for records in backlogs:
-        empty_mib, began = process.memory_mib(), time.monotonic()
-        await Load(records).send(kafka)
-        done += len(records)
-        await _reached(kafka, done, process)
-        given.append(Drained(time.monotonic() - began, empty_mib, process.memory_mib()))
-    return given
-
-
-async def _reached(kafka: str, count: int, process: Process) -> None:
-    async with asyncio.timeout(_PATIENCE_SECONDS), administration({"bootstrap_servers": kafka}) as admin:
-        while await committed(admin, GROUP) < count:
-            process.is_ready()
-            await asyncio.sleep(_POLL_SECONDS)
 
 
 def broken(count: int) -> Sent:
@@ -99,9 +103,7 @@ def _items(items: int, attributes: int) -> list[dict[str, object]]:
 def a_cart_too_large() -> Sent:
     """Make the beginning of a cart of 1,000 items with 1,000 attributes each, 13 MB, that is one byte over the limit."""
     at, key, value = _update("cart", {"cartItems": _items(1000, 1000)})
-    return [
-        (at, key, value[: (1 << 20) + 1])
-    ] * 10  # what is over the limit is never looked at, and brokers refuse 10 MB
+    return [(at, key, value[: (1 << 20) + 1])] * 10  # brokers refuse 13 MB; what is over the limit is never looked at
 
 
 def the_largest_cart() -> Sent:
@@ -147,36 +149,31 @@ async def main() -> None:
     options.add_argument("--only", choices=["broken", "neighbours"])
     given = options.parse_args()
     if given.only != "neighbours":
-        for what, made in (("good", whole), ("broken", broken), ("good", whole)):
-            it = await drained(made(given.broken))
-            print(
-                f"{given.broken} {what}, then a good one: {it.seconds:.1f} s, {it.empty_mib:.0f} -> {it.mib:.0f} MiB",
-                flush=True,
-            )
+        await _backlogs(given.broken)
     if given.only != "broken":
         await _neighbours(given.carts)
+
+
+async def _backlogs(count: int) -> None:
+    """Send broken records, and before and after as many good ones, each time to another worker."""
+    for what, made in (("good", whole), ("broken", broken), ("good", whole)):
+        async with bench(carts(1000).records) as it:
+            seconds, empty_mib, mib = await it.drain(made(count))
+        print(f"{count} {what}, then a good one: {seconds:.1f} s, {empty_mib:.0f} -> {mib:.0f} MiB", flush=True)
 
 
 async def _neighbours(count: int) -> None:
     """Send carts alone, and among each kind of neighbour, by turns, to one worker."""
     alone = carts(count).records
-    with broker() as kafka:
-        await topics(kafka)
-        process = worker(kafka)
-        try:
-            await process.started()
-            await in_turn(kafka, process, [alone])  # the first makes the sessions: not measured
-            for name, neighbours in NEIGHBOURS.items():
-                mixed = beside(neighbours(), count)
-                before, among, after = await in_turn(kafka, process, [alone, mixed, alone])
-                ratio = (before.seconds + after.seconds) / 2 / among.seconds
-                print(
-                    f"{name}: carts at {ratio:.2f} of their pace alone ({before.seconds:.1f} s, "
-                    f"{after.seconds:.1f} s alone, {among.seconds:.1f} s among {len(mixed) - count} records)",
-                    flush=True,
-                )
-        finally:
-            process.stop()
+    async with bench(alone) as it:
+        for name, neighbours in NEIGHBOURS.items():
+            mixed = beside(neighbours(), count)
+            before, among, after = [(await it.drain(records)).seconds for records in (alone, mixed, alone)]
+            print(
+                f"{name}: carts at {(before + after) / 2 / among:.2f} of their pace alone ({before:.1f} s, "
+                f"{after:.1f} s alone, {among:.1f} s among {len(mixed) - count} records)",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

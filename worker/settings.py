@@ -213,19 +213,19 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _security_is_whole(self) -> Self:
         """Refuse half a login and half a certificate, and either where the protocol would silently leave it out."""
-        chosen = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
-        for kind, is_used in (("sasl_", self._has_sasl), ("ssl_", self._has_ssl)):
-            if not is_used and (idle := next((name for name in chosen if name.startswith(kind)), None)):
-                how = f"{_variable('security_protocol')} {self.security_protocol}"
-                raise ValueError(f"{_variable(idle)}: has no effect with {how}")
+        fields = type(self).model_fields
+        login, useless = ["sasl_username", "sasl_password"], ["sasl_token_file"]
+        if self.sasl_mechanism == "OAUTHBEARER":
+            login, useless = useless, login
+        unused = [kind for kind, is_used in (("sasl_", self._has_sasl), ("ssl_", self._has_ssl)) if not is_used]
+        ineffective = [("security_protocol", name) for name in fields if name.startswith(tuple(unused))]
+        for cause, name in [*ineffective, *(("sasl_mechanism", name) for name in useless)]:
+            if getattr(self, name) != fields[name].default:
+                how = f"{_variable(cause)} {getattr(self, cause)}"
+                raise ValueError(f"{_variable(name)}: has no effect with {how}")
         pairs = [("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("ssl_password", "ssl_keyfile")]
         if self._has_sasl:
-            needed_by = {True: ["sasl_token_file"], False: ["sasl_username", "sasl_password"]}
-            has_token = self.sasl_mechanism == "OAUTHBEARER"
-            if idle := next((name for name in needed_by[not has_token] if getattr(self, name)), None):
-                how = f"{_variable('sasl_mechanism')} {self.sasl_mechanism}"
-                raise ValueError(f"{_variable(idle)}: has no effect with {how}")
-            pairs += [("security_protocol", name) for name in needed_by[has_token]]
+            pairs += [("security_protocol", name) for name in login]
         for name, needed in pairs:
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f"{_variable(needed)}: is missing, and {_variable(name)} needs it")
@@ -256,12 +256,12 @@ class Settings(BaseSettings):
         }
         if self._has_ssl:
             keywords["ssl_context"] = self._ssl_context()
-        if self._has_sasl and self.sasl_password is not None:
+        if self._has_sasl:
             keywords["sasl_mechanism"] = self.sasl_mechanism
+        if self._has_sasl and self.sasl_password is not None:
             keywords["sasl_plain_username"] = self.sasl_username
             keywords["sasl_plain_password"] = self.sasl_password.get_secret_value()
         if self._has_sasl and self.sasl_token_file is not None:
-            keywords["sasl_mechanism"] = self.sasl_mechanism
             keywords["sasl_oauth_token_provider"] = TokenFile(self.sasl_token_file)
         return keywords
 

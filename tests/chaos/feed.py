@@ -1,4 +1,4 @@
-"""What the suite sends: the simulator's mix, of which some sessions are never at home."""
+"""What the suite sends, the simulator's mix, of which some sessions are never at home; and what a driver in memory took."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -7,8 +7,12 @@ from zlib import crc32
 import orjson
 from msgspec import structs
 
+from tests.chaos.verifier import Published
+from tests.oracle import Record
 from worker.local.simulator import foretell
 from worker.pipeline.lines import Line, read
+from worker.pipeline.wire import ConsumerRecord, ProducerRecord
+from worker.testing import StreamDriver
 
 _ONE_IN = 12
 
@@ -28,3 +32,26 @@ def endless(count: int, seed: int, partitions: int, is_over: Callable[[], bool])
         if is_over():
             return
         yield line
+
+
+def topics_of(driver: StreamDriver) -> tuple[list[Record], Published]:
+    """Give the update records a driver has and what it published, as the verifier reads topics."""
+    updates = [
+        {"topic": driver.topology.updates, "partition": number, **_as_read(record)}
+        for number, log in enumerate(driver._logs[driver.topology.updates])
+        for record in log.records
+    ]
+    outputs = [
+        sorted(map(_as_read, driver.published(name)), key=lambda record: record["partition"])
+        for name in (driver.topology.sessions, driver.topology.rejections, driver.topology.dry_runs)
+    ]
+    return updates, Published(*outputs)
+
+
+def consumed(update: Record) -> ConsumerRecord:
+    """Give an update record of topics_of as a consumer does."""
+    return ConsumerRecord(*(update[name] for name in ConsumerRecord.__struct_fields__))
+
+
+def _as_read(record: ConsumerRecord | ProducerRecord) -> Record:
+    return {**structs.asdict(record), "headers": list(record.headers)}

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import orjson
 import pytest
-from msgspec import structs
 
 from tests.chaos import verifier
 from tests.chaos.crew import run_verifier
-from tests.chaos.feed import astray
+from tests.chaos.feed import astray, consumed, topics_of
 from tests.chaos.verifier import Published, verify
 from tests.kafka.workers import Crew
 from worker.local.simulator import simulate
 from worker.pipeline.lines import dumped, read
-from worker.pipeline.wire import ConsumerRecord
 from worker.testing import StreamDriver, Update
 
 PARTITIONS = 4
@@ -33,22 +31,9 @@ def run():
     for line in astray(read(map(orjson.dumps, simulate(2_000, seed=7))), PARTITIONS):
         driver.send(Update(line.value, line.key, line.partition, line.timestamp, tuple(line.headers)))
     driver.run()
-    updates = [
-        {"topic": "session-updates", "partition": number, **structs.asdict(record), "headers": list(record.headers)}
-        for number, log in enumerate(driver._logs["session-updates"])
-        for record in log.records
-    ]
-    outputs = [
-        sorted(map(as_read, driver.published(name)), key=lambda record: record["partition"])
-        for name in (driver.topology.sessions, driver.topology.rejections, driver.topology.dry_runs)
-    ]
-    fields = list(ConsumerRecord.__struct_fields__)
-    lines = [dumped(it["partition"], ConsumerRecord(*(it[name] for name in fields))) for it in updates]
-    return updates, Published(*outputs), verifier.replay(b"".join(lines))
-
-
-def as_read(record):
-    return {**structs.asdict(record), "headers": list(record.headers)}
+    updates, published = topics_of(driver)
+    lines = [dumped(it["partition"], consumed(it)) for it in updates]
+    return updates, published, verifier.replay(b"".join(lines))
 
 
 def judged(run, tamper=lambda published: None, **options):

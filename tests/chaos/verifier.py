@@ -99,8 +99,7 @@ class Verdict:
 class _Expected:
     """The outcome of each update record, the order of each session, and the smallest claim of each profile."""
 
-    def __init__(self, updates: Iterable[Record]) -> None:
-        oracle = Oracle()
+    def __init__(self, updates: Iterable[Record], oracle: Oracle) -> None:
         self.outcomes: dict[Place, _Outcome] = {}
         self.order: dict[bytes, list[Place]] = defaultdict(list)
         self.records = 0
@@ -128,12 +127,13 @@ def verify(
     partitions: int,
     *,
     is_compacted: bool = False,
+    oracle: Oracle | None = None,
 ) -> Verdict:
-    """Hold what was published against what has to be.
+    """Hold what was published against what has to be, which an *oracle* knows.
 
     With *is_compacted* the topic of the snapshots may lack all but the last of each key.
     """
-    expected, verdict = _Expected(updates), Verdict()
+    expected, verdict = _Expected(updates, oracle or Oracle()), Verdict()
     verdict.records = expected.records
     verdict.outputs = sum(map(len, published))
     seen: Counter[Place] = Counter()

@@ -34,6 +34,7 @@ from worker.pipeline.ledger import Ledger
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
 from worker.runtime.cluster import Backoff, Cluster
 from worker.runtime.cycle import Deleted, TooManyRejections
+from worker.runtime.driver import Consumer
 from worker.runtime.tables import InMemory
 from worker.runtime.topics import prepare
 from worker.runtime.transaction import TransactionalProducer
@@ -139,8 +140,16 @@ def test_a_full_ledger_holds_back_new_records_only_and_gets_going_again(settings
     asyncio.run(scenario())
 
 
-def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_ever(settings):
+def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_ever(settings, monkeypatch):
     """What a long stop has left may be more than memory holds (C5)."""
+    monkeypatch.setattr("worker.runtime.cycle._QUEUED_BYTES", 0)
+    held, pause = [], Consumer.pause_partitions
+
+    def holding(consumer, tps):
+        held.append(tps)
+        pause(consumer, tps)
+
+    monkeypatch.setattr(Consumer, "pause_partitions", holding)
 
     async def scenario():
         it = settings()
@@ -154,8 +163,8 @@ def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_
         async with running(it) as app:
             await opened(app)
             lane = lane_of(app, it.claims_topic)
-            await until(lambda: source(it, "claims") in app.consumer._paused_partitions)
             await until(lambda: len(lane.table) == len(records))
+            assert {source(it, "claims")} in held
             assert source(it, "claims") not in app.consumer._paused_partitions
 
     asyncio.run(scenario())
