@@ -111,9 +111,10 @@ def the_largest_cart() -> Sent:
     return [_update("cart", {"cartItems": _items(1000, 90)})] * 10
 
 
-def one_profile(count: int) -> Sent:
-    """Make sessions that all claim one profile."""
-    return [_update(f"of-one-{number}", {"profileId": "everybody"}) for number in range(count)]
+def claiming(sessions: int, profiles: int) -> Sent:
+    """Make sessions that claim so many profiles in turn."""
+    kind = f"{sessions}-{profiles}"
+    return [_update(f"{kind}-{it}", {"profileId": f"{kind}-{it % profiles}"}) for it in range(sessions)]
 
 
 def a_long_key() -> Sent:
@@ -125,8 +126,9 @@ NEIGHBOURS: Mapping[str, Callable[[], Sent]] = {
     "10 records of 1 MiB": a_mebibyte,
     "10 carts over max_record_bytes": a_cart_too_large,
     "10 carts of 1,000 items with 90 attributes each": the_largest_cart,
-    "10,000 records that wait on one profile": lambda: one_profile(10_000),
-    "100,000 sessions of one profile": lambda: one_profile(100_000),
+    "10,000 sessions of one profile": lambda: claiming(10_000, 1),
+    "100,000 sessions of 100,000 profiles": lambda: claiming(100_000, 100_000),
+    "100,000 sessions of one profile": lambda: claiming(100_000, 1),
     "1,000 records with a key of 1,000 four-byte characters": a_long_key,
 }
 

@@ -19,6 +19,7 @@ from mode.services import ServiceTask
 
 from tests.kafka.inside import until
 from tests.kafka.topics import Record, create, own, produce, send
+from worker.pipeline.lane import Batch
 from worker.runtime.cluster import Cluster
 from worker.runtime.driver import AsFetched
 
@@ -270,6 +271,31 @@ def test_a_fetch_is_held_for_more_records_only_while_some_come(kafka):
             assert held() == (1 << 16, 12)
             shop.app.consumer.resume_partitions(shop.assigned())
             await until(lambda: held() == (1, 500))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("delivered", [0, 1])
+def test_what_was_fetched_before_a_rebalance_is_dropped_even_when_a_part_of_it_was_delivered(kafka, delivered):
+    """A rebalance may come while the fetch is under way, and between two of the batches that it brought (D6)."""
+
+    async def scenario():
+        topic = own("dropped")
+        await create(kafka, topic, partitions=2)
+        async with running(Shop(kafka, topic)) as shop:
+            await shop.app._fetcher.stop()
+            consumer = shop.app.consumer
+
+            async def fetched(active, seconds):
+                consumer.app.consumer_generation_id += not delivered
+                return {tp: Batch(tp.topic, 0, 1, []) for tp in active}
+
+            consumer._getmany = fetched
+            messages = consumer.getmany(1.0)
+            for _ in range(delivered):
+                await anext(messages)
+            consumer.app.consumer_generation_id += delivered
+            assert [tp async for tp, _message in messages] == []
 
     asyncio.run(scenario())
 

@@ -1,6 +1,7 @@
 """What stands between an assignment and the first cycle, on a real broker; O1 to O4 are opening.py's rules."""
 
 import asyncio
+from operator import attrgetter
 
 import orjson
 import pytest
@@ -250,6 +251,39 @@ def test_a_lane_whose_topics_are_not_all_assigned_stays_closed(settings, caplog)
                 [(it.verdicts_topic, 0), (it.verdicts_topic, 1), (it.claims_topic, 0)]
             )
         assert f"Partition 1 of {it.first_sessions_topic} is not opened" in caplog.text
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("step", ["on_rebalance_complete.send", "consumer.seek_wait"])
+def test_lanes_of_an_assignment_that_is_over_stay_closed(settings, step):
+    """A rebalance may come during the last steps; the next assignment opens what it is given (O3)."""
+
+    async def scenario():
+        it = settings()
+        done = asyncio.Event()
+
+        def change(app):
+            opening = app.tables.recovery
+            complete = opening.on_recovery_completed
+
+            async def completed(generation_id):
+                part, name = attrgetter(step.split(".")[0])(app), step.split(".")[1]
+                taken = getattr(part, name)
+
+                async def overtaken(*given):
+                    await taken(*given)
+                    app.consumer_generation_id += 1
+
+                setattr(part, name, overtaken)
+                await complete(generation_id)
+                done.set()
+
+            opening.on_recovery_completed = completed
+
+        async with running(it, change) as app:
+            await asyncio.wait_for(done.wait(), 20)
+            assert not app.cycle.lanes
 
     asyncio.run(scenario())
 
