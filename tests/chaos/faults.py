@@ -192,9 +192,10 @@ class Ground:
         return int(self.chance.choice(leaders))
 
     def is_held_up(self) -> bool:
-        """Tell whether a worker said last that it waits for offsets which a transaction holds."""
+        """Tell whether a worker said last that it waits for offsets: a transaction holds them, or they went back."""
         said = [it.worker.said()[-1:] for it in self.running() if it.worker]
-        return any("UNSTABLE_OFFSET_COMMIT" in line for lines in said for line in lines)
+        reasons = "UNSTABLE_OFFSET_COMMIT", "OFFSET_NOT_AVAILABLE"
+        return any(reason in line for lines in said for line in lines for reason in reasons)
 
     async def restart_group_coordinator(self) -> None:
         number = await self.coordinator(_GROUP, self.crew.name)

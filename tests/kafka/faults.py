@@ -1,11 +1,13 @@
-"""A real cluster, at the end of a wire that tests may watch, hold up and cut."""
+"""A real cluster, at the end of a wire that tests may watch, hold up and cut; and members of groups that come and go."""
 
 import asyncio
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import CoordinationType
+from aiokafka.protocol.group import LeaveGroupRequest
 
-from worker.runtime.cluster import Cluster, Membership, Refused, Unanswered
+from worker.runtime.cluster import Backoff, Cluster, Membership, Refused, Unanswered
 from worker.runtime.protocol import Code
 
 
@@ -58,6 +60,17 @@ def wire_of(app):
     cluster.__class__ = Wire
     cluster.tap()
     return cluster
+
+
+async def leave(cluster, group, member):
+    """Let a group take a member for one that has left."""
+    await cluster.coordinate(
+        CoordinationType.GROUP,
+        group,
+        LeaveGroupRequest(group, member),
+        lambda response: [(response.error_code, group)],
+        Backoff("leaving"),
+    )
 
 
 @asynccontextmanager

@@ -6,11 +6,9 @@ import time
 import orjson
 import pytest
 from aiokafka.admin import RecordsToDelete
-from aiokafka.client import CoordinationType
-from aiokafka.protocol.group import LeaveGroupRequest
 from faust.types import TP
 
-from tests.kafka.faults import member, wire_of
+from tests.kafka.faults import leave, member, wire_of
 from tests.kafka.inside import (
     count_of,
     counts,
@@ -32,7 +30,7 @@ from worker.domain.profile import Claim
 from worker.pipeline.lane import Batch, LostRecords
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
-from worker.runtime.cluster import Backoff, Cluster
+from worker.runtime.cluster import Cluster
 from worker.runtime.cycle import Deleted, TooManyRejections
 from worker.runtime.driver import Consumer
 from worker.runtime.tables import InMemory
@@ -297,13 +295,7 @@ def test_a_commit_of_a_worker_that_woke_from_a_freeze_is_refused(settings):
             wire.held = "TxnOffsetCommit"
             await send(it, update("s-1"))
             await wire.reached.wait()
-            await cluster.coordinate(
-                CoordinationType.GROUP,
-                it.app_id,
-                LeaveGroupRequest(it.app_id, pinned.member),
-                lambda response: [(response.error_code, it.app_id)],
-                Backoff("leaving"),
-            )
+            await leave(cluster, it.app_id, pinned.member)
             coordinator = app.consumer._thread._consumer._coordinator
             await until(lambda: coordinator.generation == -1)
             wire.held = None

@@ -1,12 +1,14 @@
-"""What stands between an assignment and the first cycle, on a real broker; O1 to O4 are opening.py's rules."""
+"""What stands between an assignment and the first cycle, on a real broker; O1 to O5 are opening.py's rules."""
 
 import asyncio
+import logging
 from operator import attrgetter
 
 import orjson
 import pytest
+from aiokafka.admin import RecordsToDelete
 
-from tests.kafka.faults import member, wire_of
+from tests.kafka.faults import leave, member, wire_of
 from tests.kafka.inside import (
     count_of,
     counts,
@@ -20,7 +22,7 @@ from tests.kafka.inside import (
     until,
     update,
 )
-from tests.kafka.topics import Record, create, produce
+from tests.kafka.topics import Record, administration, create, produce, read
 from tests.kafka.topics import send as send_by
 from worker.pipeline.lane import LostRecords
 from worker.runtime.cluster import Cluster
@@ -73,7 +75,7 @@ def test_outputs_of_an_aborted_transaction_alone_are_no_outputs(settings):
 
 
 def test_outputs_without_offsets_end_the_worker_with_a_message_that_says_what_to_do(settings):
-    """Also the second time: a worker that refused to open is not recorded as an owner (O4)."""
+    """Also the second time, when it is recorded as an owner (O4)."""
 
     async def scenario():
         it = settings()
@@ -115,6 +117,63 @@ def test_an_offset_beyond_the_end_is_followed_by_the_beginning_where_that_is_set
         await commit_beyond_the_end(it)
         async with running(it):
             await count_of(it, "s-1", 1)
+
+    asyncio.run(scenario())
+
+
+def test_who_lost_its_assignment_between_two_questions_takes_nothing_for_lost(settings):
+    """Another worker has moved on meanwhile, and deleted what is done (O4)."""
+
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        await send(it, update("s-1"))
+        async with Cluster(it.connection()) as cluster, administration(it.brokers) as admin:
+
+            async def commit(offset):
+                async with member(it.brokers, it.updates_topic, it.app_id) as membership:
+                    await cluster.commit(membership, dict.fromkeys(sources(it), (0, "")) | {source(it): (offset, "")})
+
+            def change(app):
+                told = app.parts.cluster.watermarks
+
+                async def watermarks(tps):
+                    app.parts.cluster.watermarks = told
+                    await leave(cluster, it.app_id, app.consumer.membership.member)
+                    await commit(1)
+                    await admin.delete_records({source(it): RecordsToDelete(before_offset=1)})
+                    return await told(tps)
+
+                app.parts.cluster.watermarks = watermarks
+
+            await commit(0)
+            async with running(it, change) as app:
+                await opened(app)
+                await send(it, update("s-2"))
+                await count_of(it, "s-2", 1)
+            assert set(await counts(it)) == {"s-2"}
+
+    asyncio.run(scenario())
+
+
+def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
+    """A coordinator may have lost some of what it confirmed; what was done from there on would be done twice (O5)."""
+    caplog.set_level(logging.DEBUG, "worker.runtime.cluster")
+
+    async def scenario():
+        it = settings()
+        async with running(it) as app, Cluster(it.connection()) as cluster:
+            await opened(app)
+            await send(it, update("s-1"))
+            await until(lambda: app.cycle.committed[source(it)] == (1, ""))
+            await cluster.commit(app.consumer.membership, {source(it): (0, "")})
+            app.cycle._lose("so that the offsets are read")
+            await until(lambda: f"{it.app_id}: 1 was committed before, 0 is told: OFFSET_NOT_AVAILABLE" in caplog.text)
+            assert not app.cycle.lanes
+            await cluster.commit(app.consumer.membership, {source(it): (1, "")})
+            await send(it, update("s-1"))
+            await count_of(it, "s-1", 2)
+            assert len(await read(it.brokers, it.sessions_topic)) == 2
 
     asyncio.run(scenario())
 

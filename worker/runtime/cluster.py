@@ -56,6 +56,8 @@ _NO_RETENTION: Final = -1
 _NO_OFFSET: Final = -1
 _NO_LEADER: Final = -1
 
+_NOTHING: Final[Mapping[Any, Any]] = {}
+
 _T = TypeVar("_T")
 
 _PASSING: Final = frozenset(
@@ -244,9 +246,13 @@ class Cluster:
     # ------------------------------------------------------------------------------------------------- questions
 
     async def stable_offsets(
-        self, group: str, tps: Iterable[TopicPartition]
+        self, group: str, tps: Iterable[TopicPartition], known: Mapping[TopicPartition, tuple[int, str]] = _NOTHING
     ) -> dict[TopicPartition, tuple[int, str] | None]:
-        """Read committed offsets and their metadata, once no open transaction can change them; None where there is none."""
+        """Read committed offsets and their metadata, once no open transaction can change them; None where there is none.
+
+        While a group has members its offsets do not go back. A coordinator that tells less than what is *known* has
+        lost a part of them, or not read it yet: it is asked again.
+        """
         partitions = by_topic(dict.fromkeys(tps))
         if not partitions:
             return {}
@@ -255,8 +261,12 @@ class Cluster:
         def errors(response: Any) -> Iterator[tuple[int, str]]:
             yield response.error_code, group
             for topic, rows, _tags in response.topics:
-                for partition, _offset, _epoch, _metadata, code, _row_tags in rows:
+                for partition, offset, _epoch, _metadata, code, _row_tags in rows:
                     yield code, f"{topic}[{partition}] of {group}"
+                    least, _ = known.get(TopicPartition(topic, partition), (offset, ""))
+                    if offset < least:
+                        told = f"{topic}[{partition}] of {group}: {least} was committed before, {offset} is told"
+                        yield Code.OFFSET_NOT_AVAILABLE, told
 
         what = (
             f"reading the offsets of {group} (if a transaction holds them for long: kafka-transactions.sh find-hanging)"

@@ -89,6 +89,7 @@ class _Pending(NamedTuple):
 
     overlays: list[Overlay]
     changelogs: Mapping[Lane, TopicPartition]
+    offsets: Mapping[TopicPartition, tuple[int, str]]
     commit: asyncio.Future[dict[TopicPartition, int]]
 
 
@@ -149,6 +150,8 @@ class Cycle(Service):
         self._topics = topics
         self._rejections = None if limit is None else Rejections(limit)
         self._purged: dict[TopicPartition, int] = {}
+        self.committed: dict[TopicPartition, tuple[int, str]] = {}
+        """What this process knows to be committed of the partitions that its lanes read, or read last."""
         self._membership: Membership | None = None
         self._by_source: dict[TopicPartition, Lane] = {}
         self._changelogs: dict[Lane, TopicPartition] = {}
@@ -180,6 +183,7 @@ class Cycle(Service):
         self._by_source = {
             TopicPartition(topic, lane.partition): lane for lane in lanes for topic in lane.stage.reads
         }  # fmt: skip
+        self.committed = {tp: lane.ledgers[tp.topic].commit() for tp, lane in self._by_source.items()}
 
     async def close(self, within_seconds: float = CLOSE_SECONDS) -> None:
         """Take no more records, and let the cycle in flight end; give it up when that takes too long (C3)."""
@@ -288,7 +292,7 @@ class Cycle(Service):
             for topic, commit in overlay.offsets().items()
         }
         commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership))
-        return _Pending(overlays, self._changelogs, commit)
+        return _Pending(overlays, self._changelogs, offsets, commit)
 
     async def _settle(self, pending: "_Pending") -> bool:
         """Wait for the answer, and adopt the overlays if it is a good one."""
@@ -317,6 +321,7 @@ class Cycle(Service):
             self._pending = None
         for overlay in pending.overlays:
             overlay.adopt(ends.get(pending.changelogs[overlay.lane]))
+        self.committed.update(pending.offsets)
         self._let_go()
         return True
 

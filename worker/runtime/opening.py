@@ -27,10 +27,12 @@ O3. Faust drives it: `Opening` takes the place of its table recovery and adds th
     long as it takes: Faust's own limit would end its recovery for ever. From the moment when the partitions are revoked
     until they are assigned again nothing is opened.
 O4. What is gone is never passed over in silence: a committed offset outside of what the topic holds, and outputs without
-    any committed offsets (expired, or another application id), end the worker, before it is recorded as an owner; where
-    an operator chose to go on without lost update records, it says how many those are. So
-    where nothing is committed yet, the beginning is, before anything can be published: of a first transaction that is
-    aborted the markers stay.
+    any committed offsets (expired, or another application id), end the worker, if it is a member still: between its two
+    questions another one may have moved on and purged. Where an operator chose to go on without lost update records, it
+    says how many those are. So where nothing is committed yet, the beginning is, before anything can be published: of a
+    first transaction that is aborted the markers stay.
+O5. What this process has committed itself it does not take for less. A coordinator may forget a part of what it confirmed
+    (seen with Kafka 4.4, whose brokers had all been killed): to read on from there would double.
 """
 
 import asyncio
@@ -170,7 +172,7 @@ class Opening(Recovery):
         return await asyncio.Future()
 
     async def _resolve(self, membership: Membership) -> Prepared:
-        cluster, producer, _cycle, tables, sessions, on_data_loss = self._parts
+        cluster, producer, cycle, tables, sessions, on_data_loss = self._parts
         assignment = self.app.consumer.assignment()
         lanes = []
         for stage, table in tables.items():
@@ -191,25 +193,30 @@ class Opening(Recovery):
         sources = {
             TopicPartition(topic, changelog.partition): changelog for stage, changelog in lanes for topic in stage.reads
         }
-        commits = await cluster.stable_offsets(membership.group, list(sources))
+        commits = await cluster.stable_offsets(membership.group, list(sources), cycle.committed)
         marks = await cluster.watermarks([*sources, *changelogs])
         parking = {topic for stage, _changelog in lanes for topic in stage.parks}
-        ledgers = {
-            source: _ledger(
-                source,
-                commits[source],
-                marks[source],
-                changelog,
-                marks[changelog],
-                goes_on=on_data_loss == "earliest" and source.topic in parking,
-            )
-            for source, changelog in sources.items()
-        }
+        mine = membership.generation, f"{producer.transactional_id} {membership.member}"
+        owned = dict.fromkeys(changelogs, mine)
+        try:
+            ledgers = {
+                source: _ledger(
+                    source,
+                    commits[source],
+                    marks[source],
+                    changelog,
+                    marks[changelog],
+                    goes_on=on_data_loss == "earliest" and source.topic in parking,
+                )
+                for source, changelog in sources.items()
+            }
+        except LostRecords:
+            await cluster.commit(membership, owned)  # raises NotMember for one whose partitions another has moved on
+            raise
         beginnings = {
             source: ledger.commit() for source, ledger in ledgers.items() if ledger.commit() != commits[source]
         }
-        mine = membership.generation, f"{producer.transactional_id} {membership.member}"
-        await cluster.commit(membership, beginnings | dict.fromkeys(changelogs, mine))
+        await cluster.commit(membership, beginnings | owned)
         return Prepared(membership, lanes, ledgers)
 
     async def _fence(self, membership: Membership, recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
