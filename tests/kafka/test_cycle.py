@@ -153,7 +153,7 @@ def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_
         it = settings()
         await prepare(it)
         what = Happening("u/0/1", "2026-11-22T18:40:00.000Z", 1_795_372_800_000, None)
-        claims = (ClaimMessage(f"p-{n}", Claim(what.time, f"s-{n}"), False, what) for n in range(60_000))
+        claims = (ClaimMessage(f"p-{n}", Claim(what.time, f"s-{n}"), False, what) for n in range(20_000))
         records = [encode_claim(it.claims_topic, 0, claim) for claim in claims]
         await produce(
             it.brokers, it.claims_topic, (Record(record.key, record.value, tuple(record.headers)) for record in records)
