@@ -73,7 +73,7 @@ def test_the_defaults_are_those_of_the_contract():
     }
     assert settings.data_dir.name == "session-worker"
     assert (settings.app_id, settings.partitions, settings.replication_factor) == ("session-worker", 8, -1)
-    assert (settings.store, settings.standby_replicas, settings.web_port) == ("memory://", 0, 0)
+    assert (settings.store, settings.standby_replicas, settings.web_port) == ("memory://", 0, None)
     assert (settings.session_timeout_seconds, settings.transaction_timeout_seconds) == (10, 10)
     assert {source for _value, source in in_force().values()} == {"default"}
 

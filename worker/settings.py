@@ -164,7 +164,9 @@ class Settings(BaseSettings):
         default=10, ge=1, le=900, description="So long a dead worker's transaction may stay open."
     )
     web_host: Text = Field(default="127.0.0.1", description="The address at which the worker's web server listens.")
-    web_port: int = Field(default=0, ge=0, le=65535, description="Its port; 0: no web server.")
+    web_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Its port; 0: any free port. Without it there is no web server."
+    )
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT",

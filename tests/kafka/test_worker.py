@@ -201,6 +201,10 @@ def test_a_web_server_is_there_where_a_port_is_set_and_nowhere_else(crew):
             port = server.getsockname()[1]
         worker = await it.open(web_port=port)
         assert worker.listening() == {port}
+        other = await it.open(web_port=0)
+        (free,) = other.listening()
+        assert free not in {0, port}
+        assert f"Web pages at http://127.0.0.1:{free}" in "\n".join(other.said())
 
     asyncio.run(scenario())
 

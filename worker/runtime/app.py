@@ -54,7 +54,7 @@ class App(faust.App):
             topic_disable_leader=True,
             web_host=host,
             web_bind=host,
-            web_enabled=settings.web_port > 0,
+            web_enabled=settings.web_port is not None,
             web_port=settings.web_port or _free_port(host),
             TableManager=Tables,
             agent_supervisor=CrashingSupervisor,
@@ -91,6 +91,8 @@ class App(faust.App):
         await self.parts.cluster.start()
         await self.parts.cluster.members(self.conf.id)
         await super().on_start()
+        if self.conf.web_enabled:
+            self.log.info("Web pages at %s", self.conf.canonical_url)
         await self.add_runtime_dependency(self.cycle)
 
     async def on_stop(self) -> None:
