@@ -13,12 +13,13 @@ import orjson
 from pydantic import TypeAdapter
 
 from tests.chaos.feed import consumed, topics_of
-from tests.chaos.verifier import verify
+from tests.chaos.verifier import Published, verify
 from tests.contract.test_against_the_oracle import comparable
 from tests.domain.test_request import judged
-from tests.oracle import Oracle
+from tests.oracle import Oracle, Record
 from worker.domain.model import ROW_OF, Rejection, Rules, Snapshot
 from worker.domain.request import read
+from worker.pipeline.partitioner import partition_of
 from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ProducerRecord
 from worker.testing import Fault, StreamDriver, Update
@@ -34,6 +35,7 @@ RULES = Rules(**_LIMITS)
 """Limits that inputs of some kilobytes reach."""
 MAX_RECORDS = 20
 _PARTITIONS = 4
+_V1: Final = "customer-sessions-v1"
 _SNAPSHOT = TypeAdapter(Snapshot)
 _NOW = 1_795_372_800_000
 
@@ -77,14 +79,15 @@ def run(data: bytes) -> None:
     assert published == _folded(sent)._published
     for record in published:
         _sound(driver, record)
-    last = _as_the_oracle(driver)
-    if len(updates) == len(sent) and _has_order(driver):
-        for each in (driver, _folded(sent, crashes=True)):
-            _verified(each, last)
+    taken = topics_of(driver)
+    last = _as_the_oracle(taken[0])
+    if len(updates) == len(sent) and _has_order(taken[0]):
+        for topics in (taken, topics_of(_folded(sent, crashes=True))):
+            _verified(*topics, last)
 
 
 def _folded(sent: list[tuple[str, Update]], *, crashes: bool = False) -> StreamDriver:
-    driver = StreamDriver(_PARTITIONS, RULES, v1_topic="customer-sessions-v1", max_poll_records=3)
+    driver = StreamDriver(_PARTITIONS, RULES, v1_topic=_V1, max_poll_records=3)
     topics = driver.topology.named()
     for topic, update in sent:
         if topic == "updates":
@@ -102,40 +105,39 @@ def _folded(sent: list[tuple[str, Update]], *, crashes: bool = False) -> StreamD
     return driver
 
 
-def _as_the_oracle(driver: StreamDriver) -> dict[bytes, bytes | None]:
-    """Hold what the offline form makes of a driver's update records against the second implementation of the contract.
+def _as_the_oracle(updates: list[Record]) -> dict[bytes, bytes | None]:
+    """Hold what the offline form makes of update records against the second implementation of the contract.
 
     Gives the last snapshot of each key.
     """
     oracle = Oracle(v1=True, **_LIMITS)
-    replay = Replay(RULES, driver.topology.v1)
+    replay = Replay(RULES, _V1)
     last: dict[bytes, bytes | None] = {}
-    for update in topics_of(driver)[0]:
+    for update in updates:
         given = replay.fold(update["partition"], consumed(update))
         assert [comparable(it) for it in given] == [comparable(it) for it in oracle.fold(update)], update
-        last |= {it.key: it.value for it in given if it.key is not None and it.topic == driver.topology.sessions}
+        last |= {it.key: it.value for it in given if it.key is not None and it.topic == replay.topology.sessions}
     return last
 
 
-def _verified(driver: StreamDriver, last: dict[bytes, bytes | None]) -> None:
+def _verified(updates: list[Record], published: Published, last: dict[bytes, bytes | None]) -> None:
     """Have the verifier of the fault suite judge: each update record has one outcome, the right one."""
-    updates, published = topics_of(driver)
     verdict = verify(updates, published, last, _PARTITIONS, oracle=Oracle(**_LIMITS))
     assert verdict.is_good, list(verdict.lines())
 
 
-def _has_order(driver: StreamDriver) -> bool:
+def _has_order(updates: list[Record]) -> bool:
     """Tell whether each session's update records arrive through one partition, all of them strays or none.
 
     Otherwise one may overtake another on its way home.
     """
     ways = defaultdict(set)
-    for update in topics_of(driver)[0]:
+    for update in updates:
         partition, key = update["partition"], update["key"]
         request = read(update["value"], key, update["timestamp"], RULES)
         if not isinstance(request, Rejection):
             session = request.integration_id.encode()
-            ways[session].add((partition, key == session and driver.topology.home(session, partition) == partition))
+            ways[session].add((partition, key == session and partition_of(session, _PARTITIONS) == partition))
     return all(len(taken) == 1 for taken in ways.values())
 
 
