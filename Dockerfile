@@ -1,15 +1,16 @@
-# The worker with what it needs to run, at the versions and hashes of requirements.lock, and nothing else.
+# The worker with what it needs to run, at the versions and hashes of deploy/*.lock, and nothing else. pip resolves nothing.
 
 FROM python:3.11-slim AS build
 WORKDIR /source
-COPY pyproject.toml requirements.lock README.md LICENSE ./
-RUN pip install --no-cache-dir "$(grep --only-matching '^uv==[^ ]*' requirements.lock)" \
-    && python -m venv --without-pip /opt/session-worker \
-    && uv pip install --no-cache --python /opt/session-worker --require-hashes \
-        --constraints requirements.lock --requirements pyproject.toml --extra rocksdb
+COPY pyproject.toml README.md LICENSE ./
+COPY deploy/*.lock deploy/
+RUN python -m venv --without-pip /opt/session-worker \
+    && pip --python /opt/session-worker install --no-cache-dir --no-deps --require-hashes --requirement deploy/image.lock
+RUN pip install --no-cache-dir --no-deps --require-hashes --requirement deploy/build.lock
 COPY worker worker
-RUN uv build --no-cache --wheel --require-hashes --build-constraints requirements.lock --out-dir /wheel \
-    && uv pip install --no-cache --python /opt/session-worker --no-deps /wheel/*.whl
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+    && pip --python /opt/session-worker install --no-cache-dir --no-deps /tmp/wheel/*.whl \
+    && pip --python /opt/session-worker check
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home session-worker \

@@ -11,10 +11,14 @@ READY := $(VENV)/.ready
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# A lock names every package with its version and hashes, so pip resolves nothing. `pip check` fails if a package is missing.
+LOCKED := install --quiet --no-deps --require-hashes --requirement
+
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip $(LOCKED) requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/pip check
 	@touch $@
 
 RATE ?= 500
@@ -46,8 +50,9 @@ SECONDS ?= 600
 
 $(FUZZ_READY): tests/fuzz/requirements.txt requirements.lock
 	$(PYTHON) -m venv $(FUZZ)
-	$(FUZZ)/bin/pip install --quiet --require-hashes -r requirements.lock
-	$(FUZZ)/bin/pip install --quiet --require-hashes -r $<
+	$(FUZZ)/bin/pip $(LOCKED) requirements.lock
+	$(FUZZ)/bin/pip $(LOCKED) $<
+	$(FUZZ)/bin/pip check
 	@touch $@
 
 fuzz: $(FUZZ_READY) ## hostile records, led by coverage, against the oracle (SECONDS=600; wheels for Linux only)
@@ -60,8 +65,17 @@ lint: $(READY) ## ruff, mypy, bandit, the import law
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml worker
 
-audit: $(READY) ## look for known vulnerabilities in what is installed (asks PyPI itself: few mirrors know)
-	$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes --requirement requirements.lock
+AUDIT := .venv-audit
+AUDIT_READY := $(AUDIT)/.ready
+
+$(AUDIT_READY): .ci/audit.lock
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip $(LOCKED) $<
+	$(AUDIT)/bin/pip check
+	@touch $@
+
+audit: $(AUDIT_READY) ## look for known vulnerabilities in what is installed (asks PyPI itself: few mirrors know)
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 format: $(READY) ## put the code in its form
 	$(BIN)/ruff check --fix .
@@ -86,7 +100,8 @@ $(STREAMS_JAR): $(STREAMS)/pom.xml $(shell find $(STREAMS)/src -type f)
 
 $(QUIX_READY): bench/peers/quix-requirements.txt
 	$(PYTHON) -m venv $(QUIX)
-	$(QUIX)/bin/pip install --quiet --require-hashes -r $<
+	$(QUIX)/bin/pip $(LOCKED) $<
+	$(QUIX)/bin/pip check
 	@touch $@
 
 bench: $(READY) $(STREAMS_JAR) $(QUIX_READY) ## records a second beside Kafka Streams, Quix Streams, Faust (needs Java 17, Maven)
@@ -98,9 +113,13 @@ bench-report: $(READY) ## the figures that make bench kept, as the README's tabl
 bench-smoke: $(READY) $(QUIX_READY) ## that every contestant in Python still does the job (without figures)
 	$(BIN)/python -m bench.peers.same worker "Quix Streams" "stock Faust" --count 1000 --sessions 100
 
-lock: $(READY) ## resolve the versions in requirements.lock anew
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header \
-		--extra dev --output-file requirements.lock pyproject.toml
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header
+
+lock: $(READY) ## resolve the versions of every lock again
+	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra rocksdb --constraint requirements.lock --output-file deploy/image.lock pyproject.toml
+	echo hatchling | $(COMPILE) --python-version 3.11 --constraint requirements.lock --output-file deploy/build.lock -
+	echo pip-audit | $(COMPILE) --python-version 3.11 --output-file .ci/audit.lock -
 
 clean: ## remove what was built
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(AUDIT) build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache
