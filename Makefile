@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test chaos fuzz lint audit format schemas bench bench-report bench-smoke bench-core bench-bad lock clean
+.PHONY: help run demo check test test-core chaos fuzz lint audit format schemas bench bench-report bench-smoke bench-core bench-bad lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ check: lint test bench-smoke ## everything that has to pass before a change land
 
 test: $(READY) ## run every test, with branch coverage of domain and pipeline
 	$(BIN)/pytest --cov --cov-report=term
+
+test-core: $(READY) ## run the tests that need no Kafka and install nothing
+	$(BIN)/pytest --numprocesses 2 --ignore tests/kafka --ignore tests/chaos --ignore tests/install
 
 ROUNDS ?= 100
 
