@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test test-core chaos fuzz lint audit format schemas bench bench-report bench-smoke bench-core bench-bad lock clean
+.PHONY: help run demo check test test-core chaos fuzz lint audit format schemas bench bench-report bench-smoke bench-core bench-bad bench-memory lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ bench-core: $(READY) ## µs a record to validate, fold, encode, and the whole
 
 bench-bad: $(READY) ## what bad records and bad neighbours cost the others
 	$(BIN)/python -m bench.bad
+
+bench-memory: $(READY) ## bytes of memory for a session and for a profile, in memory and with RocksDB
+	$(BIN)/python -m bench.memory
 
 STREAMS := bench/peers/kafka_streams
 STREAMS_JAR := $(STREAMS)/target/kafka-streams-peer.jar

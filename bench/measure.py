@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -44,9 +44,21 @@ class Process:
         self._ready = ready
         folder = Path(self._folder.name)
         environment = {**os.environ, "PYTHONPATH": str(_ROOT), **env}
-        self._child = Child(command, folder, folder / "process.log", environment)
-        self.cpu_seconds = self._child.cpu_seconds
-        self.told = self._child.said
+        self._start: Callable[[], Child] = lambda: Child(command, folder, folder / "process.log", environment)
+        self._child = self._start()
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of all its threads since its last start."""
+        return self._child.cpu_seconds()
+
+    def told(self) -> str:
+        """Return what it has written since its last start."""
+        return self._child.said()
+
+    def restart(self) -> None:
+        """Stop it as an operator does, and start it again in the same folder."""
+        self._child.stop(_STOP_SECONDS)
+        self._child = self._start()
 
     def peak_mib(self) -> float:
         """Tell the most memory that it held."""

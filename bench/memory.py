@@ -1,0 +1,99 @@
+"""What a session and a profile cost in memory: `make bench-memory`.
+
+A worker takes so many records, each the first of a session, with a profile of its own or without. Then it starts again
+from the topics (with RocksDB: from its folder). Measured is what the operating system counts as resident (VmRSS), less what the worker
+held before the first record. The docs state the formula; this is where its numbers come from.
+"""
+
+import argparse
+import asyncio
+import time
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from bench.bad import Bench
+from bench.load import PARTITIONS, SESSIONS, carts
+from bench.measure import broker, topics, worker
+
+COUNTS = (100_000, 300_000, 1_000_000)
+STORES = ("memory://", "rocksdb://")
+_SETTLE_SECONDS = 3
+_MIB = 1 << 20
+
+
+class Memory(NamedTuple):
+    """Resident MiB of a worker that holds *sessions*; *entry_bytes* is the size of a snapshot and its private header."""
+
+    sessions: int
+    empty_mib: float
+    full_mib: float
+    restored_mib: float
+    entry_bytes: float
+
+
+async def measure(store: str, sessions: int, *, with_profiles: bool) -> Memory:
+    """Let a worker take that many sessions, start it again, and measure both."""
+    load = carts(sessions, sessions=sessions, profiles=sessions if with_profiles else 0)
+    with broker() as kafka:
+        await topics(kafka)
+        process = worker(kafka, store)
+        try:
+            await process.started()
+            empty_mib = process.memory_mib()
+            await Bench(kafka, process).drain(load.records)
+            await asyncio.sleep(_SETTLE_SECONDS)
+            full_mib = process.memory_mib()
+            entry_bytes = await _entry_bytes(kafka, sessions)
+            await asyncio.to_thread(process.restart)
+            await process.started()
+            await asyncio.sleep(_SETTLE_SECONDS)
+            return Memory(sessions, empty_mib, full_mib, process.memory_mib(), entry_bytes)
+        finally:
+            process.stop()
+
+
+async def _entry_bytes(kafka: str, sessions: int) -> float:
+    """Return the mean size in bytes of what the worker keeps of a session, read from the snapshots' topic."""
+    total = count = 0
+    began = time.monotonic()
+    async with AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed") as consumer:
+        partitions = [TopicPartition(SESSIONS, number) for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        while count < sessions:
+            for records in (await consumer.getmany(timeout_ms=1000)).values():
+                count += len(records)
+                total += sum(
+                    len(it.value or b"") + sum(len(value) for name, value in it.headers if name == "worker-events")
+                    for it in records
+                )
+            if time.monotonic() - began > 300:
+                raise SystemExit(f"{count} of {sessions} snapshots were read")
+    return total / count
+
+
+async def main() -> None:
+    """Print a row for each store and number of sessions."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    options.add_argument("--stores", nargs="+", choices=STORES, default=STORES)
+    given = options.parse_args()
+    print(
+        "| store | sessions | profiles | MiB at its start | MiB | MiB after a restart | bytes an entry | bytes a session |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for store in given.stores:
+        for sessions in given.counts:
+            for with_profiles in (False, True):
+                it = await measure(store, sessions, with_profiles=with_profiles)
+                each = (it.full_mib - it.empty_mib) * _MIB / sessions
+                print(
+                    f"| {store} | {sessions:,} | {sessions if with_profiles else 0:,} | {it.empty_mib:.0f} | "
+                    f"{it.full_mib:.0f} | {it.restored_mib:.0f} | {it.entry_bytes:.0f} | {each:.0f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
