@@ -36,11 +36,13 @@ demo: $(READY) ## simulate a retailer's day, replay it, show what came of it (CO
 
 check: lint test bench-smoke ## everything that has to pass before a change lands
 
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile # each process has a Kafka of its own
+
 test: $(READY) ## run every test, with branch coverage of domain and pipeline
-	$(BIN)/pytest --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 test-core: $(READY) ## run the tests that need no Kafka and install nothing
-	$(BIN)/pytest --numprocesses 2 --ignore tests/kafka --ignore tests/chaos --ignore tests/install
+	$(PYTEST) --ignore tests/kafka --ignore tests/chaos --ignore tests/install
 
 ROUNDS ?= 100
 

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from tests.chaos import faults
 from tests.chaos.faults import FAULTS, schedule
 from tests.chaos.suite import run
@@ -24,6 +26,7 @@ KINDS = (
 )
 
 
+@pytest.mark.timeout(600)
 def test_a_dozen_faults_of_as_many_kinds_lose_double_and_disorder_nothing(tmp_path):
     report = asyncio.run(run(schedule(len(KINDS), SEED, KINDS), SEED, RATE, tmp_path))
     print(report.table())

@@ -11,7 +11,7 @@ from tests.kafka.test_cluster import NOBODY
 from tests.kafka.topics import create, own, read
 from worker.local.kafka import LocalKafka
 from worker.pipeline.wire import ProducerRecord
-from worker.runtime.cluster import Cluster, Membership
+from worker.runtime.cluster import Membership
 from worker.runtime.transaction import Aborted, TransactionalProducer, Unknown, Unwritable
 
 LOST = ["AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"]
@@ -173,11 +173,6 @@ def test_a_timeout_that_the_brokers_do_not_allow_is_unwritable(kafka):
                 await TransactionalProducer(cluster, own("slow"), timeout_seconds=86_400).init()
 
     asyncio.run(scenario())
-
-
-def test_a_compression_without_its_package_is_refused_at_once():
-    with pytest.raises(ValueError, match="cramjam"):
-        TransactionalProducer(Cluster({}), "id", compression="zstd")
 
 
 @pytest.mark.parametrize("nobody", NOBODY)

@@ -35,7 +35,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
 
-from aiokafka import TopicPartition, codec
+from aiokafka import TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.transaction import (
@@ -146,8 +146,6 @@ class TransactionalProducer:
         timeout_seconds: float = 10,
         compression: Compression | None = None,
     ) -> None:
-        if compression is not None and not getattr(codec, f"has_{compression}")():
-            raise ValueError(f"compression {compression} needs the package cramjam")
         self._cluster = cluster
         self.transactional_id = transactional_id
         self._timeout_seconds = timeout_seconds
