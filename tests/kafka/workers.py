@@ -20,6 +20,7 @@ from worker.local.child import Child
 from worker.local.live import WORKER
 from worker.local.sender import Sender, producer
 from worker.local.simulator import foretell
+from worker.pipeline.ledger import Ledger
 from worker.pipeline.lines import Line, read
 from worker.pipeline.topology import TOPICS, Topology
 from worker.settings import PREFIX
@@ -196,7 +197,7 @@ class Crew:
                     left = {
                         tp: (committed[tp], end)
                         for tp, end in ends.items()
-                        if (max(committed[tp].offset, 0), committed[tp].metadata) != (end, "")
+                        if committed[tp] != Ledger(end).commit() and (committed[tp].offset, end) != (-1, 0)
                     }
 
 

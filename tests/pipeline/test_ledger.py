@@ -1,7 +1,7 @@
 """The ledger: its encoding, its limit, and the invariants L1 to L4 of its theory of operation."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from worker.pipeline.ledger import MAX_METADATA_BYTES, Ledger
@@ -104,7 +104,27 @@ def test_a_copy_changes_alone():
     assert (ledger.next, ledger.not_done) == (5, {5: True})
 
 
-@pytest.mark.parametrize("metadata", ["not base64!", "CQAB", "!"])
+NOT_A_WORKERS = ["", "not base64!", "CQAB", "!", "é", "====", "Ag==", "AgA=", "AQAA", "AoCA", "AgAAgA=="]
+"""Metadata of other clients, of another version, and cut short."""
+
+
+@pytest.mark.parametrize("metadata", NOT_A_WORKERS)
 def test_metadata_that_no_worker_wrote_is_an_error(metadata):
     with pytest.raises(ValueError):
         Ledger.restore(0, metadata)
+
+
+@given(ledgers(), st.integers(0, 2**41))
+def test_metadata_copied_to_another_offset_is_an_error(ledger, other):
+    """A tool may keep the metadata when it moves an offset (L5)."""
+    offset, metadata = ledger.commit()
+    assume(other != offset)
+    with pytest.raises(ValueError):
+        Ledger.restore(other, metadata)
+
+
+def test_commit_with_nothing_parked_still_carries_a_mark():
+    """Else an offset of another client looks like a worker's (L5)."""
+    offset, metadata = Ledger(1 << 40).commit()
+    assert (offset, bool(metadata)) == (1 << 40, True)
+    assert len(metadata) <= 16

@@ -19,6 +19,7 @@ from aiokafka.protocol.admin import DeleteRecordsRequest, DescribeConfigsRequest
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from worker.runtime.protocol import Code, OffsetFetchRequest
@@ -250,8 +251,9 @@ class Cluster:
     ) -> dict[TopicPartition, tuple[int, str] | None]:
         """Read committed offsets and their metadata, once no open transaction can change them; None where there is none.
 
-        While a group has members its offsets do not go back. A coordinator that tells less than what is *known* has
-        lost a part of them, or not read it yet: it is asked again.
+        While a group has members its offsets do not go back. A coordinator that answers with less than what is *known*
+        has lost a part of the offsets, or has not read it yet: it is asked again. An offset without metadata is another
+        client's: it is returned as it is.
         """
         partitions = by_topic(dict.fromkeys(tps))
         if not partitions:
@@ -261,10 +263,10 @@ class Cluster:
         def errors(response: Any) -> Iterator[tuple[int, str]]:
             yield response.error_code, group
             for topic, rows, _tags in response.topics:
-                for partition, offset, _epoch, _metadata, code, _row_tags in rows:
+                for partition, offset, _epoch, metadata, code, _row_tags in rows:
                     yield code, f"{topic}[{partition}] of {group}"
                     least, _ = known.get(TopicPartition(topic, partition), (offset, ""))
-                    if offset < least:
+                    if offset < least and (metadata or offset == _NO_OFFSET):
                         told = f"{topic}[{partition}] of {group}: {least} was committed before, {offset} is told"
                         yield Code.OFFSET_NOT_AVAILABLE, told
 
@@ -347,6 +349,21 @@ class Cluster:
                 OffsetCommitRequest(group, generation, member, _NO_RETENTION, topics),
                 lambda response: each_partition(response.topics),
                 Backoff(f"committing to {group}"),
+            )
+        except Refused as refusal:
+            raise_when_not_member(refusal)
+            raise
+
+    async def verify(self, membership: Membership) -> None:
+        """Raise NotMember when the membership is over, and change nothing."""
+        membership.check()
+        try:
+            await self.coordinate(
+                CoordinationType.GROUP,
+                membership.group,
+                HeartbeatRequest(*membership),
+                lambda response: [(response.error_code, membership.group)],
+                Backoff(f"asking whether {membership.group} still has this member"),
             )
         except Refused as refusal:
             raise_when_not_member(refusal)
