@@ -72,14 +72,12 @@ class App(faust.App):
         cluster = Cluster(settings.connection())
         transactional_id = f"{settings.app_id}-{uuid4().hex[:12]}"
         producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
-        internal = frozenset((topology.rekeyed, topology.claims, topology.verdicts))
         self.cycle = Cycle(
             cluster,
             producer,
             lambda: self.consumer,
             self._open_again,
-            internal,
-            frozenset(topology.named().values()),
+            topology,
             settings.max_rejection_ratio,
         )
         self.parts = Parts(cluster, producer, self.cycle, tables, sessions, settings.on_data_loss)

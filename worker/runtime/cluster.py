@@ -22,7 +22,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from worker.runtime.protocol import Code, OffsetFetchRequest
+from worker.runtime.protocol import Code, OffsetFetchRequest, TopicsRequest
 
 REQUEST_SECONDS: Final = 5
 """How long an answer may take before its connection is given up; well below a transaction's timeout."""
@@ -96,6 +96,8 @@ _ELSEWHERE: Final = frozenset(
     }
 )
 _NAMED: Final = frozenset(Code)
+_INVISIBLE: Final = frozenset({Code.UNKNOWN_TOPIC_OR_PARTITION, Code.TOPIC_AUTHORIZATION_FAILED})
+"""What a broker answers for a topic that is not there, or that the worker may not see."""
 _NOT_MEMBER: Final = frozenset(
     {Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID, Code.REBALANCE_IN_PROGRESS, Code.FENCED_INSTANCE_ID}
 )
@@ -151,6 +153,20 @@ class Membership(NamedTuple):
         """
         if not self.group or self.generation < 0 or not self.member:
             raise ValueError(f"{self} commits past every check of the group: pin the membership when assigned")
+
+
+class TopicIdentity(NamedTuple):
+    """Which topic a name stands for, and its number of partitions; the id is empty for brokers before Kafka 2.8."""
+
+    id: str
+    partitions: int
+
+
+class Identity(NamedTuple):
+    """Which cluster answers, and which topics are there, by name."""
+
+    cluster_id: str
+    topics: Mapping[str, TopicIdentity]
 
 
 class Backoff:
@@ -302,10 +318,20 @@ class Cluster:
         )
         return {tp: (starts[tp], ends[tp]) for tp in wanted}
 
-    async def topics(self) -> set[str]:
-        """Give the names of all topics; raises a KafkaError when no broker answers. To ask for one may create it."""
-        topics: set[str] = (await self._client.fetch_all_metadata()).topics(exclude_internal_topics=False)
-        return topics
+    async def identity(self, topics: Iterable[str]) -> Identity:
+        """Read which cluster this is and what is there of some topics, without creating them."""
+        request = TopicsRequest(sorted(topics))
+        backoff = Backoff("reading which topics are there")
+        while True:
+            try:
+                response = await self.send(self._any_node(), request)
+                found = [it for it in response.to_object()["topics"] if it["error_code"] not in _INVISIBLE]
+                check((it["error_code"], it["topic"]) for it in found)
+            except Failed as error:
+                await backoff.pause(error)
+            else:
+                known = {it["topic"]: TopicIdentity(it.get("topic_id", ""), len(it["partitions"])) for it in found}
+                return Identity(response.cluster_id or "", known)
 
     async def largest_batch_bytes(self, topic: str) -> int:
         """Read a topic's max.message.bytes, by which brokers judge batches; any broker knows it."""

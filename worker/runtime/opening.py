@@ -188,6 +188,7 @@ class Opening(Recovery):
 
     async def _resolve(self, membership: Membership) -> Prepared:
         cluster, producer, cycle, tables, sessions, on_data_loss = self._parts
+        await cycle.check_topics()
         assignment = self.app.consumer.assignment()
         lanes = []
         for stage, table in tables.items():
@@ -206,7 +207,9 @@ class Opening(Recovery):
         owners = await cluster.stable_offsets(membership.group, changelogs)
         await self._fence(membership, owners)
         sources = {
-            TopicPartition(topic, changelog.partition): changelog for stage, changelog in lanes for topic in stage.reads
+            TopicPartition(topic, changelog.partition): changelog
+            for stage, changelog in lanes
+            for topic in reversed(stage.reads)
         }
         commits = await cluster.stable_offsets(membership.group, list(sources), cycle.committed)
         outputs = {changelog: _outputs(sessions.topology, changelog) for changelog in changelogs}
