@@ -385,7 +385,11 @@ def _ledger(
         ledger = Ledger(offset)
     if low <= offset and ledger.next <= high:
         return ledger
-    told = f"{name} holds the offsets {low} to {high}, but {offset} is committed, to be read next: records are gone"
+    if offset < low:
+        told = f"{offset} is below the log start offset {low}, so records were deleted before they were processed"
+    else:
+        told = f"{ledger.next} is beyond the end {high}, so the topic was created again or has lost records"
+    told = f"{name}: committed offset {told}"
     if not (may_skip and skips):
         setting = f"To skip them set {PREFIX}ON_DATA_LOSS=earliest. Or: " if may_skip else ""
         raise LostRecords(f"{told}. {setting}{_REMEDIES}")
