@@ -226,19 +226,43 @@ def test_mark_copied_to_another_offset_is_no_mark(crew):
     assert "offset 3 of the group" in asyncio.run(scenario())
 
 
-def test_offset_set_back_with_its_mark_is_shown_and_cannot_be_accepted(crew):
-    """A restored backup of a group's offsets."""
+@pytest.mark.parametrize("store", ["memory://", "rocksdb://"])
+def test_offset_set_back_with_its_mark_ends_the_worker_and_cannot_be_accepted(crew, tmp_path, store):
+    """A restored backup of a group's offsets; a worker without tables on disk restores the snapshots."""
 
     async def scenario():
-        it = crew(1)
+        it = crew(1, store=store)
+        updates, sessions = it.topology.updates, it.topology.sessions
         await worked(it, update("s-1"), update("s-2"))
-        await move(it, it.topology.updates, *Ledger(1).commit())
-        return it.topology.updates, *(await it.run("offsets", "accept", "--yes"))
+        await move(it, updates, *Ledger(1).commit())
+        told = await refusal(it, data_dir=tmp_path / "empty")
+        assert told.startswith(
+            f"Error: {updates}/0: offset 1 of the group {it.name} was set back, but {sessions}/0 holds a snapshot of offset 1: "
+        )
+        assert remedies_in(told)
+        return updates, *(await it.run("offsets", "accept", "--yes"))
 
     updates, status, said, failed = asyncio.run(scenario())
     assert (status, failed) == (1, "Error: 1 offsets cannot be accepted: set other ones\n")
     assert f"{updates}/0: offset 1 was committed by a worker, and set back since" in said
     assert "folded again: up to 1 record (1). Set offset 2 with kafka-consumer-groups.sh" in said
+
+
+def test_restart_in_the_middle_of_what_is_folded_again_is_not_refused(crew):
+    async def scenario():
+        it = crew(1)
+        await worked(it, update("s-1"), update("s-2"), update("s-3"))
+        await move(it, it.topology.updates, 0)
+        assert (await it.run("offsets", "accept", "--yes"))[0] == 0
+        assert await offset_of(it, it.topology.updates) == Ledger(0, redo=3).commit()
+        await move(it, it.topology.updates, *Ledger(1, redo=3).commit())  # a worker got so far
+        assert (await it.run("offsets", "accept"))[0] == 0
+        await it.open()
+        await it.settle()
+        return await found(it)
+
+    given = asyncio.run(scenario())
+    assert {key: len(places) for key, places in given.snapshots.items()} == {b"s-1": 1, b"s-2": 2, b"s-3": 2}
 
 
 def test_offset_outside_of_the_topic_cannot_be_accepted(crew):

@@ -16,13 +16,14 @@ def ledgers(draw):
     for gap, is_head in zip(gaps, heads, strict=True):
         offset += gap
         not_done[offset] = is_head
-    return Ledger(offset + draw(st.integers(1, 2**40)), not_done)
+    return Ledger(offset + draw(st.integers(1, 2**40)), not_done, draw(st.integers(0, 2**42)))
 
 
 @given(ledgers())
 def test_the_encoding_gives_the_ledger_back(ledger):
     restored = Ledger.restore(*ledger.commit())
     assert (restored.next, restored.not_done) == (ledger.next, ledger.not_done)
+    assert max(restored.redo, restored.next) == max(ledger.redo, ledger.next)
     assert list(restored.not_done) == sorted(ledger.not_done)
 
 
@@ -104,7 +105,7 @@ def test_a_copy_changes_alone():
     assert (ledger.next, ledger.not_done) == (5, {5: True})
 
 
-NOT_A_WORKERS = ["", "not base64!", "CQAB", "!", "é", "====", "Ag==", "AgA=", "AQAA", "AoCA", "AgAAgA=="]
+NOT_A_WORKERS = ["", "not base64!", "CQAB", "!", "é", "====", "Ag==", "AgAA", "AQAAAA==", "AoCA", "AgAAAIA="]
 """Metadata of other clients, of another version, and cut short."""
 
 
@@ -128,3 +129,11 @@ def test_commit_with_nothing_parked_still_carries_a_mark():
     offset, metadata = Ledger(1 << 40).commit()
     assert (offset, bool(metadata)) == (1 << 40, True)
     assert len(metadata) <= 16
+
+
+def test_accepted_redo_is_committed_until_next_reaches_it():
+    """An operator has accepted that records below it are folded again (L6)."""
+    ledger = Ledger(3, redo=5).copy()
+    assert Ledger.restore(*ledger.commit()).redo == 5
+    ledger.next = 6
+    assert ledger.commit() == Ledger(6).commit()

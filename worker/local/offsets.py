@@ -39,12 +39,13 @@ class NotAccepted(Exception):
 
 class Finding(NamedTuple):
     """What the committed offset of a source partition means; *accepted* is what would be committed, if anything
-    is; one that *is wrong* cannot be accepted.
+    is; with it, records below *redo* are folded again. One that *is wrong* cannot be accepted.
     """
 
     tp: TopicPartition
     text: str
     accepted: int | None = None
+    redo: int = 0
     is_wrong: bool = False
 
 
@@ -100,7 +101,7 @@ async def review(connection: Connection, group: str, topology: Topology) -> list
 async def accept(connection: Connection, group: str, findings: Iterable[Finding]) -> None:
     """Commit what the findings accept, each with the mark of a worker (A2). Raises NotAccepted."""
     marked = {
-        finding.tp: OffsetAndMetadata(*Ledger(finding.accepted).commit())
+        finding.tp: OffsetAndMetadata(*Ledger(finding.accepted, redo=finding.redo).commit())
         for finding in findings
         if finding.accepted is not None
     }
@@ -190,10 +191,11 @@ def _of_input(source: _Source, last: int | None, again: set[int]) -> Finding:
         return _unmarked(source, start, f"{why}.")
     with suppress(ValueError):
         following = Ledger.restore(*source.committed).next
-        if done := sorted(at for at in again if at >= following):
+        if done := sorted(at for at in again if at >= max(following, Ledger.restore(*source.committed).redo)):
             return Finding(source.tp, _set_back(source, following, done), is_wrong=True)
     skipped = range(source.low if last is None else max(source.low, last + 1), min(offset, source.high))
-    return _unmarked(source, offset, f"skipped: {_listed(skipped)}; folded again: {_listed(sorted(again))}.")
+    told = f"skipped: {_listed(skipped)}; folded again: {_listed(sorted(again))}."
+    return _unmarked(source, offset, told)._replace(redo=max(again, default=-1) + 1)
 
 
 def _set_back(source: _Source, following: int, done: list[int]) -> str:

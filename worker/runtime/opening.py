@@ -35,6 +35,8 @@ O4. Nothing is skipped or counted twice in silence. Three things end the worker:
     before it can publish anything: of a first transaction that is aborted the markers stay.
 O5. What this process has committed itself it does not take for less. A coordinator may forget a part of what it confirmed
     (seen with Kafka 4.4, whose brokers had all been killed): to read on from there would double.
+O6. A snapshot of a record that is not done by its ledger shows an offset that was set back together with its mark, or
+    that a coordinator has forgotten newer ones. The worker ends, if what it restored holds such a snapshot.
 """
 
 import asyncio
@@ -282,6 +284,7 @@ class Opening(Recovery):
         if prepared is None or not self._are_restored(prepared):
             self.again()
             return
+        await self._check_origins(prepared)
         lanes = {
             Lane(
                 stage,
@@ -317,6 +320,20 @@ class Opening(Recovery):
     def _count_restored(self) -> int:
         """Count the records that were restored since the last call."""
         return sum(table.data.take_count() for table in self._parts.tables.values())
+
+    async def _check_origins(self, prepared: Prepared) -> None:
+        """Raise OffsetsMoved when a restored snapshot comes of a record that is not done by its ledger (O6)."""
+        updates = self._parts.sessions.topology.updates
+        for _stage, changelog in prepared.lanes:
+            newest = self._store(changelog).newest_origin(changelog.partition)
+            ledger = prepared.ledgers.get(TopicPartition(updates, changelog.partition))
+            if ledger is not None and newest >= max(ledger.next, ledger.redo):
+                await self._parts.cluster.verify(prepared.membership)
+                raise OffsetsMoved(
+                    f"{updates}/{changelog.partition}: offset {ledger.commit()[0]} of the group "
+                    f"{prepared.membership.group} was set back, but {changelog.topic}/{changelog.partition} holds a snapshot "
+                    f"of offset {newest}: records would be counted twice. {_REMEDIES}"
+                )
 
     def _are_restored(self, prepared: Prepared) -> bool:
         """Tell whether each table partition stands for its changelog up to the high watermark."""
@@ -395,8 +412,8 @@ def _ledger(
         raise LostRecords(f"{told}. {setting}{_REMEDIES}")
     if ledger.next > high:
         log.warning("%s. Going on from %d; how many is not known, the partition was made anew", told, low)
-        return Ledger(low)
+        return Ledger(low, redo=ledger.next)
     kept = {at: is_head for at, is_head in ledger.not_done.items() if at >= low}
     lost = len(ledger.not_done) - len(kept) + max(0, low - ledger.next)
     log.warning("%s. Going on from %d without %d records", told, low, lost)
-    return Ledger(max(low, ledger.next), kept)
+    return Ledger(max(low, ledger.next), kept, ledger.redo)
