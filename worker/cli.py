@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from worker.local import console
+from worker.local import offsets as committed
 from worker.local.console import NoSuchTopic
+from worker.local.offsets import NotAccepted
 from worker.local.sender import NoSuchPartition
 from worker.local.simulator import simulate as simulated
 from worker.local.summary import summary as tables
@@ -187,6 +189,35 @@ def settings(*, example: bool) -> None:
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
+@main.group()
+def offsets() -> None:
+    """Judge the offsets that the workers' group has committed."""
+
+
+@offsets.command()
+@click.option("--yes", is_flag=True, help="Accept them; without it nothing is changed, and the exit status is 1.")
+def accept(*, yes: bool) -> None:
+    """Show what the offsets that no worker committed would skip or fold again; with --yes, let workers go on from them.
+
+    All workers must be stopped. To choose another offset use Kafka's kafka-consumer-groups.sh --reset-offsets before.
+    """
+    settings = _settings()
+    connection, group = settings.connection(), settings.app_id
+    with _kafkas_errors():
+        findings = asyncio.run(committed.review(connection, group, settings.topology(None)))
+        for line in committed.summary(group, findings):
+            click.echo(line)
+        due = [finding for finding in findings if finding.accepted is not None]
+        if yes and due:
+            asyncio.run(committed.accept(connection, group, due))
+            click.echo(f"{len(due)} offsets are accepted.")
+    wrong = sum(finding.is_wrong for finding in findings)
+    if wrong:
+        raise click.ClickException(f"{wrong} offsets cannot be accepted: set other ones")
+    if due and not yes:
+        raise click.ClickException("nothing was changed; session-worker offsets accept --yes accepts these offsets")
+
+
 @main.command()
 @click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True, help="Three replicate.")
 @click.option("--port", type=click.IntRange(0, 65533), default=9092, show_default=True, help="Of the first; 0: any.")
@@ -225,7 +256,7 @@ def _kafkas_errors() -> Iterator[None]:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         yield
-    except (KafkaError, NoSuchTopic) as error:
+    except (KafkaError, NoSuchTopic, NotAccepted) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -287,8 +287,8 @@ class StreamDriver:
                 table = MemoryTable[bytes, bytes]()
                 log = self._log(changelog, partition)
                 table.apply({record.key or b"": wire.stored(record) for record in log.records}, log.end)
-                commits = {topic: self._commits.get((topic, partition), (0, "")) for topic in stage.reads}
-                ledgers = {topic: Ledger.restore(*commit) for topic, commit in commits.items()}
+                commits = {topic: self._commits.get((topic, partition)) for topic in stage.reads}
+                ledgers = {topic: Ledger.restore(*commit) if commit else Ledger() for topic, commit in commits.items()}
                 lane = Lane(stage, partition, table, ledgers)
                 self._lanes.append(lane)
                 for topic, ledger in ledgers.items():

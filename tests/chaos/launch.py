@@ -190,7 +190,8 @@ def parked_lost(_hold: Path) -> None:
     """Forget in the commit what is parked."""
     from worker.pipeline.ledger import Ledger
 
-    Ledger.commit = lambda ledger: (ledger.next, "")  # type: ignore[method-assign, assignment]
+    commit = Ledger.commit
+    Ledger.commit = lambda ledger: commit(Ledger(ledger.next))  # type: ignore[method-assign, assignment]
 
 
 MISTAKES = {

@@ -1,11 +1,11 @@
-"""The cycle over real transactions, held up, cut and refused; C1 to C6 are cycle.py's rules."""
+"""The cycle over real transactions, held up, cut and refused; C1 to C8 are cycle.py's rules."""
 
 import asyncio
 import time
 
 import orjson
 import pytest
-from aiokafka.admin import RecordsToDelete
+from aiokafka.admin import NewPartitions, NewTopic, RecordsToDelete
 from faust.types import TP
 
 from tests.kafka.faults import leave, member, wire_of
@@ -27,12 +27,15 @@ from tests.kafka.inside import (
 from tests.kafka.topics import Record, administration, own, produce, read
 from tests.kafka.topics import send as send_by
 from worker.domain.profile import Claim
+from worker.local.kafka import LocalKafka
 from worker.pipeline.lane import Batch, LostRecords
 from worker.pipeline.ledger import Ledger
+from worker.pipeline.topology import TOPICS
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
-from worker.runtime.cluster import Cluster
-from worker.runtime.cycle import Deleted, TooManyRejections
+from worker.runtime.cluster import Cluster, TopicIdentity
+from worker.runtime.cycle import TooManyRejections, TopicsChanged
 from worker.runtime.driver import Consumer
+from worker.runtime.protocol import TopicsRequest
 from worker.runtime.tables import InMemory
 from worker.runtime.topics import prepare
 from worker.runtime.transaction import TransactionalProducer
@@ -104,7 +107,7 @@ def test_with_earliest_it_keeps_what_is_parked_and_still_there(settings, caplog)
             await admin.delete_records({source(it): RecordsToDelete(before_offset=1)})
         async with running(it) as app:
             await opened(app)
-            await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].commit() == (4, ""))
+            await until(lambda: lane_of(app, it.updates_topic).ledgers[it.updates_topic].commit() == Ledger(4).commit())
         return [record.key for record in await read(it.brokers, it.sessions_topic)]
 
     assert asyncio.run(scenario()) == [b"s-2", b"s-3"]
@@ -128,7 +131,7 @@ def test_a_full_ledger_holds_back_new_records_only_and_gets_going_again(settings
             await asyncio.sleep(1)
             wire.sent.clear()
             await asyncio.sleep(1)
-            assert wire.sent == []  # nothing to do, and nothing done
+            assert {*wire.sent} <= {"Topics"}  # the watch asks  # nothing to do, and nothing done
             assert app.consumer._paused_partitions == {source(it, t) for t in ("updates", "sessions", "first_sessions")}
             assert len(lane.queued[it.updates_topic]) < 6_000
             await other.abort_transaction()
@@ -394,17 +397,122 @@ def old(tp):
     return ConsumerRecord(1, 1_795_372_800_000, it.key, it.value, ())
 
 
+PLAIN = {"rejections", "dry_runs", "v1"}
+"""Outputs that the worker never reads."""
+
+
+async def ended(settings, change):
+    """Return what a worker said of each topic, by field, after *change* was done to its topics while it ran."""
+    names = {name: field for field, name in settings.topology(1).named().items()}
+    async with running(settings) as app, administration(settings.brokers) as admin:
+        await opened(app)
+        await change(admin, list(names))
+        reason = await crashed(app)
+    assert isinstance(reason, TopicsChanged)
+    return {names[told.partition(" ")[0]]: told for told in str(reason).splitlines()}
+
+
+async def delete(admin, names):
+    await admin.delete_topics(names)
+
+
+async def grow(admin, names):
+    await admin.create_partitions({name: NewPartitions(3) for name in names})
+
+
+async def replace(admin, names):
+    await admin.delete_topics(names)
+    left = names
+    while left:
+        answer = await admin.create_topics([NewTopic(name, 1, 1) for name in left])
+        left = [name for name, code, *_ in answer.topic_errors if code]
+        await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("field", ["updates", "sessions", "rejections"])
-def test_a_topic_that_is_deleted_underway_ends_the_worker(settings, field):
+def test_topic_deleted_while_the_worker_runs_ends_it(settings, field):
+    it = settings()
+    topic = getattr(it, f"{field}_topic")
+    told = asyncio.run(ended(it, lambda admin, _: delete(admin, [topic])))
+    assert set(told) == {field}
+    assert told[field].startswith(f"{topic} was deleted, or the worker may not see it any more")
+    remedy = "Start the worker again" if field in PLAIN else "set SESSION_WORKER_APP_ID and the SESSION_WORKER_…_TOPIC"
+    assert remedy in told[field]
+
+
+@pytest.mark.parametrize("field", ["updates", "rejections"])
+def test_topic_grown_while_the_worker_runs_ends_it(settings, field):
+    it = settings()
+    topic = getattr(it, f"{field}_topic")
+    assert set(asyncio.run(ended(it, lambda admin, _: grow(admin, [topic])))) == {field}
+
+
+def test_each_grown_topic_is_named_with_both_counts_and_a_remedy(settings):
+    it = settings(v1_topic=own("v1"))
+    told = asyncio.run(ended(it, grow))
+    assert set(told) == set(TOPICS)
+    updates = told.pop("updates")
+    assert "has 3 partitions, but the other topics have 1: the input was grown from 1 to 3" in updates
+    assert "Take a new input of 1 partitions (SESSION_WORKER_UPDATES_TOPIC)" in updates
+    for field, line in told.items():
+        assert "was grown from 1 to 3 partitions, and every topic needs 1. " in line
+        assert (f"SESSION_WORKER_{field.upper()}_TOPIC" if field in PLAIN else "Do not delete it: ") in line
+
+
+def test_replaced_topic_is_seen_by_its_id_and_named(settings):
+    """Its name and its number of partitions are the same."""
+    it = settings(v1_topic=own("v1"))
+    told = asyncio.run(ended(it, replace))
+    assert set(told) == set(TOPICS)
+    for line in told.values():
+        assert "was deleted and created again, with 1 partitions, while the worker ran. " in line
+
+
+def test_one_replaced_topic_ends_the_worker(settings):
+    it = settings()
+    told = asyncio.run(ended(it, lambda admin, _: replace(admin, [it.claims_topic])))
+    assert "was deleted and created again" in told["claims"]
+
+
+def test_topic_grown_before_the_lanes_open_ends_the_worker(settings):
+    """Between the check at the start and the first opening."""
+
     async def scenario():
         it = settings()
-        topic = getattr(it, f"{field}_topic")
-        async with running(it) as app:
-            await opened(app)
-            async with administration(it.brokers) as admin:
-                await admin.delete_topics([topic])
+        topology = await prepare(it)
+        async with administration(it.brokers) as admin:
+            await admin.create_partitions({it.updates_topic: NewPartitions(2)})
+        async with running(it, topology=topology) as app:
             reason = await crashed(app)
-        assert isinstance(reason, Deleted)
-        assert str(reason) == f"Topics were deleted, or the worker may not see them any more: {topic}"
+            assert not app.cycle.lanes
+        assert "the input was grown from 1 to 2" in str(reason)
 
     asyncio.run(scenario())
+
+
+def test_topics_of_brokers_without_topic_ids_are_compared_by_their_counts(settings, monkeypatch):
+    """Brokers before Kafka 2.8 know no later version of Metadata than 9."""
+    monkeypatch.setattr(TopicsRequest, "_CLASSES", TopicsRequest._CLASSES[:1])
+
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        async with Cluster(it.connection()) as cluster:
+            found = await cluster.identity([it.updates_topic, own("missing")])
+            assert found.topics == {it.updates_topic: TopicIdentity("", 1)}
+        return await ended(it, lambda admin, _: grow(admin, [it.updates_topic]))
+
+    assert "has 3 partitions" in asyncio.run(scenario())["updates"]
+
+
+def test_asking_for_topics_creates_none(tmp_path):
+    """Where brokers create topics that a client asks for."""
+
+    async def scenario(brokers):
+        async with Cluster({"bootstrap_servers": brokers}) as cluster, administration(brokers) as admin:
+            found = await cluster.identity(["missing"])
+            assert (found.topics, len(found.cluster_id)) == ({}, 22)
+            assert await admin.list_topics() == []
+
+    with LocalKafka(tmp_path, properties={"auto.create.topics.enable": "true"}) as kafka:
+        asyncio.run(scenario(kafka.bootstrap_servers))

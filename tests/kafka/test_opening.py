@@ -7,6 +7,7 @@ from operator import attrgetter
 import orjson
 import pytest
 from aiokafka.admin import RecordsToDelete
+from aiokafka.structs import OffsetAndMetadata
 
 from tests.kafka.faults import leave, member, wire_of
 from tests.kafka.inside import (
@@ -25,7 +26,9 @@ from tests.kafka.inside import (
 from tests.kafka.topics import Record, administration, create, produce, read
 from tests.kafka.topics import send as send_by
 from worker.pipeline.lane import LostRecords
+from worker.pipeline.ledger import Ledger
 from worker.runtime.cluster import Cluster
+from worker.runtime.opening import OffsetsMoved
 from worker.runtime.topics import prepare
 from worker.testing import StreamDriver, Update
 
@@ -84,8 +87,12 @@ def test_outputs_without_offsets_end_the_worker_with_a_message_that_says_what_to
         for _ in range(2):
             async with running(it) as app:
                 reason = await crashed(app)
-            assert isinstance(reason, LostRecords)
-            assert "Set the group's offsets, or take new output topics" in str(reason)
+            assert isinstance(reason, OffsetsMoved)
+            assert str(reason).startswith(
+                f"{it.sessions_topic}/0 holds records, but no offset of {it.updates_topic}/0 is committed: "
+            )
+            assert "session-worker offsets accept --yes" in str(reason)
+            assert "new output topics, with a new SESSION_WORKER_APP_ID" in str(reason)
 
     asyncio.run(scenario())
 
@@ -106,7 +113,9 @@ def test_an_offset_beyond_the_end_ends_the_worker(settings):
         async with running(it) as app:
             reason = await crashed(app)
         assert isinstance(reason, LostRecords)
-        assert f"{it.updates_topic}/0 holds the offsets 0 to 1, but 5 is committed" in str(reason)
+        assert f"{it.updates_topic}/0: committed offset 5 is beyond the end 1, so the topic was created again" in str(
+            reason
+        )
 
     asyncio.run(scenario())
 
@@ -165,12 +174,12 @@ def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
         async with running(it) as app, Cluster(it.connection()) as cluster:
             await opened(app)
             await send(it, update("s-1"))
-            await until(lambda: app.cycle.committed[source(it)] == (1, ""))
-            await cluster.commit(app.consumer.membership, {source(it): (0, "")})
+            await until(lambda: app.cycle.committed[source(it)] == Ledger(1).commit())
+            await cluster.commit(app.consumer.membership, {source(it): Ledger(0).commit()})
             app.cycle._lose("so that the offsets are read")
             await until(lambda: f"{it.app_id}: 1 was committed before, 0 is told: OFFSET_NOT_AVAILABLE" in caplog.text)
             assert not app.cycle.lanes
-            await cluster.commit(app.consumer.membership, {source(it): (1, "")})
+            await cluster.commit(app.consumer.membership, {source(it): Ledger(1).commit()})
             await send(it, update("s-1"))
             await count_of(it, "s-1", 2)
             assert len(await read(it.brokers, it.sessions_topic)) == 2
@@ -210,7 +219,9 @@ def test_what_an_open_transaction_has_read_is_not_read_again(settings):
         await send(it, update("s-1"), update("s-2"))
         async with transaction(it) as dead:
             await send_by(dead, it.sessions_topic, [snapshot_of(update("s-1"))])
-            await dead.send_offsets_to_transaction(dict.fromkeys(sources(it), 0) | {source(it): 1}, it.app_id)
+            done = dict.fromkeys(sources(it), Ledger()) | {source(it): Ledger(1)}
+            marked = {tp: OffsetAndMetadata(*ledger.commit()) for tp, ledger in done.items()}
+            await dead.send_offsets_to_transaction(marked, it.app_id)
             async with running(it) as app:
                 await asyncio.sleep(2.5)
                 assert not app.cycle.lanes
@@ -234,7 +245,7 @@ def test_a_table_is_restored_to_the_high_watermark_not_to_the_last_stable_offset
                 member(it.brokers, it.updates_topic, it.app_id) as membership,
                 Cluster(it.connection()) as cluster,
             ):
-                await cluster.commit(membership, dict.fromkeys(sources(it), (0, "")))
+                await cluster.commit(membership, dict.fromkeys(sources(it), Ledger().commit()))
             async with running(it) as app:
                 await asyncio.sleep(2.5)
                 assert not app.cycle.lanes
@@ -304,7 +315,11 @@ def test_a_lane_whose_topics_are_not_all_assigned_stays_closed(settings, caplog)
         short = {it.claims_topic}
         await create(it.brokers, *short, partitions=1)
         await create(it.brokers, *({*it.topology(2).named().values()} - short), partitions=2)
-        async with running(it, topology=it.topology(2)) as app:
+
+        async def unchecked():
+            pass
+
+        async with running(it, lambda app: setattr(app.cycle, "check_topics", unchecked), it.topology(2)) as app:
             await until(lambda: app.cycle.lanes)
             assert sorted((lane.stage.reads[0], lane.partition) for lane in app.cycle.lanes) == sorted(
                 [(it.verdicts_topic, 0), (it.verdicts_topic, 1), (it.claims_topic, 0)]

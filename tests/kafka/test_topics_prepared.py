@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from aiokafka.admin import NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError, NodeNotReadyError
 
@@ -70,22 +71,26 @@ async def there(settings):
 
 def mend(settings, command):
     """Do what a command of Kafka's tools would do, through aiokafka."""
-    program, *words = shlex.split(command)
-    words.remove("--delete" if program == "kafka-topics.sh" else "--alter")
+    _program, *words = shlex.split(command)
+    words.remove("--alter")
     options = dict(zip(words[::2], words[1::2], strict=True))
     topic, changes = options["--topic"], options.get("--add-config", "")
     wanted = dict(change.split("=") for change in changes.split(",") if change)
     assert options["--bootstrap-server"] == settings.brokers
 
     async def _mend():
-        async with administration(settings.brokers) as admin:
-            if program == "kafka-topics.sh":
-                await admin.delete_topics([topic])
-            else:  # unlike the tools it replaces all
-                kept = {"cleanup.policy": (await configuration(settings.brokers, topic))["cleanup.policy"]}
-                await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, kept | wanted)])
+        async with administration(settings.brokers) as admin:  # unlike the tools it replaces all
+            kept = {"cleanup.policy": (await configuration(settings.brokers, topic))["cleanup.policy"]}
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, kept | wanted)])
 
     asyncio.run(_mend())
+
+
+async def grow_to(brokers, topic, partitions):
+    async with administration(brokers) as admin:
+        await admin.create_partitions({topic: NewPartitions(partitions)})
+        while len(await high_watermarks(brokers, topic)) != partitions:  # noqa: ASYNC110 (the broker gives no event)
+            await asyncio.sleep(0.05)
 
 
 # -------------------------------------------------------------------------------------------------- missing topics
@@ -178,12 +183,21 @@ def test_all_that_is_wrong_is_told_at_once_with_the_command_that_mends_it_and_no
         prepared(wanted)
     told = [line.rpartition(": ")[::2] for line in str(wrong.value).splitlines()]
     names, tool = wanted.topology(3), f"--bootstrap-server {wanted.brokers}"
-    alter, delete = f"kafka-configs.sh {tool} --alter --topic", f"kafka-topics.sh {tool} --delete --topic"
-    few = f"partitions, but {names.updates} has 3, and every topic needs as many: name another topic"
+    alter = f"kafka-configs.sh {tool} --alter --topic"
     lost = "retention.ms=604800000, retention.bytes=1000"
     kept = "retention.ms=-1, retention.bytes=-1"
     first = names.first_sessions
-    unneeded = "or delete it if nothing in it is needed"
+    v1 = f"{names.v1} has 4 partitions, grown from 3, and every topic needs 3. "
+    few = f"{first} has 2 partitions, created with fewer than 3, and every topic needs 3. "
+    lines = str(wrong.value).splitlines()
+    assert [line for line in lines if line.startswith(v1)] == [
+        f"{v1}Name another topic, which the worker creates (SESSION_WORKER_V1_TOPIC); {names.v1} keeps its records"
+    ]
+    (grow,) = [line for line in lines if line.startswith(few)]
+    add = f"kafka-topics.sh {tool} --alter --topic {first} --partitions 3"
+    assert grow.startswith(f"{few}If it never held a record, add partitions: {add}. Otherwise: Do not delete it: ")
+    assert "set SESSION_WORKER_APP_ID" in grow
+    told = [line for line in told if ", but needs " in line[0]]
     assert told == [
         (
             f"{names.updates} has cleanup.policy=compact, but needs cleanup.policy=delete",
@@ -197,25 +211,25 @@ def test_all_that_is_wrong_is_told_at_once_with_the_command_that_mends_it_and_no
             f"{names.claims} has {lost}, but needs {kept}",
             f"{alter} {names.claims} --add-config retention.ms=-1,retention.bytes=-1",
         ),
-        (f"{first} has 2 {few} (SESSION_WORKER_FIRST_SESSIONS_TOPIC), {unneeded}", f"{delete} {first}"),
         (
             f"{first} has cleanup.policy=compact,delete, but needs cleanup.policy=compact",
             f"{alter} {first} --add-config cleanup.policy=compact",
         ),
-        (f"{names.v1} has 4 {few} (SESSION_WORKER_V1_TOPIC), {unneeded}", f"{delete} {names.v1}"),
     ]
     assert asyncio.run(there(wanted)) == made
-    for _what, command in sorted(told, key=lambda line: "--delete" in line[1]):
+    for _what, command in told:
         mend(wanted, command)
-    assert prepared(wanted) == names
+    asyncio.run(grow_to(wanted.brokers, first, 3))
+    another = wanted.model_copy(update={"v1_topic": own("v1")})
+    assert prepared(another) == another.topology(3)
 
 
 def test_partitions_are_compared_with_the_setting_where_the_updates_topic_has_to_be_created(settings):
     wanted = settings()
     asyncio.run(create(wanted.brokers, wanted.sessions_topic, partitions=5, cleanup_policy="compact"))
     told = complaints(settings(max_record_bytes=1, max_snapshot_bytes=1))["sessions"]
-    assert f"has 5 partitions, but {wanted.updates_topic}, which has to be created, would have 3 " in told
-    assert "(SESSION_WORKER_PARTITIONS)" in told
+    assert f"created with 5 partitions, but {wanted.updates_topic}, which has to be created, would have 3 " in told
+    assert "Set SESSION_WORKER_PARTITIONS=5, " in told
     assert prepared(settings(partitions=5, max_record_bytes=1, max_snapshot_bytes=1)).partitions == 5
 
 
@@ -278,6 +292,67 @@ def test_what_the_broker_refuses_to_create_is_told_in_its_words(settings):
     told = complaints(settings(replication_factor=3, v1_topic=None))
     assert re.search(r"cannot be created: InvalidReplicationFactorError: .*replication factor", told["updates"])
     assert asyncio.run(there(settings())) == set()
+
+
+# --------------------------------------------------------------------------------------- other numbers of partitions
+
+
+def test_grown_input_names_the_cause_and_both_remedies(settings):
+    wanted = settings()
+    names = prepared(wanted)
+    asyncio.run(grow_to(wanted.brokers, names.updates, 5))
+    told = complaints(wanted)
+    assert set(told) == {"updates"}
+    ours = ", ".join(name for field, name in names.named().items() if field != "updates")
+    assert told["updates"].startswith(
+        f"{names.updates} has 5 partitions, but {ours} have 3: the input was grown from 3 to 5 after the outputs were created"
+    )
+    assert "Take a new input of 3 partitions (SESSION_WORKER_UPDATES_TOPIC)" in told["updates"]
+    assert "process the input again into new output topics" in told["updates"]
+    assert "delete" not in told["updates"]
+    renamed = {f"{field}_topic": own(field) for field in OURS}
+    assert prepared(wanted.model_copy(update=renamed)).partitions == 5
+
+
+@pytest.mark.parametrize("field", sorted(OURS))
+def test_grown_output_is_named_and_no_state_is_offered_for_deletion(settings, field):
+    wanted = settings()
+    name = getattr(prepared(wanted), field)
+    asyncio.run(grow_to(wanted.brokers, name, 4))
+    told = complaints(wanted)
+    assert set(told) == {field}
+    assert told[field].startswith(f"{name} has 4 partitions, grown from 3, and every topic needs 3. ")
+    is_plain = field in {"rejections", "dry_runs", "v1"}
+    assert (f"({NAMED[field].upper()})".replace("(", "(SESSION_WORKER_") in told[field]) is is_plain
+    assert ("Do not delete it" in told[field]) is not is_plain
+    assert "--delete" not in told[field]
+
+
+def test_grown_input_and_grown_output_are_both_named(settings):
+    wanted = settings()
+    names = prepared(wanted)
+    asyncio.run(grow_to(wanted.brokers, names.updates, 5))
+    asyncio.run(grow_to(wanted.brokers, names.claims, 4))
+    told = complaints(wanted)
+    assert set(told) == {"updates", "claims"}
+    assert f"{names.claims} has 4 partitions, grown from 3" in told["claims"]
+
+
+def test_smaller_input_is_named_as_another_input(settings):
+    wanted = settings(max_record_bytes=1, max_snapshot_bytes=1)
+    names = prepared(wanted)
+
+    async def replace():
+        async with administration(wanted.brokers) as admin:
+            await admin.delete_topics([names.updates])
+        while names.updates in await there(wanted):  # noqa: ASYNC110 (the broker gives no event)
+            await asyncio.sleep(0.05)
+        await create(wanted.brokers, names.updates, partitions=2)
+
+    asyncio.run(replace())
+    told = complaints(wanted)
+    assert set(told) == {"updates"}
+    assert "the input was created again with 2 after the outputs were created" in told["updates"]
 
 
 # ------------------------------------------------------------------------------------------------- absent brokers

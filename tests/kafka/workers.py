@@ -4,8 +4,9 @@ import asyncio
 import os
 import re
 import signal
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -20,6 +21,7 @@ from worker.local.child import Child
 from worker.local.live import WORKER
 from worker.local.sender import Sender, producer
 from worker.local.simulator import foretell
+from worker.pipeline.ledger import Ledger
 from worker.pipeline.lines import Line, read
 from worker.pipeline.topology import TOPICS, Topology
 from worker.settings import PREFIX
@@ -134,10 +136,8 @@ class Crew:
 
     def start(self, *, command: Sequence[str] = WORKER, **settings: object) -> Worker:
         """Start one more worker; *settings* go over those of the others."""
-        others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        ours = {PREFIX + name.upper(): str(value) for name, value in {**self._settings, **settings}.items()}
         log = self._folder / f"{self.name}-{len(self.workers)}.log"
-        child = Child(command, self._folder, log, others | ours)
+        child = Child(command, self._folder, log, self._environment(settings))
         self._children.append((log, child))
         self.workers.append(Worker(child))
         return self.workers[-1]
@@ -147,6 +147,22 @@ class Crew:
         worker = self.start(command=command, **settings)
         await worker.says("Opened")
         return worker
+
+    async def run(self, *arguments: str, **settings: object) -> tuple[int, str, str]:
+        """Run a command with the workers' settings, and return its exit status, standard output and standard error."""
+        command = sys.executable, "-m", "worker", *arguments
+        pipe, environment = asyncio.subprocess.PIPE, self._environment(settings)
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=self._folder, env=environment, stdout=pipe, stderr=pipe
+        )
+        async with asyncio.timeout(60):
+            said, failed = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, said.decode(), failed.decode()
+
+    def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
+        others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        return others | {PREFIX + name.upper(): str(value) for name, value in {**self._settings, **settings}.items()}
 
     async def configure(self, topic: str, **configs: str) -> None:
         """Give a topic other settings than those with which the workers create it; without any, those again."""
@@ -196,7 +212,7 @@ class Crew:
                     left = {
                         tp: (committed[tp], end)
                         for tp, end in ends.items()
-                        if (max(committed[tp].offset, 0), committed[tp].metadata) != (end, "")
+                        if committed[tp] != Ledger(end).commit() and (committed[tp].offset, end) != (-1, 0)
                     }
 
 

@@ -78,7 +78,7 @@ class TestQueue:
         marked = lane()
         assert marked.queue(batch(0, 1, record(0)))
         assert marked.queue(batch(1, 4))
-        assert cycle(marked).offsets()[UPDATES] == (4, "")
+        assert cycle(marked).offsets()[UPDATES] == Ledger(4).commit()
 
     def test_records_below_next_are_dropped_after_a_seek_back(self):
         sought = lane(Ledger(next=3))
@@ -141,8 +141,8 @@ class TestOverlay:
     def test_a_cycle_takes_no_more_than_its_limit(self):
         limited = lane()
         limited.queue(batch(0, 5, *(record(offset) for offset in range(5))))
-        assert cycle(limited, limit=2).offsets()[UPDATES] == (2, "")
-        assert cycle(limited, limit=9).offsets()[UPDATES] == (5, "")
+        assert cycle(limited, limit=2).offsets()[UPDATES] == Ledger(2).commit()
+        assert cycle(limited, limit=9).offsets()[UPDATES] == Ledger(5).commit()
         assert not limited.has_work()
 
     def test_what_was_not_done_is_folded_in_portions_too_and_before_anything_new(self):
@@ -160,7 +160,7 @@ class TestOverlay:
         assert not moved.has_moved()
         moved.queue(batch(0, 2))
         assert (moved.has_work(), moved.has_moved()) == (False, True)
-        assert cycle(moved).offsets()[UPDATES] == (2, "")
+        assert cycle(moved).offsets()[UPDATES] == Ledger(2).commit()
         assert not moved.has_moved()
 
 

@@ -1,7 +1,7 @@
 """The ledger: its encoding, its limit, and the invariants L1 to L4 of its theory of operation."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from worker.pipeline.ledger import MAX_METADATA_BYTES, Ledger
@@ -16,13 +16,14 @@ def ledgers(draw):
     for gap, is_head in zip(gaps, heads, strict=True):
         offset += gap
         not_done[offset] = is_head
-    return Ledger(offset + draw(st.integers(1, 2**40)), not_done)
+    return Ledger(offset + draw(st.integers(1, 2**40)), not_done, draw(st.integers(0, 2**42)))
 
 
 @given(ledgers())
 def test_the_encoding_gives_the_ledger_back(ledger):
     restored = Ledger.restore(*ledger.commit())
     assert (restored.next, restored.not_done) == (ledger.next, ledger.not_done)
+    assert max(restored.redo, restored.next) == max(ledger.redo, ledger.next)
     assert list(restored.not_done) == sorted(ledger.not_done)
 
 
@@ -104,7 +105,35 @@ def test_a_copy_changes_alone():
     assert (ledger.next, ledger.not_done) == (5, {5: True})
 
 
-@pytest.mark.parametrize("metadata", ["not base64!", "CQAB", "!"])
+NOT_A_WORKERS = ["", "not base64!", "CQAB", "!", "é", "====", "Ag==", "AgAA", "AQAAAA==", "AoCA", "AgAAAIA="]
+"""Metadata of other clients, of another version, and cut short."""
+
+
+@pytest.mark.parametrize("metadata", NOT_A_WORKERS)
 def test_metadata_that_no_worker_wrote_is_an_error(metadata):
     with pytest.raises(ValueError):
         Ledger.restore(0, metadata)
+
+
+@given(ledgers(), st.integers(0, 2**41))
+def test_metadata_copied_to_another_offset_is_an_error(ledger, other):
+    """A tool may keep the metadata when it moves an offset (L5)."""
+    offset, metadata = ledger.commit()
+    assume(other != offset)
+    with pytest.raises(ValueError):
+        Ledger.restore(other, metadata)
+
+
+def test_commit_with_nothing_parked_still_carries_a_mark():
+    """Else an offset of another client looks like a worker's (L5)."""
+    offset, metadata = Ledger(1 << 40).commit()
+    assert (offset, bool(metadata)) == (1 << 40, True)
+    assert len(metadata) <= 16
+
+
+def test_accepted_redo_is_committed_until_next_reaches_it():
+    """An operator has accepted that records below it are folded again (L6)."""
+    ledger = Ledger(3, redo=5).copy()
+    assert Ledger.restore(*ledger.commit()).redo == 5
+    ledger.next = 6
+    assert ledger.commit() == Ledger(6).commit()

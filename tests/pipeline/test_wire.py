@@ -23,6 +23,21 @@ origins = st.builds(
 )
 
 
+def test_newest_origin_counts_snapshots_of_one_partition_only():
+    def snapshot(*names):
+        return ConsumerRecord(0, 0, b"s-1", b"{}", [("ce_specversion", b"1.0"), *(("ce_id", name) for name in names)])
+
+    seen = [
+        snapshot(b"in/1/7"),
+        snapshot(b"in/1/12"),
+        snapshot(b"in/1/3"),
+        snapshot(b"in/2/99"),
+        snapshot(b"in/1/88/reclassified"),
+    ]
+    assert wire.newest_origin([*seen, snapshot(), ConsumerRecord(0, 0, b"s-1", None)], b"in/1/") == 12
+    assert wire.newest_origin(seen, b"other/1/") == -1
+
+
 @given(origins, st.binary(max_size=20))
 def test_a_stray_keeps_its_origin_its_key_and_its_headers(origin, value):
     sent = wire.forwarded("session-updates-rekeyed", 3, b"s-1", value, origin)

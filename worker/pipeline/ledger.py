@@ -13,6 +13,11 @@ L4. The encoding fits the commit's metadata because a record is parked only when
     one out never lengthens the encoding: two deltas become one that is no longer than both were. (A bitmap of what is
     done would grow by a verdict in the middle, and a full lane could never commit again.) The room that a growing
     `next` needs is set aside once.
+L5. Every commit of a worker carries metadata, also when nothing is parked: this is the mark of a worker. The mark names
+    the offset that it belongs to. Another client commits without a mark, or copies a mark to another offset. Then
+    nobody knows which records are done, and `restore` refuses the offset.
+L6. Every record below `redo` may have been done before: an operator has accepted that they are folded again. Otherwise
+    nothing at or above `next` was ever done, so an output that comes of such a record shows a stale offset.
 
 The ledger is committed in the transaction that carries the outputs, so a crash finds both or neither. Offsets rise in
 `not_done`: records are parked in the order in which they are taken.
@@ -24,9 +29,9 @@ from collections.abc import Iterator
 MAX_METADATA_BYTES = 4096
 """What a broker takes as an offset commit's metadata (offset.metadata.max.bytes, its default)."""
 
-_VERSION = 1
+_VERSION = 2
 _MAX_ENCODED = MAX_METADATA_BYTES // 4 * 3  # base64 writes three bytes as four characters
-_RESERVED = 1 + 10  # the version and the widest varint, for `next`
+_RESERVED = 1 + 3 * 10  # the version and three varints as wide as can be: for the offset, `next` and `redo`
 
 
 class Ledger:
@@ -39,16 +44,22 @@ class Ledger:
     (7, 9)
     """
 
-    __slots__ = ("_bytes", "next", "not_done")
+    __slots__ = ("_bytes", "next", "not_done", "redo")
 
-    def __init__(self, next: int = 0, not_done: dict[int, bool] | None = None) -> None:  # noqa: A002 (Kafka's word)
+    def __init__(
+        self,
+        next: int = 0,  # noqa: A002 (Kafka's word)
+        not_done: dict[int, bool] | None = None,
+        redo: int = 0,
+    ) -> None:
         self.next = next
+        self.redo = redo
         self.not_done: dict[int, bool] = not_done if not_done is not None else {}
         self._bytes = sum(_width(entry) for entry in self._entries())
 
     def copy(self) -> "Ledger":
         """Give a ledger to change in a cycle that may be aborted."""
-        twin = Ledger(self.next)
+        twin = Ledger(self.next, redo=self.redo)
         twin.not_done = self.not_done.copy()
         twin._bytes = self._bytes
         return twin
@@ -74,34 +85,29 @@ class Ledger:
         self.not_done.pop(offset, None)
 
     def commit(self) -> tuple[int, str]:
-        """Give the offset to commit and its metadata: empty when everything below the offset is done."""
-        if not self.not_done:
-            return self.next, ""
-        offset = next(iter(self.not_done))
+        """Return the offset to commit and its metadata, which is the mark of a worker (L5)."""
+        offset = next(iter(self.not_done), self.next)
         encoded = bytearray((_VERSION,))
-        for number in (self.next - offset, *self._entries()):
+        for number in (offset, self.next - offset, max(0, self.redo - self.next), *self._entries()):
             _append_varint(encoded, number)
         return offset, b64encode(encoded).decode()
 
     @classmethod
     def restore(cls, offset: int, metadata: str) -> "Ledger":
-        """Read back what `commit` gave.
+        """Read back what `commit` returned.
 
-        Raises ValueError for metadata that this version did not write.
+        Raises ValueError for metadata that no worker of this version committed with this offset (L5).
         """
-        if not metadata:
-            return cls(offset)
-        encoded = b64decode(metadata, validate=True)
-        if encoded[0] != _VERSION:
-            raise ValueError(f"a ledger of version {encoded[0]}, this worker reads version {_VERSION}")
-        numbers = _varints(encoded[1:])
-        following = offset + next(numbers)
+        _offset, ahead, redone, *entries = _varints(b64decode(metadata, validate=True)[1:])
         not_done: dict[int, bool] = {}
         at = offset
-        for number in numbers:
+        for number in entries:
             at += number >> 1
             not_done[at] = bool(number & 1)
-        return cls(following, not_done)
+        ledger = cls(offset + ahead, not_done, offset + ahead + redone)
+        if ledger.commit() != (offset, metadata):
+            raise ValueError(f"a worker with ledgers of version {_VERSION} commits other metadata with offset {offset}")
+        return ledger
 
     def _entries(self) -> Iterator[int]:
         """Yield each record that is not done as the distance from the one before, and in the last bit whether a head."""

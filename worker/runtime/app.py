@@ -64,7 +64,7 @@ class App(faust.App):
         stages: tuple[Stage, ...] = sessions, Profiles(topology)
         opener = self._openers(settings)
         tables: Mapping[Stage, Table] = {
-            stage: self._table(name, changelog, opener(name))
+            stage: self._table(name, changelog, opener(name), topology.updates)
             for stage, name, changelog in zip(
                 stages, ("sessions", "profiles"), (topology.sessions, topology.first_sessions), strict=True
             )
@@ -72,14 +72,12 @@ class App(faust.App):
         cluster = Cluster(settings.connection())
         transactional_id = f"{settings.app_id}-{uuid4().hex[:12]}"
         producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
-        internal = frozenset((topology.rekeyed, topology.claims, topology.verdicts))
         self.cycle = Cycle(
             cluster,
             producer,
             lambda: self.consumer,
             self._open_again,
-            internal,
-            frozenset(topology.named().values()),
+            topology,
             settings.max_rejection_ratio,
         )
         self.parts = Parts(cluster, producer, self.cycle, tables, sessions, settings.on_data_loss)
@@ -120,8 +118,8 @@ class App(faust.App):
         opening: Opening = self.tables.recovery
         opening.again()
 
-    def _table(self, name: str, changelog: str, opener: Callable[[int], Kept]) -> Table:
-        table = Table(self, name, self._topic(changelog), opener)
+    def _table(self, name: str, changelog: str, opener: Callable[[int], Kept], origins: str) -> Table:
+        table = Table(self, name, self._topic(changelog), opener, origins)
         self.tables.add(table)
         return table
 

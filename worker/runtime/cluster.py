@@ -19,9 +19,10 @@ from aiokafka.protocol.admin import DeleteRecordsRequest, DescribeConfigsRequest
 from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from worker.runtime.protocol import Code, OffsetFetchRequest
+from worker.runtime.protocol import Code, OffsetFetchRequest, TopicsRequest
 
 REQUEST_SECONDS: Final = 5
 """How long an answer may take before its connection is given up; well below a transaction's timeout."""
@@ -95,6 +96,8 @@ _ELSEWHERE: Final = frozenset(
     }
 )
 _NAMED: Final = frozenset(Code)
+_INVISIBLE: Final = frozenset({Code.UNKNOWN_TOPIC_OR_PARTITION, Code.TOPIC_AUTHORIZATION_FAILED})
+"""What a broker answers for a topic that is not there, or that the worker may not see."""
 _NOT_MEMBER: Final = frozenset(
     {Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID, Code.REBALANCE_IN_PROGRESS, Code.FENCED_INSTANCE_ID}
 )
@@ -150,6 +153,20 @@ class Membership(NamedTuple):
         """
         if not self.group or self.generation < 0 or not self.member:
             raise ValueError(f"{self} commits past every check of the group: pin the membership when assigned")
+
+
+class TopicIdentity(NamedTuple):
+    """Which topic a name stands for, and its number of partitions; the id is empty for brokers before Kafka 2.8."""
+
+    id: str
+    partitions: int
+
+
+class Identity(NamedTuple):
+    """Which cluster answers, and which topics are there, by name."""
+
+    cluster_id: str
+    topics: Mapping[str, TopicIdentity]
 
 
 class Backoff:
@@ -250,8 +267,9 @@ class Cluster:
     ) -> dict[TopicPartition, tuple[int, str] | None]:
         """Read committed offsets and their metadata, once no open transaction can change them; None where there is none.
 
-        While a group has members its offsets do not go back. A coordinator that tells less than what is *known* has
-        lost a part of them, or not read it yet: it is asked again.
+        While a group has members its offsets do not go back. A coordinator that answers with less than what is *known*
+        has lost a part of the offsets, or has not read it yet: it is asked again. An offset without metadata is another
+        client's: it is returned as it is.
         """
         partitions = by_topic(dict.fromkeys(tps))
         if not partitions:
@@ -261,10 +279,10 @@ class Cluster:
         def errors(response: Any) -> Iterator[tuple[int, str]]:
             yield response.error_code, group
             for topic, rows, _tags in response.topics:
-                for partition, offset, _epoch, _metadata, code, _row_tags in rows:
+                for partition, offset, _epoch, metadata, code, _row_tags in rows:
                     yield code, f"{topic}[{partition}] of {group}"
                     least, _ = known.get(TopicPartition(topic, partition), (offset, ""))
-                    if offset < least:
+                    if offset < least and (metadata or offset == _NO_OFFSET):
                         told = f"{topic}[{partition}] of {group}: {least} was committed before, {offset} is told"
                         yield Code.OFFSET_NOT_AVAILABLE, told
 
@@ -300,10 +318,20 @@ class Cluster:
         )
         return {tp: (starts[tp], ends[tp]) for tp in wanted}
 
-    async def topics(self) -> set[str]:
-        """Give the names of all topics; raises a KafkaError when no broker answers. To ask for one may create it."""
-        topics: set[str] = (await self._client.fetch_all_metadata()).topics(exclude_internal_topics=False)
-        return topics
+    async def identity(self, topics: Iterable[str]) -> Identity:
+        """Read which cluster this is and what is there of some topics, without creating them."""
+        request = TopicsRequest(sorted(topics))
+        backoff = Backoff("reading which topics are there")
+        while True:
+            try:
+                response = await self.send(self._any_node(), request)
+                found = [it for it in response.to_object()["topics"] if it["error_code"] not in _INVISIBLE]
+                check((it["error_code"], it["topic"]) for it in found)
+            except Failed as error:
+                await backoff.pause(error)
+            else:
+                known = {it["topic"]: TopicIdentity(it.get("topic_id", ""), len(it["partitions"])) for it in found}
+                return Identity(response.cluster_id or "", known)
 
     async def largest_batch_bytes(self, topic: str) -> int:
         """Read a topic's max.message.bytes, by which brokers judge batches; any broker knows it."""
@@ -347,6 +375,21 @@ class Cluster:
                 OffsetCommitRequest(group, generation, member, _NO_RETENTION, topics),
                 lambda response: each_partition(response.topics),
                 Backoff(f"committing to {group}"),
+            )
+        except Refused as refusal:
+            raise_when_not_member(refusal)
+            raise
+
+    async def verify(self, membership: Membership) -> None:
+        """Raise NotMember when the membership is over, and change nothing."""
+        membership.check()
+        try:
+            await self.coordinate(
+                CoordinationType.GROUP,
+                membership.group,
+                HeartbeatRequest(*membership),
+                lambda response: [(response.error_code, membership.group)],
+                Backoff(f"asking whether {membership.group} still has this member"),
             )
         except Refused as refusal:
             raise_when_not_member(refusal)

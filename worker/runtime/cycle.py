@@ -25,6 +25,8 @@ C6. Topics between the stages are kept for ever, since losing a question or an a
 C7. A batch that a topic refuses for its size is one that was folded under a limit that is not the topic's any more. So
     the lanes are opened again, which reads the limit of the snapshots' topic, and what is too large for it is refused.
     Where that does not help, because it is another topic or not the outcome of a record, the worker ends.
+C8. A topic that is deleted, created again or given more partitions ends the worker. Otherwise a client would wait for
+    the topic, the worker would apply its state to another stream, or nobody would read the new partitions.
 """
 
 import asyncio
@@ -34,11 +36,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 from mode import Service
 
 from worker.pipeline.lane import Batch, Lane, Overlay
-from worker.runtime.cluster import Cluster, Membership, Refused
+from worker.pipeline.topology import Topology
+from worker.runtime.cluster import Cluster, Identity, Membership, Refused
+from worker.runtime.topics import changes
 from worker.runtime.transaction import Aborted, TooLarge, TransactionalProducer, Unknown
 
 FOLD_SECONDS = 0.1
@@ -51,7 +54,7 @@ CLOSE_SECONDS = 5.0
 PURGE_SECONDS = 60.0
 
 WATCH_SECONDS = 3.0
-"""Between two looks whether all topics are still there."""
+"""Between two looks whether all topics are still there, and still the same."""
 
 TOO_LARGE_TIMES = 3
 """So often a topic may refuse a batch for its size, under limits that stay the same, before the worker ends."""
@@ -80,8 +83,8 @@ class Source(Protocol):
         """Fetch a partition from another position."""
 
 
-class Deleted(Exception):
-    """Topics of a running worker are not there any more."""
+class TopicsChanged(Exception):
+    """The topics of a running worker are not those that it started with."""
 
 
 class _Pending(NamedTuple):
@@ -126,8 +129,7 @@ class Cycle(Service):
     """Runs cycles over the lanes that are open.
 
     *source* gives the consumer, *lost* is called when the lanes were closed for the opening to find out what is committed
-    and what is there, *internal* names the topics that only workers write and read, *topics* all that have to be there;
-    *limit* is the share of rejections that ends the worker.
+    and what is there; *topology* names the topics; *limit* is the share of rejections that ends the worker.
     """
 
     def __init__(
@@ -136,8 +138,7 @@ class Cycle(Service):
         producer: TransactionalProducer,
         source: Callable[[], Source],
         lost: Callable[[], None],
-        internal: frozenset[str],
-        topics: frozenset[str],
+        topology: Topology,
         limit: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -146,8 +147,9 @@ class Cycle(Service):
         self._producer = producer
         self._source = source
         self._lost = lost
-        self._internal = internal
-        self._topics = topics
+        self._topology = topology
+        self._internal = frozenset((topology.rekeyed, topology.claims, topology.verdicts))
+        self._identity: Identity | None = None
         self._rejections = None if limit is None else Rejections(limit)
         self._purged: dict[TopicPartition, int] = {}
         self.committed: dict[TopicPartition, tuple[int, str]] = {}
@@ -342,20 +344,30 @@ class Cycle(Service):
             self.log.warning("The lanes are opened again: %s", why)
             self._lost()
 
+    async def check_topics(self) -> None:
+        """Raise TopicsChanged when the topics are not those of the first call, or have other numbers of partitions.
+
+        A broker may answer with what was true a moment ago, so the worker asks again before it ends (C8).
+        """
+        found = await self._changes()
+        if found:
+            await asyncio.sleep(WATCH_SECONDS)
+            found &= await self._changes()
+        if found:
+            raise TopicsChanged("\n".join(sorted(found)))
+
+    async def _changes(self) -> set[str]:
+        names = self._topology.named().values()
+        now = await self._cluster.identity(names)
+        if self._identity is None and now.topics.keys() == set(names):
+            self._identity = now
+        return {*changes(self._topology, self._identity or now, now)}
+
     @Service.task
     async def _watch(self) -> None:
-        """End the worker when a topic is deleted: a client would wait for it, or with the next record make it anew."""
-        missing: frozenset[str] = frozenset()
         while not self.should_stop:
             await self.sleep(WATCH_SECONDS)
-            try:
-                before, missing = missing, self._topics - await self._cluster.topics()
-            except KafkaError:
-                continue  # no broker answers: that is another matter
-            if gone := before & missing:  # twice in a row
-                raise Deleted(
-                    f"Topics were deleted, or the worker may not see them any more: {', '.join(sorted(gone))}"
-                )
+            await self.check_topics()
 
     @Service.timer(PURGE_SECONDS)
     async def _purge(self) -> None:

@@ -26,13 +26,17 @@ O3. Faust drives it: `Opening` takes the place of its table recovery and adds th
     when another rebalance comes, so each may be cut short anywhere and is done again from the start. A step takes as
     long as it takes: Faust's own limit would end its recovery for ever. From the moment when the partitions are revoked
     until they are assigned again nothing is opened.
-O4. What is gone is never passed over in silence: a committed offset outside of what the topic holds, and outputs without
-    any committed offsets (expired, or another application id), end the worker, if it is a member still: between its two
-    questions another one may have moved on and purged. Where an operator chose to go on without lost update records, it
-    says how many those are. So where nothing is committed yet, the beginning is, before anything can be published: of a
-    first transaction that is aborted the markers stay.
+O4. Nothing is skipped or counted twice in silence. Three things end the worker: a committed offset outside of what the
+    topic holds; no committed offset, although the lane was open before (the offset was deleted or has expired, or the
+    outputs are of another app id); an offset that no worker committed (it has no mark, rule L5 of ledger.py). The
+    worker ends only if it is still a member: between its two questions another worker may have moved on and purged.
+    A lane was open before if a worker is recorded as its owner, or if an output's partition has ever held records. In
+    a lane that was never open, an operator may choose where to start. There the worker commits the start with its mark
+    before it can publish anything: of a first transaction that is aborted the markers stay.
 O5. What this process has committed itself it does not take for less. A coordinator may forget a part of what it confirmed
     (seen with Kafka 4.4, whose brokers had all been killed): to read on from there would double.
+O6. A snapshot of a record that is not done by its ledger shows an offset that was set back together with its mark, or
+    that a coordinator has forgotten newer ones. The worker ends, if what it restored holds such a snapshot.
 """
 
 import asyncio
@@ -40,6 +44,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from aiokafka import TopicPartition
@@ -50,14 +55,26 @@ from faust.types import TP
 from worker.pipeline.lane import Lane, LostRecords, Stage
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.sessions import Sessions
+from worker.pipeline.topology import TOPICS, Topology
 from worker.runtime.cluster import Cluster, Membership, NotMember
 from worker.runtime.cycle import Cycle
 from worker.runtime.tables import Partitions, Table
 from worker.runtime.transaction import TransactionalProducer, Unknown
+from worker.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.2
+_OWNER_WORDS = 2
+_REMEDIES = (
+    "Stop all workers; `session-worker offsets accept` shows what would be skipped or counted twice. Set another offset "
+    "with kafka-consumer-groups.sh --reset-offsets if need be, then `session-worker offsets accept --yes`. Or process "
+    f"the input again into new output topics, with a new {PREFIX}APP_ID"
+)
+
+
+class OffsetsMoved(Exception):
+    """A worker cannot know which records of a source are done: no worker committed the offset, or there is none."""
 
 
 class Parts(NamedTuple):
@@ -173,6 +190,7 @@ class Opening(Recovery):
 
     async def _resolve(self, membership: Membership) -> Prepared:
         cluster, producer, cycle, tables, sessions, on_data_loss = self._parts
+        await cycle.check_topics()
         assignment = self.app.consumer.assignment()
         lanes = []
         for stage, table in tables.items():
@@ -191,27 +209,32 @@ class Opening(Recovery):
         owners = await cluster.stable_offsets(membership.group, changelogs)
         await self._fence(membership, owners)
         sources = {
-            TopicPartition(topic, changelog.partition): changelog for stage, changelog in lanes for topic in stage.reads
+            TopicPartition(topic, changelog.partition): changelog
+            for stage, changelog in lanes
+            for topic in reversed(stage.reads)
         }
         commits = await cluster.stable_offsets(membership.group, list(sources), cycle.committed)
-        marks = await cluster.watermarks([*sources, *changelogs])
+        outputs = {changelog: _outputs(sessions.topology, changelog) for changelog in changelogs}
+        marks = await cluster.watermarks({*sources, *chain.from_iterable(outputs.values())})
         parking = {topic for stage, _changelog in lanes for topic in stage.parks}
         mine = membership.generation, f"{producer.transactional_id} {membership.member}"
         owned = dict.fromkeys(changelogs, mine)
         try:
             ledgers = {
                 source: _ledger(
+                    membership.group,
                     source,
                     commits[source],
                     marks[source],
-                    changelog,
-                    marks[changelog],
-                    goes_on=on_data_loss == "earliest" and source.topic in parking,
+                    _evidence(owners[changelog], {output: marks[output] for output in outputs[changelog]}),
+                    is_internal=source.topic != sessions.topology.updates,
+                    may_skip=source.topic in parking,
+                    skips=on_data_loss == "earliest",
                 )
                 for source, changelog in sources.items()
             }
-        except LostRecords:
-            await cluster.commit(membership, owned)  # raises NotMember for one whose partitions another has moved on
+        except (LostRecords, OffsetsMoved):
+            await cluster.verify(membership)  # raises NotMember: then another worker has moved on
             raise
         beginnings = {
             source: ledger.commit() for source, ledger in ledgers.items() if ledger.commit() != commits[source]
@@ -223,7 +246,9 @@ class Opening(Recovery):
         """End what the recorded owners left open of whom no member is left (step 4)."""
         cluster, producer, *_ = self._parts
         owners = [tuple(owner.split()) for _generation, owner in filter(None, recorded.values())]
-        owners = [owner for owner in owners if len(owner) == 2]  # a tool that resets offsets leaves no metadata
+        owners = [
+            owner for owner in owners if len(owner) == _OWNER_WORDS
+        ]  # a tool that resets offsets leaves no metadata
         members = await cluster.members(membership.group) if owners else set()
         present = {transactional_id for transactional_id, member in owners if member in members}
         for transactional_id in {it for it, _member in owners} - present - {producer.transactional_id}:
@@ -259,6 +284,7 @@ class Opening(Recovery):
         if prepared is None or not self._are_restored(prepared):
             self.again()
             return
+        await self._check_origins(prepared)
         lanes = {
             Lane(
                 stage,
@@ -295,6 +321,20 @@ class Opening(Recovery):
         """Count the records that were restored since the last call."""
         return sum(table.data.take_count() for table in self._parts.tables.values())
 
+    async def _check_origins(self, prepared: Prepared) -> None:
+        """Raise OffsetsMoved when a restored snapshot comes of a record that is not done by its ledger (O6)."""
+        updates = self._parts.sessions.topology.updates
+        for _stage, changelog in prepared.lanes:
+            newest = self._store(changelog).newest_origin(changelog.partition)
+            ledger = prepared.ledgers.get(TopicPartition(updates, changelog.partition))
+            if ledger is not None and newest >= max(ledger.next, ledger.redo):
+                await self._parts.cluster.verify(prepared.membership)
+                raise OffsetsMoved(
+                    f"{updates}/{changelog.partition}: offset {ledger.commit()[0]} of the group "
+                    f"{prepared.membership.group} was set back, but {changelog.topic}/{changelog.partition} holds a snapshot "
+                    f"of offset {newest}: records would be counted twice. {_REMEDIES}"
+                )
+
     def _are_restored(self, prepared: Prepared) -> bool:
         """Tell whether each table partition stands for its changelog up to the high watermark."""
         for _stage, changelog in prepared.lanes:
@@ -305,42 +345,75 @@ class Opening(Recovery):
         return True
 
 
+def _outputs(topology: Topology, changelog: TopicPartition) -> list[TopicPartition]:
+    """Return the partitions of output topics that a lane writes, its changelog among them."""
+    public = [
+        name for field, name in topology.named().items() if TOPICS[field].is_ours and not TOPICS[field].is_internal
+    ]
+    topics = public if changelog.topic in public else [changelog.topic]
+    return [TopicPartition(topic, changelog.partition) for topic in topics]
+
+
+def _evidence(owner: tuple[int, str] | None, outputs: Mapping[TopicPartition, tuple[int, int]]) -> str:
+    """Return what shows that a lane was open before, or nothing (O4)."""
+    for output, (_low, high) in outputs.items():
+        if high > 0:
+            return f"{output.topic}/{output.partition} holds records"
+    if owner is not None and len(owner[1].split()) == _OWNER_WORDS:
+        return f"a worker has read this partition ({owner[1]})"
+    return ""
+
+
 def _ledger(
+    group: str,
     source: TopicPartition,
     commit: tuple[int, str] | None,
     marks: tuple[int, int],
-    changelog: TopicPartition,
-    outputs: tuple[int, int],
+    evidence: str,
     *,
-    goes_on: bool,
+    is_internal: bool,
+    may_skip: bool,
+    skips: bool,
 ) -> Ledger:
-    """Load what was committed of a source; its beginning when nothing was, and nothing was published either (O4).
+    """Return what was committed of a source, or where to start in a lane that was never open (O4).
 
-    One that *goes on* without records that are gone says how many.
+    Raises OffsetsMoved, and LostRecords unless the worker *skips* records that were deleted where it *may skip* them.
     """
     low, high = marks
     name = f"{source.topic}/{source.partition}"
     if commit is None:
-        if outputs[1] > 0:
-            raise LostRecords(
-                f"{changelog.topic}/{changelog.partition} holds records, but no offset of {name} is committed: it has "
-                f"expired, or the worker ran with another app_id. Set the group's offsets, or take new output topics"
+        if evidence:
+            raise OffsetsMoved(
+                f"{evidence}, but no offset of {name} is committed: the offset was deleted or has expired, or the "
+                f"outputs belong to a worker with another {PREFIX}APP_ID than {group}. {_REMEDIES}"
             )
         return Ledger(low)
     offset, metadata = commit
-    ledger = Ledger.restore(offset, metadata)
+    try:
+        ledger = Ledger.restore(offset, metadata)
+    except ValueError as error:
+        if is_internal and high > 0:
+            evidence = evidence or f"{name} holds records"
+        if evidence:
+            raise OffsetsMoved(
+                f"{name}: offset {offset} of the group {group} was not committed by a worker, but {evidence}: another "
+                f"client has moved the offset, so records may be skipped or counted twice. {_REMEDIES}"
+            ) from error
+        ledger = Ledger(offset)
     if low <= offset and ledger.next <= high:
         return ledger
-    told = f"{name} holds the offsets {low} to {high}, but {offset} is committed, to be read next: records are gone"
-    if not goes_on:
-        raise LostRecords(
-            f"{told}. To go on without them let on_data_loss be earliest, or the group's offset "
-            f"of that partition one that exists"
-        )
+    if offset < low:
+        told = f"{offset} is below the log start offset {low}, so records were deleted before they were processed"
+    else:
+        told = f"{ledger.next} is beyond the end {high}, so the topic was created again or has lost records"
+    told = f"{name}: committed offset {told}"
+    if not (may_skip and skips):
+        setting = f"To skip them set {PREFIX}ON_DATA_LOSS=earliest. Or: " if may_skip else ""
+        raise LostRecords(f"{told}. {setting}{_REMEDIES}")
     if ledger.next > high:
         log.warning("%s. Going on from %d; how many is not known, the partition was made anew", told, low)
-        return Ledger(low)
+        return Ledger(low, redo=ledger.next)
     kept = {at: is_head for at, is_head in ledger.not_done.items() if at >= low}
     lost = len(ledger.not_done) - len(kept) + max(0, low - ledger.next)
     log.warning("%s. Going on from %d without %d records", told, low, lost)
-    return Ledger(max(low, ledger.next), kept)
+    return Ledger(max(low, ledger.next), kept, ledger.redo)

@@ -1,14 +1,18 @@
 """The Kafka requests that aiokafka lacks, and Kafka's error codes by Kafka's own names.
 
-TxnOffsetCommit and OffsetFetch are of a flexible version (KIP-482): compact types, and tagged fields at the end of
+TxnOffsetCommit, OffsetFetch and Metadata are of a flexible version (KIP-482): compact types, and tagged fields at the end of
 every structure. Produce is aiokafka's, written faster.
 """
 
+from base64 import urlsafe_b64encode
 from enum import IntEnum
+from io import BytesIO
 from struct import pack
 from typing import Final
 
+from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest_v4
 from aiokafka.protocol.produce import ProduceRequest_v7
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
@@ -17,6 +21,7 @@ _TAGS: Final = ("tags", TaggedFields)
 _UNTAGGED: Final[dict[int, bytes]] = {}
 _NO_LEADER_EPOCH: Final = -1
 _ALL_REPLICAS: Final = -1
+_NO_ID: Final = bytes(16)
 
 
 class TxnOffsetCommitResponse_v3(Response):  # noqa: N801 (aiokafka's form)
@@ -152,6 +157,92 @@ class OffsetFetchRequest(Request[OffsetFetchRequest_v7]):
     def build(self, request_struct_class: type[OffsetFetchRequest_v7]) -> OffsetFetchRequest_v7:
         topics = [(topic, partitions, _UNTAGGED) for topic, partitions in self._topics]
         return request_struct_class(self._group_id, topics, self._require_stable, _UNTAGGED)
+
+
+class Uuid(AbstractType[str]):
+    """A topic's id as Kafka's tools write it; empty where there is none."""
+
+    @classmethod
+    def encode(cls, value: str) -> bytes:
+        if value:
+            raise ValueError("topics are asked for by their names")
+        return _NO_ID
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> str:
+        found = data.read(len(_NO_ID))
+        return "" if found == _NO_ID else urlsafe_b64encode(found).decode().rstrip("=")
+
+
+class TopicsResponse_v10(Response):  # noqa: N801
+    API_KEY = 3
+    API_VERSION = 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(("node_id", Int32), ("host", _STRING), ("port", Int32), ("rack", _STRING), _TAGS),
+        ),
+        ("cluster_id", _STRING),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", _STRING),
+                ("topic_id", Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        _TAGS,
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                _TAGS,
+            ),
+        ),
+        ("authorized_operations", Int32),
+        _TAGS,
+    )
+
+
+class TopicsRequest_v10(RequestStruct):  # noqa: N801
+    FLEXIBLE_VERSION = True
+    API_KEY = 3
+    API_VERSION = 10
+    RESPONSE_TYPE = TopicsResponse_v10
+    SCHEMA = Schema(
+        ("topics", CompactArray(("topic_id", Uuid), ("topic", _STRING), _TAGS)),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        _TAGS,
+    )
+
+
+class TopicsRequest(Request[MetadataRequest_v4 | TopicsRequest_v10]):
+    """Metadata of some topics, of which none is created. Brokers before Kafka 2.8 know version 4, without topic ids."""
+
+    API_KEY = 3
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def build(
+        self, request_struct_class: type[MetadataRequest_v4 | TopicsRequest_v10]
+    ) -> MetadataRequest_v4 | TopicsRequest_v10:
+        if request_struct_class is MetadataRequest_v4:
+            return request_struct_class(self._topics, False)
+        topics = [("", topic, _UNTAGGED) for topic in self._topics]
+        return request_struct_class(topics, False, False, False, _UNTAGGED)
 
 
 class FlatProduceRequest_v7(ProduceRequest_v7):  # noqa: N801

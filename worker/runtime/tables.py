@@ -59,9 +59,11 @@ class InMemory(MemoryTable[bytes, bytes]):
 class Partitions(Store):
     """The store of a table: its partitions that are assigned to this worker, as active or as standby."""
 
-    def __init__(self, app: AppT, table: "Table", opener: Callable[[int], Kept]) -> None:
+    def __init__(self, app: AppT, table: "Table", opener: Callable[[int], Kept], origins: str) -> None:
         super().__init__("partitions://", app, table)
         self._opener = opener
+        self._origins = origins
+        self._newest: dict[int, int] = {}
         self._kept: dict[int, Kept] = {}
         self._count = 0
 
@@ -70,6 +72,10 @@ class Partitions(Store):
         if number not in self._kept:
             self._kept[number] = self._opener(number)
         return self._kept[number]
+
+    def newest_origin(self, number: int) -> int:
+        """Return the largest offset of the update record of any snapshot that was restored from a partition; or -1."""
+        return self._newest.get(number, -1)
 
     def begin(self, number: int, low: int, high: int) -> int:
         """Say where to read the changelog from that holds the offsets *low* to *high*; build anew what it passed (T4)."""
@@ -116,6 +122,9 @@ class Partitions(Store):
                 self._go_back(message.tp, kept.end)
             elif fetched.end > kept.end:
                 self._count += len(fetched.records)
+                place = f"{self._origins}/{message.partition}/".encode()
+                newest = wire.newest_origin(fetched.records, place)
+                self._newest[message.partition] = max(newest, self.newest_origin(message.partition))
                 last = {record.key or b"": record for record in fetched.records}  # what came before is gone anyway
                 kept.apply({key: wire.stored(record) for key, record in last.items()}, fetched.end)
 
@@ -165,12 +174,16 @@ class Partitions(Store):
 
 
 class Table(faust.Table):
-    """A table by partition, restored from batches; lanes change it, each its own partition."""
+    """A table by partition, restored from batches; lanes change it, each its own partition.
 
-    def __init__(self, app: AppT, name: str, changelog: Any, opener: Callable[[int], Kept]) -> None:
+    Its changelog may hold snapshots that come of the topic *origins*.
+    """
+
+    def __init__(self, app: AppT, name: str, changelog: Any, opener: Callable[[int], Kept], origins: str) -> None:
         # With a recovery buffer of 1 Faust goes on reading the changelog after recovery, over what lanes changed since.
         super().__init__(app, name=name, changelog_topic=changelog, recovery_buffer_size=2, standby_buffer_size=1)
         self._opener = opener
+        self._origins = origins
 
     def _new_store(self) -> Partitions:
-        return Partitions(self.app, self, self._opener)
+        return Partitions(self.app, self, self._opener, self._origins)

@@ -15,7 +15,7 @@ from aiokafka.errors import (
 )
 
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
-from worker.runtime.cluster import DENIED, GRANT
+from worker.runtime.cluster import DENIED, GRANT, Identity
 from worker.settings import PREFIX, Settings
 
 LEADERS_SECONDS: Final = 30
@@ -24,6 +24,13 @@ _POLL_SECONDS: Final = 0.1
 _AT_LEAST: Final = {"max.message.bytes", "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"}
 _ADVICE: Final = {"segment.bytes"}
 """What a topic is created with, and what is no error where it is otherwise."""
+_PLAIN: Final = {"rejections", "dry_runs", "v1"}
+"""Outputs that the worker never reads: it goes on without what they held."""
+_REPROCESS: Final = (
+    f"process the input again into new output topics: set {PREFIX}APP_ID and the {PREFIX}…_TOPIC of every topic but the "
+    "input to new names"
+)
+"""The remedy that is always possible."""
 
 
 class WrongTopics(Exception):
@@ -135,26 +142,102 @@ def _largest(settings: Settings) -> int:
 
 
 def _wrong(settings: Settings, names: Mapping[str, str], found: Mapping[str, _Found]) -> Iterator[str]:
-    """Tell of each topic that is there what it has, what it should have, and what mends it."""
-    if "updates" in found:
-        partitions = found["updates"].partitions
-        why = f"{names['updates']} has {partitions}"
-    else:
-        partitions = settings.partitions
-        why = f"{names['updates']}, which has to be created, would have {partitions} ({PREFIX}PARTITIONS)"
-    if partitions > MAX_PARTITIONS:
-        yield f"{why} partitions, but {MAX_PARTITIONS} is the most that can be: take another topic"
+    """Yield what is wrong with the topics that are there: what they have, what they should have, and what to do."""
+    yield from _miscounted(settings, names, {field: topic.partitions for field, topic in found.items()})
     for field, name in names.items():
         if (topic := found.get(field)) is None:
             continue
-        if topic.partitions != partitions:
-            mended = f"name another topic ({PREFIX}{field.upper()}_TOPIC), or delete it if nothing in it is needed"
-            told = f"has {topic.partitions} partitions, but {why}, and every topic needs as many"
-            yield f"{name} {told}: {mended}: {_delete(settings, name)}"
         if wanted := dict(_misconfigured(settings, field, found)):
             has = ", ".join(f"{it}={topic.configuration[it]}" for it in wanted)
             needed = ", ".join(f"{it}{'>=' if it in _AT_LEAST else '='}{value}" for it, value in wanted.items())
             yield f"{name} has {has}, but needs {needed}: {_alter(settings, name, wanted)}"
+
+
+def _miscounted(settings: Settings, names: Mapping[str, str], counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield which topics have another number of partitions than the rest, the likely cause, and what to do.
+
+    The worker's topics were created with one number. If most of them differ from the input, the input was changed.
+    """
+    updates, ours = names["updates"], [count for field, count in counts.items() if field != "updates"]
+    needed = counts.get("updates", settings.partitions)
+    if needed > MAX_PARTITIONS:
+        has = "has" if "updates" in counts else f"has to be created and, by {PREFIX}PARTITIONS, would have"
+        yield f"{updates} {has} {needed} partitions, but {MAX_PARTITIONS} is the most that can be: take another topic"
+    usual = max(ours, key=lambda count: (ours.count(count), count == needed), default=needed)
+    if usual != needed:
+        same = ", ".join(name for field, name in names.items() if field != "updates" and counts.get(field) == usual)
+        if "updates" in counts:
+            yield _input_changed(updates, usual, needed, same)
+        else:
+            yield (
+                f"{same}: created with {usual} partitions, but {updates}, which has to be created, would have {needed} "
+                f"({PREFIX}PARTITIONS), and every topic needs as many. Set {PREFIX}PARTITIONS={usual}, "
+                f"{PREFIX}UPDATES_TOPIC to the input that these topics belong to, or {_REPROCESS}"
+            )
+    for field, name in names.items():
+        count = counts.get(field, needed)
+        if count not in {usual, needed}:
+            why = f"{'grown from' if count > usual else 'created with fewer than'} {usual}"
+            todo = _recount(field, name, count, usual, settings.brokers)
+            yield f"{name} has {count} partitions, {why}, and every topic needs {usual}. {todo}"
+
+
+def _input_changed(name: str, before: int, now: int, outputs: str) -> str:
+    if now > before:
+        cause = f"the input was grown from {before} to {now} after the outputs were created (or they were created with too few)"
+    else:
+        cause = (
+            f"the input was created again with {now} after the outputs were created, or they belong to another input"
+        )
+    return (
+        f"{name} has {now} partitions, but {outputs} have {before}: {cause}. A topic's partitions cannot be removed. Take "
+        f"a new input of {before} partitions ({PREFIX}UPDATES_TOPIC) and accept its start with `session-worker offsets "
+        f"accept --yes`; or {_REPROCESS}"
+    )
+
+
+def _recount(field: str, name: str, has: int, needed: int, brokers: str = "") -> str:
+    """Return what to do about a topic of the worker that has another number of partitions than it needs."""
+    add = f"kafka-topics.sh --bootstrap-server {brokers} --alter --topic {name} --partitions {needed}"
+    if field in _PLAIN:
+        if has < needed:
+            return f"Add partitions: {add}"
+        return f"Name another topic, which the worker creates ({PREFIX}{field.upper()}_TOPIC); {name} keeps its records"
+    kept = f"Do not delete it: it holds {TOPICS[field].holds}. Instead, {_REPROCESS}"
+    return f"If it never held a record, add partitions: {add}. Otherwise: {kept}" if has < needed else kept
+
+
+def _lost(field: str, name: str) -> str:
+    """Return what to do when a topic was deleted, or deleted and created again."""
+    if field in _PLAIN:
+        return f"Start the worker again: it goes on with a new topic, without what {name} held"
+    if field == "updates":
+        return f"The worker's state belongs to the old topic. When the new one holds what is needed, {_REPROCESS}"
+    return f"It held {TOPICS[field].holds}. Do not go on with an empty one: {_REPROCESS}"
+
+
+def changes(topology: Topology, before: Identity, now: Identity) -> Iterator[str]:
+    """Yield how the topics of a running worker differ from those that it started with, and what to do."""
+    if now.cluster_id != before.cluster_id:
+        yield (
+            f"the brokers belong to the cluster {now.cluster_id}, and the worker started on {before.cluster_id}: set "
+            f"{PREFIX}BROKERS to the cluster that holds its topics"
+        )
+        return
+    needed = topology.partitions or 0
+    for field, name in topology.named().items():
+        is_now, lost = now.topics.get(name), _lost(field, name)
+        if is_now is None:
+            yield f"{name} was deleted, or the worker may not see it any more (then {GRANT}). {lost}"
+        elif is_now.id != before.topics[name].id and is_now.id and before.topics[name].id:
+            yield f"{name} was deleted and created again, with {is_now.partitions} partitions, while the worker ran. {lost}"
+        elif is_now.partitions < needed:
+            yield f"{name} had {needed} partitions and has {is_now.partitions} now: it was deleted and created again. {lost}"
+        elif is_now.partitions > needed and field == "updates":
+            yield _input_changed(name, needed, is_now.partitions, "the other topics")
+        elif is_now.partitions > needed:
+            grown = f"{name} was grown from {needed} to {is_now.partitions} partitions, and every topic needs {needed}"
+            yield f"{grown}. {_recount(field, name, is_now.partitions, needed)}"
 
 
 def _misconfigured(settings: Settings, field: str, found: Mapping[str, _Found]) -> Iterator[tuple[str, str]]:
@@ -175,7 +258,3 @@ def _misconfigured(settings: Settings, field: str, found: Mapping[str, _Found]) 
 def _alter(settings: Settings, topic: str, configuration: Mapping[str, str]) -> str:
     added = ",".join(f"{name}={value}" for name, value in configuration.items())
     return f"kafka-configs.sh --bootstrap-server {settings.brokers} --alter --topic {topic} --add-config {added}"
-
-
-def _delete(settings: Settings, topic: str) -> str:
-    return f"kafka-topics.sh --bootstrap-server {settings.brokers} --delete --topic {topic}"

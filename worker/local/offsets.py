@@ -1,0 +1,265 @@
+"""Shows what a worker would skip or count twice from its group's committed offsets, and marks them as accepted.
+
+Theory of operation. Each output names its *origin*: the update record that it comes of. So the outputs show which records
+of the input are done, also when the group's offsets say otherwise.
+
+A1. Only what is committed counts: all topics are read read_committed, to their ends. While a transaction is open on an
+    output, nothing can be said.
+A2. An offset that a worker committed carries a mark (rule L5 of worker/pipeline/ledger.py) and needs no acceptance. Any
+    other offset is accepted as it is, by a commit of the same offset with a mark.
+A3. Where no offset is committed, the one behind the last origin is offered, or the log start offset without an origin.
+    Claims and verdicts are read from their log start offset: to answer them again changes nothing.
+A4. The commit is one from outside of the group: the coordinator refuses it while the group has members.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownMemberIdError
+from aiokafka.structs import OffsetAndMetadata
+
+from worker.local.console import Connection, Fetched, administration, high_watermarks, partitions_of, reader
+from worker.pipeline import wire
+from worker.pipeline.ledger import Ledger
+from worker.pipeline.topology import Topology
+from worker.pipeline.wire import ConsumerRecord
+
+_POLL_MS = 200
+
+Place = tuple[str, int, int]
+"""Topic, partition and offset of an update record."""
+
+
+class NotAccepted(Exception):
+    """Offsets cannot be judged or accepted now; the message says why."""
+
+
+class Finding(NamedTuple):
+    """What the committed offset of a source partition means; *accepted* is what would be committed, if anything
+    is; with it, records below *redo* are folded again. One that *is wrong* cannot be accepted.
+    """
+
+    tp: TopicPartition
+    text: str
+    accepted: int | None = None
+    redo: int = 0
+    is_wrong: bool = False
+
+
+class _Source(NamedTuple):
+    """A partition that workers read: its committed offset, and the offsets that it holds."""
+
+    tp: TopicPartition
+    committed: OffsetAndMetadata
+    low: int
+    high: int
+
+
+async def review(connection: Connection, group: str, topology: Topology) -> list[Finding]:
+    """Judge the committed offsets of each partition that workers read. Raises NotAccepted, NoSuchTopic."""
+    await _check_members(connection, group)
+    sources = [source async for source in _sources(connection, group, topology)]
+    strays = {
+        (record.partition, record.offset): _origin(topology, record)
+        async for record in _read(connection, [topology.rekeyed])
+    }
+    done: set[Place] = set()
+    asked = {it.tp.partition: it.committed.offset for it in sources if it.tp.topic == topology.updates}
+    last: dict[int, int] = {}
+    again: dict[int, set[int]] = defaultdict(set)
+
+    def see(origin: Place | None) -> None:
+        if origin is not None and origin[0] == topology.updates:
+            _topic, partition, offset = origin
+            last[partition] = max(offset, last.get(partition, offset))
+            if 0 <= asked.get(partition, -1) <= offset:
+                again[partition].add(offset)
+
+    wanted = set(strays.values())
+    async for record in _read(connection, [topology.sessions, topology.rejections, topology.dry_runs]):
+        origin = _origin(topology, record)
+        see(origin)
+        if origin in wanted and origin is not None:
+            done.add(origin)
+    for origin in strays.values():
+        see(origin)
+    return [
+        _of_input(source, last.get(source.tp.partition), again[source.tp.partition])
+        if source.tp.topic == topology.updates
+        else _of_strays(
+            source, {at: origin in done for (number, at), origin in strays.items() if number == source.tp[1]}
+        )
+        if source.tp.topic == topology.rekeyed
+        else _of_messages(source)
+        for source in sources
+    ]
+
+
+async def accept(connection: Connection, group: str, findings: Iterable[Finding]) -> None:
+    """Commit what the findings accept, each with the mark of a worker (A2). Raises NotAccepted."""
+    marked = {
+        finding.tp: OffsetAndMetadata(*Ledger(finding.accepted, redo=finding.redo).commit())
+        for finding in findings
+        if finding.accepted is not None
+    }
+    async with AIOKafkaConsumer(**connection, group_id=group, enable_auto_commit=False) as consumer:
+        consumer.assign(list(marked))
+        try:
+            await consumer.commit(marked)
+        except UnknownMemberIdError as error:
+            raise NotAccepted(_has_members(group)) from error
+
+
+# ------------------------------------------------------------------------------------------------- what is committed
+
+
+def _has_members(group: str) -> str:
+    return f"the group {group} has members: stop all workers, and every other client that uses this name, and try again"
+
+
+async def _check_members(connection: Connection, group: str) -> None:
+    async with administration(connection) as admin:
+        (response,) = await admin.describe_consumer_groups([group])
+    (described,) = response.to_object()["groups"]
+    if described["members"]:
+        raise NotAccepted(_has_members(group))
+
+
+async def _sources(connection: Connection, group: str, topology: Topology) -> AsyncIterator[_Source]:
+    topics = topology.updates, topology.rekeyed, topology.claims, topology.verdicts
+    partitions = [tp for topic in topics for tp in await partitions_of(connection, topic)]
+    async with administration(connection) as admin:
+        committed = await admin.list_consumer_group_offsets(group, partitions=partitions)
+    if committed.keys() != set(partitions):
+        raise GroupCoordinatorNotAvailableError(f"the coordinator of {group} does not list its offsets; try again")
+    async with reader(connection, is_committed=False) as consumer:
+        lows, highs = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+    for tp in partitions:
+        yield _Source(tp, committed[tp], lows[tp], highs[tp])
+
+
+# ------------------------------------------------------------------------------------------------------- the origins
+
+
+async def _read(connection: Connection, topics: Iterable[str]) -> AsyncIterator[Fetched]:
+    """Read topics to their ends (A1)."""
+    partitions = [tp for topic in topics for tp in await partitions_of(connection, topic)]
+    ends = await high_watermarks(connection, partitions)
+    async with reader(connection) as consumer:
+        for tp, stable in (await consumer.end_offsets(partitions)).items():
+            if stable < ends[tp]:
+                raise NotAccepted(
+                    f"a transaction is open on {tp.topic}/{tp.partition} at offset {stable}: try again when it has ended "
+                    "(a dead worker's ends after SESSION_WORKER_TRANSACTION_TIMEOUT_SECONDS, and up to 10 s more)"
+                )
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                for record in records:
+                    yield record
+
+
+def _origin(topology: Topology, record: Fetched) -> Place | None:
+    """Return the update record that an output comes of; nothing of one that is published for another reason."""
+    headers = dict(record.headers)
+    with suppress(LookupError, ValueError):
+        if record.topic == topology.rekeyed:
+            consumed = ConsumerRecord(record.offset, record.timestamp, record.key, record.value, record.headers)
+            stray = wire.origin_of_stray(consumed)
+            return None if stray is None else (stray.topic, stray.partition, stray.offset)
+        if record.topic == topology.rejections:
+            topic, partition, offset = (headers[f"__streams.errors.{it}"] for it in ("topic", "partition", "offset"))
+        else:
+            topic, partition, offset = headers["ce_id"].rsplit(b"/", 2)  # a reclassified one's offset is no number
+        return topic.decode(), int(partition), int(offset)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------ the findings
+
+
+def _of_input(source: _Source, last: int | None, again: set[int]) -> Finding:
+    """Judge an offset of the input by the last origin, and by those that it does not pass."""
+    offset = source.committed.offset
+    if offset < 0:
+        start = source.low if last is None else last + 1
+        why = "no output comes from this partition" if last is None else f"the last record with an output is {last}"
+        return _unmarked(source, start, f"{why}.")
+    with suppress(ValueError):
+        following = Ledger.restore(*source.committed).next
+        if done := sorted(at for at in again if at >= max(following, Ledger.restore(*source.committed).redo)):
+            return Finding(source.tp, _set_back(source, following, done), is_wrong=True)
+    skipped = range(source.low if last is None else max(source.low, last + 1), min(offset, source.high))
+    told = f"skipped: {_listed(skipped)}; folded again: {_listed(sorted(again))}."
+    return _unmarked(source, offset, told)._replace(redo=max(again, default=-1) + 1)
+
+
+def _set_back(source: _Source, following: int, done: list[int]) -> str:
+    (topic, partition), (offset, _metadata) = source.tp, source.committed
+    return (
+        f"{topic}/{partition}: offset {offset} was committed by a worker, and set back since: a worker would read on from "
+        f"{following}; folded again: {_listed(done)}. Set offset {done[-1] + 1} with kafka-consumer-groups.sh --reset-offsets."
+    )
+
+
+def _of_strays(source: _Source, is_done: Mapping[int, bool]) -> Finding:
+    """Judge an offset of the strays that were sent home by what came of each."""
+    offset = source.committed.offset
+    if offset < 0:
+        offset = min((at for at, done in is_done.items() if not done), default=source.high)
+    skipped = sorted(at for at, done in is_done.items() if at < offset and not done)
+    again = sorted(at for at, done in is_done.items() if at >= offset and done)
+    return _unmarked(source, offset, f"skipped: {_listed(skipped)}; folded again: {_listed(again)}.")
+
+
+def _of_messages(source: _Source) -> Finding:
+    """Judge an offset of claims or verdicts: only to skip one does harm (A3)."""
+    offset = source.committed.offset if source.committed.offset >= 0 else source.low
+    skipped = range(source.low, min(offset, source.high))
+    safe = f" Offset {source.low} is safe: what is read again changes nothing." if skipped else ""
+    return _unmarked(source, offset, f"not read: {_listed(skipped)}, of which a worker may have read some.{safe}")
+
+
+def _unmarked(source: _Source, offset: int, text: str) -> Finding:
+    (topic, partition), committed = source.tp, source.committed
+    name = f"{topic}/{partition}"
+    if committed.offset < 0:
+        return Finding(source.tp, f"{name}: no offset is committed; {text} It would be {offset}.", offset)
+    with suppress(ValueError):
+        Ledger.restore(*committed)
+        return Finding(source.tp, f"{name}: offset {offset} was committed by a worker.")
+    told = f"{name}: offset {offset} was not committed by a worker; {text}"
+    if source.low <= offset <= source.high:
+        return Finding(source.tp, told, offset)
+    outside = (
+        f"The topic holds {source.low} to {source.high}: set another with kafka-consumer-groups.sh --reset-offsets."
+    )
+    return Finding(source.tp, f"{told} {outside}", is_wrong=True)
+
+
+def _listed(offsets: Iterable[int]) -> str:
+    """Count offsets, and name the first and the last.
+
+    >>> _listed([3, 5, 9]), _listed([])
+    ('up to 3 records (3 to 9)', 'none')
+    """
+    found = [*offsets]
+    if not found:
+        return "none"
+    place = f"{found[0]} to {found[-1]}" if len(found) > 1 else f"{found[0]}"
+    return f"up to {len(found)} {'records' if len(found) > 1 else 'record'} ({place})"
+
+
+def summary(group: str, findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield what a person reads: those partitions that need acceptance, and how many do not."""
+    fine = 0
+    for finding in findings:
+        if finding.accepted is None and not finding.is_wrong:
+            fine += 1
+        else:
+            yield finding.text
+    yield f"{fine} partitions of the group {group} have an offset that a worker committed."
