@@ -329,7 +329,7 @@ def test_a_mebibyte_of_broken_elements_is_refused(outer, name, element):
     [
         ('{"customerSession":{"additionalCosts":{', "1", "}}}", "invalid_field"),
         ('{"customerSession":{"additionalCosts":{', "{}", "}}}", "missing_price"),
-        ('{"customerSession":{"additionalCosts":{', '{"price":1e-10}', "}}}", "number_out_of_range"),
+        ('{"customerSession":{"additionalCosts":{', '{"price":1e12}', "}}}", "number_out_of_range"),
         ('{"customerSession":{', "1", "}}", "unknown_field"),
         ('{"customerSession":{},', "1", "}", "unknown_field"),
         ('{"customerSession":{"cartItems":[{', "1", "}]}}", "unknown_field"),
@@ -342,12 +342,12 @@ def test_a_mebibyte_of_broken_members_is_refused(head, element, tail, code):
     assert refused.code == code
 
 
-@pytest.mark.parametrize("price", ["1", "0.1", "1e-10"])
+@pytest.mark.parametrize("price", ["1", "0.1", "1e-10", "1e12"])
 def test_a_mebibyte_of_items_is_refused_for_what_is_wrong_first(price):
     items = filled('{"customerSession":{"cartItems":[', f'{{"sku":"a","quantity":1,"price":{price}}}', "]}}")
     refused = read(items, b"s-1", 0, Rules())
     assert isinstance(refused, Rejection)
-    assert refused.code == ("number_out_of_range" if price == "1e-10" else "too_many_items")
+    assert refused.code == ("number_out_of_range" if price == "1e12" else "too_many_items")
 
 
 def test_a_mebibyte_of_brackets_is_refused():

@@ -196,9 +196,10 @@ Instant = Annotated[
 ]
 Attributes = Annotated[
     dict[str, Any],
-    Field(description="Free-form; an integer has 64 bits, or a double keeps all its digits; any other number is a double."),
+    Field(
+        description="Free-form; an integer has 64 bits, or a double keeps all its digits; any other number is a double."
+    ),
 ]
-
 
 
 class EmptyArray:

@@ -145,11 +145,15 @@ def not_an_object(value: bytes) -> Rejection:
     return Rejection("malformed_json", "", f"{OBJECT}, but it is {what}: {shows}{advice}.")
 
 
-def unlike_its_type(details: ErrorDetails, code: str, path: Sequence[str | int], pointer: str, value: bytes) -> Rejection:
+def unlike_its_type(
+    details: ErrorDetails, code: str, path: Sequence[str | int], pointer: str, value: bytes
+) -> Rejection:
     """Refuse a field that is not what the contract's table says; *path* is its place in the table."""
     error, last = details["type"], str(path[-1])
     if code == "unknown_field":
-        message = f"{_cut_pointer(pointer)} is no field that the contract knows{_meant(path, pointer)}, and its value is "
+        message = (
+            f"{_cut_pointer(pointer)} is no field that the contract knows{_meant(path, pointer)}, and its value is "
+        )
         setting = "to accept and ignore unknown fields, set SESSION_WORKER_UNKNOWN_FIELDS=ignore"
         return Rejection(code, pointer, f"{message}{shown_at(value, pointer)}; {setting}.")
     if error == "missing":

@@ -344,7 +344,9 @@ _NEEDED = "{} must have an object {}, but that is missing or null."
 
 def _no_identity(record: Any, key: bytes | None) -> Rejection:
     if record.integrationId is None:
-        message = f"integrationId must be in the record or be its key, but it is missing and the key is {_shown_key(key)}."
+        message = (
+            f"integrationId must be in the record or be its key, but it is missing and the key is {_shown_key(key)}."
+        )
         return Rejection("missing_integration_id", "", message)
     return must_be("/integrationId", "a string of 1 to 1000 characters", '""', "missing_integration_id")
 
@@ -369,9 +371,7 @@ def _no_kind(record: Any, text: _Text) -> Rejection:
 _V1_NAMES = (("coupon", "couponCodes"), ("referral", "referralCode"))
 
 
-def _body(
-    record: Any, kind: Kind | None, integration_id: str, timestamp: int, text: _Text
-) -> Request | Rejection:
+def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, text: _Text) -> Request | Rejection:
     """Judge numbers, counts, time and the entries of a return, in the order of their rows, and make the request."""
     changes: dict[str, Any] = {}
     asked = record.customerSession

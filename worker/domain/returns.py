@@ -42,7 +42,9 @@ def take_back(lines: Sequence[Line], entries: Sequence[ReturnedCartItem]) -> lis
         quantity = entry.get("quantity") or rest
         if not 0 < quantity <= rest:
             asked = quantity or "all that remains"
-            message = f"A return must take no more than the {rest} units of {shown(sku)} that remain, but it takes {asked}."
+            message = (
+                f"A return must take no more than the {rest} units of {shown(sku)} that remain, but it takes {asked}."
+            )
             return Rejection("return_exceeds_remaining", _pointer(index), message)
         remaining[sku] -= quantity
         while quantity:

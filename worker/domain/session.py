@@ -155,12 +155,16 @@ def _refused(request: Request, state: State | None, asked: State) -> Rejection:
     code = refusal(state, kind, asked)
     if code == "unknown_session":
         name = shown(request.integration_id)
-        return Rejection(code, "", f"A {kind} must be for a session that an update created, but there is none of id {name}.")
+        return Rejection(
+            code, "", f"A {kind} must be for a session that an update created, but there is none of id {name}."
+        )
     if code == "invalid_transition":
         states = " or ".join(shown(before) for before in states_before(kind, asked))
         return Rejection(code, "", f"A {kind} must be for a session whose state is {states}, but it is {shown(state)}.")
     if code == "invalid_state":
-        allowed = '"open" or "closed" in a new session' if state is None else '"open", "closed" or "cancelled" in an update'
+        allowed = (
+            '"open" or "closed" in a new session' if state is None else '"open", "closed" or "cancelled" in an update'
+        )
         return must_be(placed("/customerSession/state", request.places), allowed, shown(asked), code)
     given = shown(request.changes.get("state"))
     rule = "no update" if state == "cancelled" else 'only an update with state "cancelled"'

@@ -99,7 +99,9 @@ class Sessions:
         most = self.rules.max_record_bytes + wire.MAX_FRAME_BYTES
         if frame > wire.MAX_FRAME_BYTES or frame + size > most:
             rule = f"at most {wire.MAX_FRAME_BYTES} bytes of key and headers, and {most} with its value as it arrived"
-            message = f"A record outside its session's partition must have {rule}, but it has {frame} and {frame + size}."
+            message = (
+                f"A record outside its session's partition must have {rule}, but it has {frame} and {frame + size}."
+            )
             self._refuse(overlay, value, origin, Rejection("record_too_large", "", message))
             return
         overlay.counts["forwarded"] += 1
@@ -163,7 +165,9 @@ class Sessions:
             return None
         topic = self.topology.sessions
         allowed = f"at most {topic_bytes} bytes (max.message.bytes of {topic})"
-        message = f"The snapshot after this update record must have {allowed} with its headers, but it would have {size}."
+        message = (
+            f"The snapshot after this update record must have {allowed} with its headers, but it would have {size}."
+        )
         return Rejection("record_too_large", "", message)
 
     def _delete(self, overlay: Overlay, arrival: Arrival) -> None:
@@ -310,5 +314,7 @@ def _lost(record: ConsumerRecord, rules: Rules) -> Rejection:
     if isinstance(unwrapped, Rejection) and unwrapped.code == "record_too_large":
         return unwrapped
     names = shown([name for name, _value in record.headers])
-    message = f"A record on this topic must have its origin in its last headers, as a worker writes it, but it has {names}."
+    message = (
+        f"A record on this topic must have its origin in its last headers, as a worker writes it, but it has {names}."
+    )
     return Rejection("missing_origin", "", message)

@@ -162,7 +162,9 @@ def _structured(value: bytes) -> Unwrapped | Rejection:
     if encoded is None:
         has = f"in an event with the members {shown(list(parsed))}"
         how = "null" if "data" in parsed else "missing"
-        return Rejection("invalid_field", "/data", f"/data must be the update record, an object, but it is {how} {has}.")
+        return Rejection(
+            "invalid_field", "/data", f"/data must be the update record, an object, but it is {how} {has}."
+        )
     try:
         return Unwrapped(a2b_base64(encoded.encode("ascii"), strict_mode=True), envelope)
     except (AttributeError, ValueError):
