@@ -20,7 +20,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Any, Literal, NoReturn
@@ -214,7 +214,7 @@ def zstd_decoder() -> Any:
 
 
 def inflated(raw: bytes, most: int, decoder: Callable[[], Any]) -> bytes:
-    text = b""
+    text: bytes = b""
     try:
         for _member in range(MAX_MEMBERS):
             one = decoder()

@@ -80,7 +80,7 @@ NOISE = [
     ("666.6666666666666", "666.666666667"),
 ]
 """Prices of more than 9 decimal places, and the total of one unit."""
-TOO_LONG = ["1234567.123456789", "1000000.000000001", "12345678901.12345", "123456789012.3456", "999999999999.9999"]
+TOO_FINE = ["1234567.123456789", "1000000.000000001", "12345678901.12345", "123456789012.3456", "999999999999.9999"]
 """Prices that are read, but make a total of more than 15 digits."""
 
 
@@ -115,7 +115,7 @@ def test_a_price_of_many_places_is_published_as_it_is_and_its_total_rounded(till
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("written", TOO_LONG)
+@pytest.mark.parametrize("written", TOO_FINE)
 def test_a_price_that_makes_a_total_of_over_15_digits_is_refused(till, place, written):
     template, _pointer, total = PLACES[place]
     rejection = till.one(template.replace("#", written))
@@ -175,7 +175,7 @@ def test_an_items_dimensions_are_read_like_prices(till, field, written, read):
 
 
 @pytest.mark.parametrize("field", ["weight", "height", "width", "length"])
-@pytest.mark.parametrize("written", [written for written, _total in NOISE if written[0] != "-"] + TOO_LONG)
+@pytest.mark.parametrize("written", [written for written, _total in NOISE if written[0] != "-"] + TOO_FINE)
 def test_an_items_dimensions_may_have_any_digits(till, field, written):
     (item,) = till.one(WEIGHT.replace("weight", field).replace("#", written)).snapshot["cartItems"]
     assert item[field] == float(written)

@@ -47,7 +47,7 @@ _REQUIRED = {
     "returnedCartItems": "an array of objects",
 }
 """What a required field must be, by its name."""
-_OBJECTS: dict[str, type] = {
+_OBJECTS: dict[str, Any] = {
     "customerSession": CustomerSession,
     "return": Return,
     "product": Product,
@@ -176,7 +176,7 @@ def expected(details: ErrorDetails, code: str, last: str) -> str:
         return f"a string of at most {limits['max_length']} characters"
     if error == "too_long":
         return f"an array of at most {limits['max_length']} entries"
-    return _RULES[error]
+    return _RULES.get(error, "what the contract says")
 
 
 _RULES = {
@@ -186,6 +186,7 @@ _RULES = {
     "dict_type": "an object",
     "float_type": "a number",
     "greater_than_equal": "a number of at least 0",
+    "finite_number": "a number of at least 0",
     "bool_type": "true or false",
     "literal_error": _STATES,
 }
@@ -211,9 +212,9 @@ def _plain(name: str) -> str:
 def _known(path: Sequence[str | int], pointer: str) -> frozenset[str]:
     """Return the fields of the object in which an unknown one is."""
     if pointer.count("/") == 1:
-        of: type = UpdateRecord if len(path) == 1 else BareBody
+        of: Any = UpdateRecord if len(path) == 1 else BareBody
     elif len(path) > 2 and path[-3] == "additionalCosts":
         of = AdditionalCost
     else:
         of = _OBJECTS[str(path[-3] if isinstance(path[-2], int) else path[-2])]
-    return of.__required_keys__ | of.__optional_keys__  # type: ignore[attr-defined, no-any-return]
+    return frozenset(of.__required_keys__ | of.__optional_keys__)

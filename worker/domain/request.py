@@ -377,7 +377,7 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
     asked = record.customerSession
     cart = cost_total = None
     if asked is not None:
-        items, costs, attributes = asked.cartItems, asked.additionalCosts, asked.attributes
+        items, costs = asked.cartItems, asked.additionalCosts
         units = 0
         if items is not None:
             cart, units, unfit = _read_cart(items)
@@ -386,16 +386,14 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
         if costs is not None:
             asked.additionalCosts = costs = costs or {}
             cost_total = rounded(*_read_costs(costs))
-        if attributes is not None:
-            asked.attributes = attributes = attributes or {}
-            if unfit := _fit(attributes, "/customerSession/attributes"):
-                return text.must_be(unfit, _FIT, "number_out_of_range")
+        if asked.attributes is not None and (unfit := _fit_attributes(asked, "/customerSession")):
+            return text.must_be(unfit, _FIT, "number_out_of_range")
         if units > MAX_ITEMS and (refused := _judge_counts(len(items), units, text)):  # no item has less than one unit
             return refused
         asked.cartItems = None
         changes = to_builtins(asked)
         if not IGNORED_SESSION_FIELDS.isdisjoint(changes):
-            changes = {name: field for name, field in changes.items() if name not in IGNORED_SESSION_FIELDS}
+            changes = _without_ignored(changes)
     occurred_at = record.occurredAt
     if occurred_at is None:
         occurred_at = instant(timestamp)
@@ -418,6 +416,10 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
     return Request(
         kind or "update", integration_id, occurred_at, event_id, dry, changes, cart, cost_total, returned, places
     )
+
+
+def _without_ignored(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: field for name, field in changes.items() if name not in IGNORED_SESSION_FIELDS}
 
 
 def _judge_counts(items: int, units: int, text: _Text) -> Rejection | None:
@@ -491,10 +493,7 @@ def _read_rare(item: Any) -> str:
             setattr(item, name, size + 0.0)
     if item.additionalCosts is not None:
         item.additionalCosts = item.additionalCosts or {}
-    if item.attributes is None:
-        return ""
-    item.attributes = item.attributes or {}
-    return _fit(item.attributes, "/attributes")
+    return "" if item.attributes is None else _fit_attributes(item, "")
 
 
 def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
@@ -508,6 +507,12 @@ def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
         cost.price += 0.0
         total += scaled
     return total, fine_total
+
+
+def _fit_attributes(of: Any, where: str) -> str:
+    """Bring the attributes of a session or an item to the form in which they are kept, in place; return like `_fit`."""
+    of.attributes = of.attributes or {}
+    return _fit(of.attributes, f"{where}/attributes")
 
 
 def _fit(values: Any, where: str) -> str:
@@ -631,7 +636,7 @@ def _rejection(found: _Finding, text: _Text, envelope: Envelope | None) -> Rejec
     code, path, details = found
     pointer = "".join(f"/{escaped(name)}" for name in path)
     place = placed(pointer, text.places)
-    if envelope and place != pointer and pointer[1:] in envelope:
+    if envelope and pointer[1:] in envelope and pointer in text.places:
         return must_be(place, expected(details, code, str(path[-1])), shown(details["input"]))
     return unlike_its_type(details, code, path, place, text.value)
 

@@ -125,8 +125,8 @@ class Sessions:
                 return False
             if known == "reused":
                 rule = "new, since it came before with another value"
-                refusal = must_be(placed("/eventId", request.places), rule, shown(request.event_id), "event_id_reused")
-                self._refuse(overlay, value, origin, refusal)
+                reused = must_be(placed("/eventId", request.places), rule, shown(request.event_id), "event_id_reused")
+                self._refuse(overlay, value, origin, reused)
                 return False
             events = wire.remember(events, event)
         session = wire.decode(snapshot) if snapshot is not None else None

@@ -52,9 +52,9 @@ class Unwrapped(NamedTuple):
 
 
 def unwrap(value: bytes, headers: Headers, rules: Rules) -> Unwrapped | Rejection:
-    """Return what is wrapped in *value*.
+    r"""Return what is wrapped in *value*.
 
-    >>> unwrap(b"\\x00\\x00\\x00\\x00\\x07{}", (), Rules()).value
+    >>> unwrap(b"\x00\x00\x00\x00\x07{}", (), Rules()).value
     b'{}'
     """
     if value and value[0] in _FIRST_BYTES:  # W1
@@ -101,16 +101,14 @@ def _zstd_decoder() -> Any:
 
 def _inflated(value: bytes, rules: Rules) -> bytes | Rejection:
     """Inflate *value* if it is compressed, within the limit of a record."""
-    if value.startswith(_GZIP):
-        name, decoder = "gzip", _GzipDecoder
-    elif value.startswith(_ZSTD):
-        name, decoder = "zstd", _zstd_decoder
-    else:
-        return value
     try:
-        return _members(value, decoder, rules)
+        if value.startswith(_GZIP):
+            return _members(value, _GzipDecoder, rules)
+        if value.startswith(_ZSTD):
+            return _members(value, _zstd_decoder, rules)
     except (zlib.error, zstd.ZstdError):
-        return malformed(f"as a {name} value it is damaged", value)
+        return malformed("as a compressed value it is damaged", value)
+    return value
 
 
 def _members(value: bytes, decoder_of: Callable[[], Any], rules: Rules) -> bytes | Rejection:
