@@ -853,7 +853,7 @@ class Oracle:
         value = whole(parsed(text))
         key = key_text(record["key"])
         for name, field in event.items():
-            if field is not None and value.get(name) is None and not (name == "integrationId" and (key or not field)):
+            if field is not None and value.get(name) is None and not (name == "integrationId" and (key or field == "")):
                 value[name] = field
         given = {name: field for name, field in value.items() if field is not None}
         integration_id = given.get("integrationId", key)

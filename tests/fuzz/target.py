@@ -19,18 +19,19 @@ from tests.domain.test_request import judged
 from tests.oracle import Oracle, Record
 from worker.domain.model import ROW_OF, Rejection, Rules, Snapshot
 from worker.domain.request import read
-from worker.pipeline.partitioner import partition_of
 from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ProducerRecord
+from worker.pipeline.wrapping import Unwrapped, unwrap
 from worker.testing import Fault, StreamDriver, Update
 
 
 class _Limits(TypedDict):
+    cloudevents: bool
     max_record_bytes: int
     max_snapshot_bytes: int
 
 
-_LIMITS: Final = _Limits(max_record_bytes=4096, max_snapshot_bytes=4096)
+_LIMITS: Final = _Limits(cloudevents=True, max_record_bytes=4096, max_snapshot_bytes=4096)
 RULES = Rules(**_LIMITS)
 """Limits that inputs of some kilobytes reach."""
 MAX_RECORDS = 20
@@ -73,7 +74,10 @@ def run(data: bytes) -> None:
     updates = [update for topic, update in sent if topic == "updates"]
     for update in updates:
         if isinstance(update.value, bytes):
-            judged(update.value, _key(update), update.timestamp or _NOW, RULES)
+            timestamp = _NOW if update.timestamp is None else update.timestamp
+            text = unwrap(update.value, update.headers, RULES)
+            if isinstance(text, Unwrapped):
+                judged(text.value, _key(update), timestamp, RULES, text.envelope)
     driver = _folded(sent)
     published = driver._published
     assert published == _folded(sent)._published
@@ -127,18 +131,17 @@ def _verified(updates: list[Record], published: Published, last: dict[bytes, byt
 
 
 def _has_order(updates: list[Record]) -> bool:
-    """Tell whether each session's update records arrive through one partition, all of them strays or none.
-
-    Otherwise one may overtake another on its way home.
-    """
-    ways = defaultdict(set)
+    """Return True if each session's update records arrive through one partition; otherwise one may overtake another."""
+    partitions = defaultdict(set)
     for update in updates:
-        partition, key = update["partition"], update["key"]
-        request = read(update["value"], key, update["timestamp"], RULES)
-        if not isinstance(request, Rejection):
-            session = request.integration_id.encode()
-            ways[session].add((partition, key == session and partition_of(session, _PARTITIONS) == partition))
-    return all(len(taken) == 1 for taken in ways.values())
+        unwrapped = Unwrapped(update["value"])
+        if update["value"] is not None:
+            unwrapped = unwrap(update["value"], update["headers"], RULES)
+        if isinstance(unwrapped, Unwrapped):
+            request = read(unwrapped.value, update["key"], update["timestamp"], RULES, unwrapped.envelope)
+            if not isinstance(request, Rejection):
+                partitions[request.integration_id].add(update["partition"])
+    return all(len(taken) == 1 for taken in partitions.values())
 
 
 def _sound(driver: StreamDriver, record: ProducerRecord) -> None:

@@ -592,12 +592,15 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _whole(digits: str) -> int | float:
-    """Read an integer; one of hundreds of digits is infinite, since only its being out of range matters."""
-    return int(digits) if len(digits) <= _MAX_DIGITS else inf
+    """Read an integer; one that no double holds is infinite, since only its being out of range matters."""
+    if len(digits) < _FEW_DIGITS:
+        return int(digits)
+    number = float(digits)
+    return number if isinf(number) else int(digits)
 
 
-_MAX_DIGITS = 310
-"""Upper bound of the digits, with a sign, of an integer that a double can hold."""
+_FEW_DIGITS = 300
+"""A double holds every integer of fewer digits."""
 
 
 def is_nested_too_deep(value: bytes, max_depth: int = MAX_DEPTH) -> bool:
@@ -653,7 +656,7 @@ def _is_out_of_range(given: object, name: int | str) -> bool:
         return False
     if name == "price" or name in DIMENSIONS:
         return abs(given) >= AMOUNT_LIMIT
-    return isinf(given) or (int(given) == given and not INTEGER_MIN <= given <= INTEGER_MAX)
+    return given in (inf, -inf) or (int(given) == given and not INTEGER_MIN <= given <= INTEGER_MAX)
 
 
 def _kind(record: Any) -> Kind | None:
