@@ -3,9 +3,12 @@
 Bytes 0xFE part records, 0xFF the fields of one: a place, the key, the value, then headers, name and value in turn. No
 text has either byte, so an update record of a shop stands in an input as it is. The place is a byte, then the
 timestamp as a decimal number (left out: the driver's clock); bits 0-1 of the byte name the topic, bit 2 takes the key
-away, bit 3 the value, bits 4-5 are the partition when bit 6 is set.
+away, bit 3 the value, bits 4-5 are the partition when bit 6 is set. With bit 7 the value is wrapped before it is sent:
+bit 0 of its first byte compresses the rest with gzip, bit 1 with zstd, bit 2 puts a frame around that.
 """
 
+import gzip
+import sys
 from collections import defaultdict
 from typing import Any, Final, TypedDict
 
@@ -23,6 +26,12 @@ from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ProducerRecord
 from worker.pipeline.wrapping import Unwrapped, unwrap
 from worker.testing import Fault, StreamDriver, Update
+
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 class _Limits(TypedDict):
@@ -50,7 +59,7 @@ def records(data: bytes) -> list[tuple[str, Update]]:
         partition = bits >> 4 & 3 if bits & 64 else None
         names = [name.decode(errors="replace") for name in headers[::2]]
         update = Update(
-            None if bits & 8 else value,
+            None if bits & 8 else _wrapped(value) if bits & 128 else value,
             None if bits & 4 else key,
             partition,
             _timestamp(place[1:]),
@@ -58,6 +67,15 @@ def records(data: bytes) -> list[tuple[str, Update]]:
         )
         found.append((("updates", "rekeyed", "claims", "verdicts")[bits & 3], update))
     return found
+
+
+def _wrapped(value: bytes) -> bytes:
+    how, value = value[:1] or b"\x00", value[1:]
+    if how[0] & 1:
+        value = gzip.compress(value, mtime=0)
+    if how[0] & 2:
+        value = zstd.compress(value)
+    return b"\x00\x00\x00\x00\x07" + value if how[0] & 4 else value
 
 
 def written(*given: tuple[bytes, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]) -> bytes:
