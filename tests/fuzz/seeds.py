@@ -35,7 +35,13 @@ def main() -> None:
     (folder / "all-kinds").write_bytes(written(*one))
     (folder / "all-kinds-astray").write_bytes(written(*((b"\x60", b"s-1", value, ()) for _, _, value, _ in one)))
     (folder / "wrapped").write_bytes(
-        written(*((b"\x80", b"s-1", bytes([how]) + value, ()) for how in (1, 2, 4, 5) for _, _, value, _ in one[:4]))
+        written(
+            *(
+                (b"\x80", b"s-1", bytes([how]) + (value or b""), ())
+                for how in (1, 2, 4, 5)
+                for _, _, value, _ in one[:4]
+            )
+        )
     )
     envelopes = [
         b'{"id":"e-7","time":"2026-11-22T10:00:00Z","subject":"s-1","data":%s}' % (value or b"")

@@ -27,7 +27,6 @@ from worker.pipeline.wire import ProducerRecord
 from worker.pipeline.wrapping import Unwrapped, unwrap
 from worker.testing import Fault, StreamDriver, Update
 
-
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -152,7 +151,7 @@ def _has_order(updates: list[Record]) -> bool:
     """Return True if each session's update records arrive through one partition; otherwise one may overtake another."""
     partitions = defaultdict(set)
     for update in updates:
-        unwrapped = Unwrapped(update["value"])
+        unwrapped: Unwrapped | Rejection = Unwrapped(update["value"])
         if update["value"] is not None:
             unwrapped = unwrap(update["value"], update["headers"], RULES)
         if isinstance(unwrapped, Unwrapped):
