@@ -18,10 +18,17 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+import sys
+import zlib
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from fractions import Fraction
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Any, Literal, NoReturn
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Record = dict[str, Any]
 Session = dict[str, Any]
@@ -48,6 +55,14 @@ DISCARDABLE = words("""
 ITEM_FIELDS = words("""
     name sku quantity returnedQuantity remainingQuantity price category product weight height width length
     position attributes additionalCosts
+""")
+SESSION_FIELDS = words("""
+    profileId storeIntegrationId evaluableCampaignIds couponCodes referralCode loyaltyCards identifiers state
+    cartItems additionalCosts attributes experimentVariantAllocations coupon referral
+""")
+READ_ONLY_SESSION_FIELDS = words("""
+    id created integrationId applicationId firstSession updateCount total cartItemTotal additionalCostTotal
+    cartItemAdditionalCostTotal updated closurePrediction discounts
 """)
 READ_ONLY_ITEM_FIELDS = words("""
     position returnedQuantity remainingQuantity catalogItemID selectedPriceType adjustmentReferenceId
@@ -86,6 +101,7 @@ REJECTION_HEADERS = words("""
 
 REMEMBERED_EVENTS = 32
 MAX_DEPTH = 64
+MAX_MEMBERS = 1000
 MAX_TRACEPARENT_BYTES = 512
 INT64 = (-(2**63), 2**63 - 1)
 INFINITY = float("inf")
@@ -108,10 +124,10 @@ class Refused(Exception):
 TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]')
 
 
-def parsed(raw: bytes) -> dict[str, Any]:
+def parsed(raw: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """Read a record's JSON object; raise *malformed_json*.
 
-    A number beyond a double comes back as an infinity, an integer of more digits than 64 bits have as ±10^30.
+    A number beyond a double comes back as an infinity, an integer of more digits than a double has as ±10^400.
     """
     try:
         text = raw.decode()
@@ -121,7 +137,7 @@ def parsed(raw: bytes) -> dict[str, Any]:
         depth = 0
         for token in TOKEN.findall(text):  # also what a later duplicate key hides
             depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token, 0)
-            if depth > MAX_DEPTH:
+            if depth > max_depth:
                 raise Refused("malformed_json", "", f"may be nested {MAX_DEPTH} levels deep")
             if "\\u" in token:
                 json.loads(token).encode()
@@ -131,8 +147,8 @@ def parsed(raw: bytes) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    too_long = len(digits) > len(str(INT64[0]))
-    return int(digits) if not too_long else -(10**30) if digits.startswith("-") else 10**30
+    too_long = len(digits) > 400
+    return int(digits) if not too_long else -(10**400) if digits.startswith("-") else 10**400
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -166,46 +182,164 @@ def shortest(number: float) -> str:
     return f"{digits}e{int(power)}"
 
 
+# ---------------------------------------------------------------------------------------------------------- wrappings
+
+
+def unwrapped(
+    raw: bytes, headers: list[tuple[str, bytes | None]], most: int, *, binary: bool
+) -> tuple[bytes, dict[str, Any]]:
+    """Take off what may be around a record: its own text, and what an event gives of its fields."""
+    if raw[:1] == b"\0":
+        raw = raw[5:]
+    if raw[:2] == b"\x1f\x8b":
+        raw = inflated(raw, most, lambda: zlib.decompressobj(31))
+    elif raw[:4] == b"\x28\xb5\x2f\xfd":
+        raw = inflated(raw, most, zstd_decoder)
+    if len(raw) > most:
+        raise Refused("record_too_large", "", f"may have {most} bytes")
+    given = {name: content for name, content in headers if content is not None}
+    types = [content for name, content in given.items() if name.lower() == "content-type"]
+    if types and types[-1].lower()[:28] == b"application/cloudevents+json":
+        return enveloped(raw)
+    event: dict[str, Any] = {}
+    if binary and "ce_id" in given:
+        names = (("eventId", "ce_id"), ("occurredAt", "ce_time"))
+        event = {name: given[of].decode(errors="backslashreplace") for name, of in names if of in given}
+        event["integrationId"] = key_text(given.get("ce_subject"))
+    return raw, event
+
+
+def zstd_decoder() -> Any:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
+
+
+def inflated(raw: bytes, most: int, decoder: Callable[[], Any]) -> bytes:
+    text: bytes = b""
+    try:
+        for _member in range(MAX_MEMBERS):
+            one = decoder()
+            text += one.decompress(raw, most + 1 - len(text))
+            if len(text) > most:
+                raise Refused("record_too_large", "", f"may have {most} bytes")
+            if not one.eof:
+                break
+            raw = one.unused_data
+            if not raw:
+                return text
+    except (zlib.error, zstd.ZstdError) as error:
+        raise Refused("malformed_json", "", "may not be damaged") from error
+    raise Refused("malformed_json", "", f"must be whole and have at most {MAX_MEMBERS} members")
+
+
+def enveloped(raw: bytes) -> tuple[bytes, dict[str, Any]]:
+    envelope = parsed(raw, MAX_DEPTH + 1)
+    event = {name: envelope.get(of) for name, of in (("eventId", "id"), ("occurredAt", "time"))}
+    event["integrationId"] = envelope.get("subject")
+    if envelope.get("data") is not None:
+        return text_of(raw.decode(), "data").encode(), event
+    encoded_data = envelope.get("data_base64")
+    if encoded_data is None:
+        raise Refused("invalid_field", "/data", "must be an object")
+    if not isinstance(encoded_data, str) or not BASE64.fullmatch(encoded_data):
+        raise Refused("invalid_field", "/data_base64", "must be Base64", encoded_data)
+    return base64.b64decode(encoded_data), event
+
+
+BASE64 = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+LENIENT = json.JSONDecoder(parse_int=_integer)
+
+
+def text_of(text: str, wanted: str) -> str:
+    """The text of the last member of that name in an object.
+
+    >>> text_of('{"a": 1, "b" : [1,  2] }', "b")
+    '[1,  2]'
+    """
+    found, at = "", text.index("{") + 1
+    while True:
+        at += len(text[at:]) - len(text[at:].lstrip())
+        name, at = LENIENT.raw_decode(text, at)
+        at = text.index(":", at) + 1
+        at += len(text[at:]) - len(text[at:].lstrip())
+        start, (_value, at) = at, LENIENT.raw_decode(text, at)
+        found = text[start:at] if name == wanted else found
+        rest = text[at:].lstrip()
+        if rest[0] == "}":
+            return found
+        at = len(text) - len(rest) + 1
+
+
+def whole(value: dict[str, Any]) -> dict[str, Any]:
+    """A record in which a bare body stands where it belongs."""
+    outer = ("type", "customerSession", "return")
+    if any(value.get(name) is not None for name in outer):
+        return value
+    if all(value.get(name) is None for name in SESSION_FIELDS):
+        return value
+    beside = {name: field for name, field in value.items() if name in RECORD_FIELDS and name not in outer}
+    body = {name: field for name, field in value.items() if name not in RECORD_FIELDS}
+    return {**beside, "customerSession": body}
+
+
 # ------------------------------------------------------------------------------------------------------ exact numbers
 
 
-def significant_digits(number: Fraction) -> int:
-    """Count the digits a decimal of at most nine places needs.
+def significant_digits(number: Decimal) -> int:
+    """Count the digits that a decimal needs.
 
-    >>> significant_digits(Fraction("0.30")), significant_digits(Fraction("1200")), significant_digits(Fraction(0))
+    >>> significant_digits(Decimal("0.30")), significant_digits(Decimal("1200")), significant_digits(Decimal(0))
     (1, 2, 0)
     """
-    billionths = number * 10**9
-    if billionths.denominator != 1:
-        raise ValueError(number)
-    return len(str(abs(billionths.numerator)).strip("0"))
+    return len("".join(map(str, number.as_tuple().digits)).strip("0"))
 
 
-def decimal(number: float) -> Fraction:
-    """Read a double as the shortest decimal that denotes it."""
-    return Fraction(repr(number))
+def decimal(number: float) -> Decimal:
+    """Read a double as the shortest decimal that denotes it; what is behind the 18th decimal place is rounded."""
+    return places(Decimal(repr(number)), 18)
+
+
+def places(number: Decimal, count: int) -> Decimal:
+    """Round half even to *count* decimal places.
+
+    >>> places(Decimal("2.5"), 0), places(Decimal("3.5"), 0)
+    (Decimal('2'), Decimal('4'))
+    """
+    return number.quantize(Decimal(1).scaleb(-count), ROUND_HALF_EVEN, Context(prec=400))
+
+
+def keeps(number: int) -> bool:
+    """Whether a double keeps every digit of an integer.
+
+    >>> keeps(10**19), keeps(12345678901234567890)
+    (True, False)
+    """
+    try:
+        return Decimal(repr(float(number))) == number
+    except OverflowError:
+        return False
 
 
 def totals(session: Session) -> dict[str, float]:
-    """Add up a session's prices exactly; raise *number_out_of_range*."""
+    """Add up a session's prices exactly, and round each sum once; raise *number_out_of_range*."""
 
-    def costs(of: dict[str, Any]) -> Fraction:
-        return sum((decimal(cost["price"]) for cost in of.get("additionalCosts", {}).values()), Fraction(0))
+    def costs(of: dict[str, Any]) -> Decimal:
+        return sum((decimal(cost["price"]) for cost in of.get("additionalCosts", {}).values()), Decimal(0))
 
-    items = session["cartItems"]
-    cart_items = sum((decimal(item["price"]) * item["quantity"] for item in items), Fraction(0))
-    item_costs = sum((costs(item) * item["quantity"] for item in items), Fraction(0))
-    session_costs = costs(session)
-    sums = {
-        "total": cart_items + session_costs + item_costs,
-        "cartItemTotal": cart_items,
-        "additionalCostTotal": session_costs,
-        "cartItemAdditionalCostTotal": item_costs,
-    }
+    with localcontext(Context(prec=400)):
+        items = session["cartItems"]
+        cart_items = places(sum((decimal(item["price"]) * item["quantity"] for item in items), Decimal(0)), 9)
+        item_costs = places(sum((costs(item) * item["quantity"] for item in items), Decimal(0)), 9)
+        session_costs = places(costs(session), 9)
+        sums = {
+            "total": cart_items + session_costs + item_costs,
+            "cartItemTotal": cart_items,
+            "additionalCostTotal": session_costs,
+            "cartItemAdditionalCostTotal": item_costs,
+        }
     for name, amount in sums.items():
         if significant_digits(amount) > 15:
             raise Refused("number_out_of_range", "/customerSession", f"makes a {name} of more than 15 digits")
-    return {name: float(amount) for name, amount in sums.items()}
+    return {name: float(amount) + 0.0 for name, amount in sums.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- times
@@ -258,26 +392,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def numbers(value: Any, pointer: str) -> Iterator[tuple[Any, str]]:
-    """Every number at any depth, with its pointer."""
-    if isinstance(value, dict):
-        for name, field in value.items():
-            yield from numbers(field, f"{pointer}/{escaped(name)}")
-    elif isinstance(value, list):
-        for index, entry in enumerate(value):
-            yield from numbers(entry, f"{pointer}/{index}")
-    elif is_number(value):
-        yield value, pointer
-
-
 class Reader:
     """Reads one record's fields into plain values, and notes every rule they break.
 
     After a note the value returned is a stand-in that nobody will use.
     """
 
-    def __init__(self, *, unknown_fields: str) -> None:
+    def __init__(self, *, unknown_fields: str, is_timeless: bool) -> None:
         self.rejects_unknown = unknown_fields == "reject"
+        self.is_timeless = is_timeless
         self.notes: list[Refused] = []
 
     def note(self, code: str, pointer: str, rule: str, *found: Any) -> None:
@@ -324,11 +447,9 @@ class Reader:
         if not is_number(value) or value < least:
             self.note("invalid_field", pointer, f"must be a number of at least {least}", value)
             return 0.0
-        if abs(value) < 10**12:
-            exact = decimal(float(value))
-            if (exact * 10**9).denominator == 1 and significant_digits(exact) <= 15:
-                return float(value) + 0.0  # no -0.0
-        self.note("number_out_of_range", pointer, "must have 15 digits, 9 decimal places and be below 10^12", value)
+        if abs(value) < 10**12 and abs(float(value)) < 10**12:
+            return float(value) + 0.0  # no -0.0
+        self.note("number_out_of_range", pointer, "must be below 10^12", value)
         return 0.0
 
     def price(self, fields: dict[str, Any], pointer: str) -> float:
@@ -338,6 +459,8 @@ class Reader:
         return 0.0
 
     def costs(self, value: Any, pointer: str) -> dict[str, dict[str, float]]:
+        if value == []:
+            return {}
         if not isinstance(value, dict):
             self.note("invalid_field", pointer, "must be an object", value)
             return {}
@@ -348,13 +471,25 @@ class Reader:
         return read
 
     def attributes(self, value: Any, pointer: str) -> dict[str, Any]:
+        if value == []:
+            return {}
         if not isinstance(value, dict):
             self.note("invalid_field", pointer, "must be an object", value)
             return {}
-        for number, at in numbers(value, pointer):
-            fits = INT64[0] <= number <= INT64[1] if isinstance(number, int) else abs(number) < INFINITY
-            if not fits:
-                self.note("number_out_of_range", at, "must fit in 64 bits", number)
+        return {name: self.free(field, f"{pointer}/{escaped(name)}") for name, field in value.items()}
+
+    def free(self, value: Any, pointer: str) -> Any:
+        """Read what JSON allows; an integer that only a double holds becomes one."""
+        if isinstance(value, dict):
+            return {name: self.free(field, f"{pointer}/{escaped(name)}") for name, field in value.items()}
+        if isinstance(value, list):
+            return [self.free(entry, f"{pointer}/{index}") for index, entry in enumerate(value)]
+        if isinstance(value, float) and abs(value) == INFINITY:
+            self.note("number_out_of_range", pointer, "must be a double", value)
+        elif isinstance(value, int) and not INT64[0] <= value <= INT64[1]:
+            if keeps(value):
+                return float(value)
+            self.note("number_out_of_range", pointer, "must fit in 64 bits or a double", value)
         return value
 
     def product(self, value: Any, pointer: str) -> dict[str, str]:
@@ -429,14 +564,15 @@ class Reader:
             "coupon": lambda value, at: self.text(value, at, most=100),
             "referral": lambda value, at: self.text(value, at, most=100),
         }
-        given = self.fields(value, tuple(readers), pointer)
+        given = self.fields(value, SESSION_FIELDS + READ_ONLY_SESSION_FIELDS, pointer)
+        given = {name: field for name, field in given.items() if name in readers}
         for old, new in (("coupon", "couponCodes"), ("referral", "referralCode")):
             if old in given and new in given:
                 self.note("ambiguous_field", f"{pointer}/{old}", f"may not stand beside {new}")
         read = {name: readers[name](field, f"{pointer}/{name}") for name, field in given.items()}
-        if "coupon" in read:
-            coupon = read.pop("coupon")
-            read["couponCodes"] = [coupon] if coupon else []
+        if read.get("coupon") == "":
+            read["couponCodes"] = []
+            del read["coupon"]
         if "referral" in read:
             read["referralCode"] = read.pop("referral")
         return read, sorted(given)
@@ -470,7 +606,7 @@ class Reader:
         if moment is None:
             self.note("invalid_field", "/occurredAt", "must be an RFC 3339 time from 1970 on", value)
             return sent
-        if moment > sent + HOUR:
+        if moment > sent + HOUR and not self.is_timeless:
             self.note("occurred_in_future", "/occurredAt", "may be 1 hour after the record's timestamp", value)
         return moment
 
@@ -486,6 +622,8 @@ class Reader:
             self.note("invalid_field", "/dry", "must be true or false", dry)
         if dry is True and kind == "reopen":
             self.note("dry_not_supported", "/dry", "may not be true on a reopen")
+        if self.is_timeless and "occurredAt" not in fields:
+            self.note("invalid_field", "/occurredAt", "is missing, and the record has no timestamp of its own")
         request: Request = {
             "type": kind,
             "integrationId": self.text(integration_id, "/integrationId", 1, 1000),
@@ -525,6 +663,11 @@ def kind_of(given: dict[str, Any]) -> str:
 
 def merged(session: Session, change: dict[str, Any]) -> Session:
     """An open session after every field of an update."""
+    change = dict(change)
+    if "coupon" in change:
+        coupon = change.pop("coupon")
+        if session.get("couponCodes", [])[:1] != [coupon]:
+            change["couponCodes"] = [coupon]
     attributes = {**session["attributes"], **change.get("attributes", {})}
     after = {**session, **change}
     after["attributes"] = {name: value for name, value in attributes.items() if value is not None}
@@ -601,7 +744,7 @@ def in_v1(session: Session) -> dict[str, Any]:
         "state": session["state"],
         "cartItems": session["cartItems"],
         "identifiers": session.get("identifiers", []),
-        **{name: session[name] for name in ("total", "attributes", "firstSession")},
+        **{name: session[name] for name in ("total", "attributes", "firstSession", "updateCount")},
         "discounts": {},
         "updated": session["updated"],
     }
@@ -618,6 +761,7 @@ class Oracle:
         other_applications: Literal["reject", "skip"] = "reject",
         max_record_bytes: int = 1_048_576,
         max_snapshot_bytes: int = 1_048_576,
+        cloudevents: bool = False,
         v1: bool = False,
     ) -> None:
         self.application_id = application_id
@@ -625,6 +769,7 @@ class Oracle:
         self.other_applications = other_applications
         self.max_record_bytes = max_record_bytes
         self.max_snapshot_bytes = max_snapshot_bytes
+        self.cloudevents = cloudevents
         self.v1 = v1
         self.sessions: dict[str, Session] = {}
         self.profiles: dict[str, Claim] = {}
@@ -664,7 +809,7 @@ class Oracle:
             return []
         integration_id, dry = request["integrationId"], request["dry"]
         events = self.events.get(integration_id, [])
-        event = (request["eventId"], digest(record["value"]))
+        event = (request["eventId"], digest(request["text"]))
         if not dry and event in events:
             self.counts["duplicates"] += 1
             return []
@@ -704,11 +849,14 @@ class Oracle:
 
     def _read(self, record: Record) -> Request | None:
         """Read a record and make every refusal that needs no state; None for one to be skipped."""
-        if len(record["value"]) > self.max_record_bytes:
-            raise Refused("record_too_large", "", f"may have {self.max_record_bytes} bytes")
-        value = parsed(record["value"])
+        text, event = unwrapped(record["value"], record["headers"], self.max_record_bytes, binary=self.cloudevents)
+        value = whole(parsed(text))
+        key = key_text(record["key"])
+        for name, field in event.items():
+            if field is not None and value.get(name) is None and not (name == "integrationId" and (key or field == "")):
+                value[name] = field
         given = {name: field for name, field in value.items() if field is not None}
-        integration_id = given.get("integrationId", key_text(record["key"]))
+        integration_id = given.get("integrationId", key)
         if integration_id is None or integration_id == "":
             raise Refused("missing_integration_id", "/integrationId", "must be given, here or as the key")
         kind = kind_of(given)
@@ -717,11 +865,11 @@ class Oracle:
             if self.other_applications == "skip":
                 return None
             raise Refused("wrong_application", "/applicationId", f"must be {self.application_id}", application_id)
-        reader = Reader(unknown_fields=self.unknown_fields)
+        reader = Reader(unknown_fields=self.unknown_fields, is_timeless=record["timestamp"] < 0)
         request = reader.record(value, kind, integration_id, self._sent(record))
         if reader.notes:
             raise min(reader.notes, key=lambda note: ROW[note.code])
-        return request
+        return {**request, "text": text}
 
     def _moved(self, record: Record, request: Request) -> tuple[Session | None, Session, str, list[str]]:
         """The session before and after, the event's name, and what was ignored."""

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
     unknown_fields: Literal["reject", "ignore"] = Field(
         default="reject", description="Fields that the contract does not know: `reject` or `ignore`."
     )
+    cloudevents: bool = Field(
+        default=False,
+        description="Whether `ce_id`, `ce_time` and `ce_subject` stand in for an eventId, an occurredAt and an integrationId "
+        "that the update record and its key lack.",
+    )
     max_record_bytes: Bytes = Field(default=1 << 20, description="The largest value of an update record.")
     max_snapshot_bytes: Bytes = Field(default=1 << 20, description="The largest value of a snapshot.")
 
@@ -241,6 +246,7 @@ class Settings(BaseSettings):
             application_id=self.application_id,
             other_applications=self.other_applications,
             unknown_fields=self.unknown_fields,
+            cloudevents=self.cloudevents,
             max_record_bytes=self.max_record_bytes,
             max_snapshot_bytes=self.max_snapshot_bytes,
         )

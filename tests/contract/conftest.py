@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, NamedTuple
 
 import pytest
@@ -80,6 +80,7 @@ V1_ORDER = [
     "total",
     "attributes",
     "firstSession",
+    "updateCount",
     "discounts",
     "updated",
 ]
@@ -348,9 +349,9 @@ def totals_of(snapshot: dict[str, Any]) -> dict[str, Decimal]:
     items, costs = snapshot["cartItems"], snapshot.get("additionalCosts", {})
 
     def price(of: dict[str, Any]) -> Decimal:
-        return Decimal(repr(of["price"]))
+        return rounded(Decimal(repr(of["price"])), 18)
 
-    totals = {
+    exact = {
         "cartItemTotal": sum((price(item) * item["quantity"] for item in items), Decimal(0)),
         "additionalCostTotal": sum(map(price, costs.values()), Decimal(0)),
         "cartItemAdditionalCostTotal": sum(
@@ -358,7 +359,12 @@ def totals_of(snapshot: dict[str, Any]) -> dict[str, Decimal]:
             Decimal(0),
         ),
     }
+    totals = {name: rounded(total, 9) for name, total in exact.items()}
     return {"total": sum(totals.values(), Decimal(0)), **totals}
+
+
+def rounded(number: Decimal, places: int) -> Decimal:
+    return number.quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, Context(prec=100))
 
 
 def _check_rejection(record: ProducerRecord, outcome: Outcome, rules: Rules) -> None:

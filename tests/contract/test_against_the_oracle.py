@@ -1,6 +1,9 @@
 """The worker against the oracle: a second, plain implementation of the contract that shares no code with it."""
 
+import gzip
 import random
+import sys
+from base64 import b64encode
 from copy import deepcopy
 
 import orjson
@@ -12,6 +15,11 @@ from worker.domain.model import ROW_OF, Rules
 from worker.local.simulator import simulate
 from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ConsumerRecord
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 FREE = {"rejection-message", "rejection-pointer", "__streams.errors.message"}
 """Headers whose text each implementation words for itself."""
@@ -32,8 +40,8 @@ class Both:
     """Folds each record with the worker and with the oracle, and holds one against the other."""
 
     def __init__(self) -> None:
-        self.oracle = Oracle(v1=True)
-        self.replay = Replay(Rules(), "customer-sessions-v1")
+        self.oracle = Oracle(v1=True, cloudevents=True)
+        self.replay = Replay(Rules(cloudevents=True), "customer-sessions-v1")
         self.offset = 0
 
     def fold(self, key: str | None, value: bytes | None, timestamp: int, headers=()) -> list[tuple]:
@@ -76,6 +84,8 @@ NUMBERS = [
     "1e16",
     "1e400",
 ]
+NUMBERS += ["0.30000000000000004", "3.3333333333333335", "5e-10", "1.5e-9", "-2.5e-18", "5e-324", "1234567.123456789"]
+NUMBERS += ["10000000000000000000", "12345678901234567890", "-1" + "0" * 308, "1" + "0" * 309, "999999999999.99999"]
 NUMBERS += ["1" + "0" * 18, "9223372036854775807", "9223372036854775808", "-9223372036854775809", "1" * 30, "10001"]
 OTHERS = ["null", '""', '"x"', '"cup"', "true", "[]", "{}", '["x"]', '{"price": 1}', "[1]", '"2026-11-22T10:00:00Z"']
 OTHERS += [
@@ -120,6 +130,15 @@ NAMES += [
     "loyaltyCards",
     "identifiers",
     "state",
+    "customerSession",
+    "cartItems",
+    "profileId",
+    "id",
+    "created",
+    "updateCount",
+    "total",
+    "closurePrediction",
+    "discounts",
 ]
 
 SEEDS: list[dict] = [
@@ -153,6 +172,15 @@ SEEDS: list[dict] = [
     {"return": {"returnedCartItems": [{"sku": "cup", "quantity": 1}, {"position": 1}]}},
     {"type": "reopen"},
     {"dry": True, "customerSession": {"profileId": "p-1", "cartItems": [{"sku": "cup", "quantity": 2, "price": 9.99}]}},
+    {"coupon": "WINTER", "attributes": [], "additionalCosts": [], "updateCount": 3, "id": 1, "total": 9.5},
+    {
+        "eventId": "e-2",
+        "integrationId": "s-1",
+        "cartItems": [
+            {"sku": "cup", "quantity": 3, "price": 3.3333333333333335, "attributes": []},
+            {"sku": "pen", "quantity": 1, "price": 1e-10, "additionalCosts": {"a": {"price": 0.30000000000000004}}},
+        ],
+    },
 ]
 
 
@@ -211,6 +239,39 @@ def test_strange_records_are_judged_alike(seed):
         if chance.random() < 0.8:
             record = strange(record, chance)
         key = chance.choice(["s-1", "s-2", "s-3", "", None, f"s-{chance.randrange(1000)}"])
-        for outcome in both.fold(key, write(record).encode(), 1_795_372_800_000 + chance.randrange(10)):
+        timestamp = -1 if chance.random() < 0.02 else 1_795_372_800_000 + chance.randrange(10)
+        for outcome in both.fold(key, *wrapped(write(record), timestamp, chance)):
             outcomes.update(str(value) for name, value in outcome[-1] if name in {"ce_type", "rejection-code"})
     assert len(outcomes) > 15
+
+
+STRUCTURED = ("Content-Type", b"application/cloudevents+json")
+MEMBERS = ["null", '"e-1"', '"e-9"', '""', "5", '"2026-11-22T10:00:00+01:00"', '"s-1"', '"s-2"', "[]", "1e400"]
+
+
+def wrapped(text: str, timestamp: int, chance: random.Random) -> tuple[bytes, int, list[tuple[str, bytes]]]:
+    """Wrap a record in what producers wrap theirs in, sometimes wrongly."""
+    value, headers = text.encode(), []
+    drawn = chance.random()
+    if drawn < 0.15:
+        members = [f'"{name}": {chance.choice(MEMBERS)}' for name in ("id", "time", "subject") if chance.random() < 0.6]
+        data = f'"data": {text}'
+        if chance.random() < 0.3:
+            data = f'"data_base64": "{b64encode(value).decode()}"'
+        parts = [*members, data] if chance.random() < 0.9 else members
+        chance.shuffle(parts)
+        value, headers = ("{" + " , ".join(parts) + "}").encode(), [STRUCTURED]
+    elif drawn < 0.25:
+        texts = [json_text.strip('"').encode() for json_text in chance.choices(MEMBERS, k=3)]
+        headers = list(zip(("ce_id", "ce_time", "ce_subject"), texts, strict=True))[: chance.randint(1, 3)]
+    how = chance.choice(["", "", "", "gzip", "zstd"])
+    if how:
+        at = chance.randrange(len(value) + 1)
+        compress = gzip.compress if how == "gzip" else zstd.compress
+        value = compress(value[:at]) + compress(value[at:]) if chance.random() < 0.3 else compress(value)
+    if chance.random() < 0.2:
+        value = b"\x00\x00\x00\x00\x07" + value
+    if chance.random() < 0.03:
+        at = chance.randrange(len(value) + 1)
+        value = value[:at] + chance.choice([b"", bytes([chance.randrange(256)])]) + value[at + 1 :]
+    return value, timestamp, headers

@@ -389,6 +389,7 @@ def test_the_v1_view_shows_the_same_session_in_the_older_form(v1):
         "total": v2["total"],
         "attributes": {"z": 1, "a": 2},
         "firstSession": True,
+        "updateCount": 1,
         "discounts": {},
         "updated": SENT_AT,
     }

@@ -207,7 +207,7 @@ PAIRS: list[tuple[str, str, str, Any]] = [
         "number_out_of_range",
         "too_many_items",
         "none",
-        {"customerSession": cart(*[PEN] * 1000, {**PEN, "price": 1e-10})},
+        {"customerSession": cart(*[PEN] * 1000, {**PEN, "price": 1e12})},
     ),
     (
         "number_out_of_range",
@@ -219,7 +219,7 @@ PAIRS: list[tuple[str, str, str, Any]] = [
         "number_out_of_range",
         "too_many_units",
         "none",
-        {"customerSession": {**cart({**PEN, "quantity": 10_001}), "additionalCosts": {"a": {"price": 1e-10}}}},
+        {"customerSession": {**cart({**PEN, "quantity": 10_001}), "additionalCosts": {"a": {"price": 1e12}}}},
     ),
     (
         "too_many_items",
@@ -483,7 +483,7 @@ def test_the_message_names_what_offends(value, told):
         {"customerSession": {"x" * 200_000: 1}},
         {"customerSession": {"/" * 1_000_000: 1}},
         {"customerSession": {"attributes": {"~" * 1_000_000: 2**63}}},
-        {"customerSession": {"additionalCosts": {"x" * 1_000_000: {"price": 1e-10}}}},
+        {"customerSession": {"additionalCosts": {"x" * 1_000_000: {"price": 1e12}}}},
         {"customerSession": {"additionalCosts": {"x" * 1_000_000: {}}}},
         {"customerSession": cart({**PEN, "attributes": {"x" * 1_000_000: 2**63}})},
     ],

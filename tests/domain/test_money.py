@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from worker.domain.model import Rejection, Request, Rules
-from worker.domain.money import MAX_DIGITS, NANOS, amount, nanos, total_nanos
+from worker.domain.money import MAX_DIGITS, NANOS, amount, attos, decimal, nanos, rounded, total_nanos
 from worker.domain.request import read
 from worker.domain.session import fold
 
@@ -25,13 +25,15 @@ def digits_of(number: Fraction) -> int:
     return len(str(abs(number.numerator)).rstrip("0")) or 1
 
 
-def expected_nanos(price: float) -> int | None:
+def expected_attos(price: float) -> int:
     """Read a price by its shortest decimal, with fractions: what the contract says, and slowly."""
-    exact = Fraction(repr(price))
-    billionths = exact * NANOS
-    if abs(exact) >= LIMIT or billionths.denominator != 1 or digits_of(exact) > MAX_DIGITS:
-        return None
-    return int(billionths)
+    return round(Fraction(repr(price)) * NANOS * NANOS)  # a Fraction is rounded half even
+
+
+def expected_nanos(price: float) -> int | None:
+    """Read what `nanos` reads: below a million, with at most 9 decimal places."""
+    billionths = Fraction(repr(price)) * NANOS
+    return int(billionths) if abs(price) < 1e6 and billionths.denominator == 1 else None
 
 
 @st.composite
@@ -60,12 +62,28 @@ def decimals(draw: st.DrawFn) -> Fraction:
 @example(1_000_000.000000001)
 def test_a_double_is_read_as_its_shortest_decimal_or_not_at_all(price):
     assert nanos(price) == expected_nanos(price)
+    assert attos(price) == expected_attos(price)
+
+
+@unhurried
+@given(st.integers(-(10**30), 10**30), st.integers(-(10**30), 10**30) | st.integers(-3, 3).map(lambda n: n * 5 * 10**8))
+def test_a_sum_is_rounded_half_even(whole, fine):
+    assert rounded(whole, fine) == round(whole + Fraction(fine, NANOS))
 
 
 @unhurried
 @given(decimals())
-def test_every_decimal_that_a_price_may_be_is_read_exactly(price):
-    assert nanos(float(price)) == price * NANOS
+def test_every_decimal_of_15_digits_is_read_exactly(price):
+    exact = nanos(float(price))
+    assert attos(float(price)) == price * NANOS * NANOS
+    assert exact in (None, price * NANOS)
+    assert exact is not None or abs(price) >= 10**6
+
+
+@unhurried
+@given(st.integers(-(10**30), 10**30))
+def test_a_total_is_written_in_full_for_a_person(total):
+    assert Fraction(decimal(total)) * NANOS == total
 
 
 @unhurried
@@ -100,7 +118,9 @@ def test_a_total_is_written_as_the_double_of_exactly_its_decimal_or_not_at_all(t
         assert repr(written) != "-0.0"
 
 
-PRICES = decimals()
+NOISE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda price: Fraction(repr(price)))
+"""Prices of any number of digits, as JavaScript and line prices divided by quantities make them."""
+PRICES = decimals() | NOISE
 COSTS = st.dictionaries(st.sampled_from(["post", "wrap", "", "é"]), PRICES, max_size=3)
 ITEMS = st.lists(st.tuples(PRICES, st.integers(1, 1000), COSTS), max_size=8)
 CENTS = st.integers(-99_999, 999_999).map(lambda cents: Fraction(cents, 100))
@@ -130,14 +150,20 @@ def record_of(items, costs) -> bytes:
 
 
 def totals_of(items, costs) -> dict[str, Fraction]:
-    parts = {
+    items = [(to_18_places(price), quantity, [*map(to_18_places, own.values())]) for price, quantity, own in items]
+    exact = {
         "cartItemTotal": sum((price * quantity for price, quantity, _own in items), Fraction(0)),
-        "additionalCostTotal": sum(costs.values(), Fraction(0)),
+        "additionalCostTotal": sum(map(to_18_places, costs.values()), Fraction(0)),
         "cartItemAdditionalCostTotal": sum(
-            (quantity * sum(own.values(), Fraction(0)) for _price, quantity, own in items), Fraction(0)
+            (quantity * sum(own, Fraction(0)) for _price, quantity, own in items), Fraction(0)
         ),
     }
+    parts = {name: Fraction(round(total * NANOS), NANOS) for name, total in exact.items()}
     return {"total": sum(parts.values(), Fraction(0)), **parts}
+
+
+def to_18_places(price: Fraction) -> Fraction:
+    return Fraction(round(price * NANOS * NANOS), NANOS * NANOS)
 
 
 @unhurried

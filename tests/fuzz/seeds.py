@@ -1,5 +1,6 @@
 """Writes the inputs that fuzzing begins with into tests/fuzz/corpus: the simulator's records, and those of tests."""
 
+from base64 import b64encode
 from collections import defaultdict
 from pathlib import Path
 
@@ -30,9 +31,28 @@ def main() -> None:
         if number < _SESSIONS or not shown <= seen:
             (folder / f"simulated-{number:03d}").write_bytes(data)
         seen |= shown
-    one = [(b"\x00", b"s-1", orjson.dumps(seed), ()) for seed in SEEDS]
+    one: list[Written] = [(b"\x00", b"s-1", orjson.dumps(seed), ()) for seed in SEEDS]
     (folder / "all-kinds").write_bytes(written(*one))
     (folder / "all-kinds-astray").write_bytes(written(*((b"\x60", b"s-1", value, ()) for _, _, value, _ in one)))
+    (folder / "wrapped").write_bytes(
+        written(
+            *(
+                (b"\x80", b"s-1", bytes([how]) + (value or b""), ())
+                for how in (1, 2, 4, 5)
+                for _, _, value, _ in one[:4]
+            )
+        )
+    )
+    envelopes = [
+        b'{"id":"e-7","time":"2026-11-22T10:00:00Z","subject":"s-1","data":%s}' % (value or b"")
+        for _, _, value, _ in one
+    ]
+    content_type = (("Content-Type", b"application/cloudevents+json"),)
+    binary = (("ce_id", b"e-8"), ("ce_time", b"2026-11-22T10:00:00Z"), ("ce_subject", b"s-2"))
+    events: list[Written] = [(b"\x04", None, envelope, content_type) for envelope in envelopes]
+    events += [(b"\x00", b"s-1", b'{"id":"e-9","data_base64":"%s"}' % b64encode(one[0][2] or b""), content_type)]
+    events += [(b"\x04", None, one[-1][2], binary), (b"\x00-1", b"s-1", one[0][2], binary)]
+    (folder / "events").write_bytes(written(*events))
     closed = orjson.dumps(SEEDS[1])
     origin = (("worker-origin", b"session-updates/1/7/1795372800000"), ("worker-origin-key", b"s-2"))
     claim = orjson.dumps({"integrationId": "s-1", "created": "2026-11-22T09:00:00.000Z", "dry": False})

@@ -3,9 +3,12 @@
 Bytes 0xFE part records, 0xFF the fields of one: a place, the key, the value, then headers, name and value in turn. No
 text has either byte, so an update record of a shop stands in an input as it is. The place is a byte, then the
 timestamp as a decimal number (left out: the driver's clock); bits 0-1 of the byte name the topic, bit 2 takes the key
-away, bit 3 the value, bits 4-5 are the partition when bit 6 is set.
+away, bit 3 the value, bits 4-5 are the partition when bit 6 is set. With bit 7 the value is wrapped before it is sent:
+bit 0 of its first byte compresses the rest with gzip, bit 1 with zstd, bit 2 puts a frame around that.
 """
 
+import gzip
+import sys
 from collections import defaultdict
 from typing import Any, Final, TypedDict
 
@@ -19,18 +22,24 @@ from tests.domain.test_request import judged
 from tests.oracle import Oracle, Record
 from worker.domain.model import ROW_OF, Rejection, Rules, Snapshot
 from worker.domain.request import read
-from worker.pipeline.partitioner import partition_of
 from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ProducerRecord
+from worker.pipeline.wrapping import Unwrapped, unwrap
 from worker.testing import Fault, StreamDriver, Update
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 class _Limits(TypedDict):
+    cloudevents: bool
     max_record_bytes: int
     max_snapshot_bytes: int
 
 
-_LIMITS: Final = _Limits(max_record_bytes=4096, max_snapshot_bytes=4096)
+_LIMITS: Final = _Limits(cloudevents=True, max_record_bytes=4096, max_snapshot_bytes=4096)
 RULES = Rules(**_LIMITS)
 """Limits that inputs of some kilobytes reach."""
 MAX_RECORDS = 20
@@ -49,7 +58,7 @@ def records(data: bytes) -> list[tuple[str, Update]]:
         partition = bits >> 4 & 3 if bits & 64 else None
         names = [name.decode(errors="replace") for name in headers[::2]]
         update = Update(
-            None if bits & 8 else value,
+            None if bits & 8 else _wrapped(value) if bits & 128 else value,
             None if bits & 4 else key,
             partition,
             _timestamp(place[1:]),
@@ -57,6 +66,15 @@ def records(data: bytes) -> list[tuple[str, Update]]:
         )
         found.append((("updates", "rekeyed", "claims", "verdicts")[bits & 3], update))
     return found
+
+
+def _wrapped(value: bytes) -> bytes:
+    how, value = value[:1] or b"\x00", value[1:]
+    if how[0] & 1:
+        value = gzip.compress(value, mtime=0)
+    if how[0] & 2:
+        value = zstd.compress(value)
+    return b"\x00\x00\x00\x00\x07" + value if how[0] & 4 else value
 
 
 def written(*given: tuple[bytes, bytes | None, bytes | None, tuple[tuple[str, bytes], ...]]) -> bytes:
@@ -73,7 +91,10 @@ def run(data: bytes) -> None:
     updates = [update for topic, update in sent if topic == "updates"]
     for update in updates:
         if isinstance(update.value, bytes):
-            judged(update.value, _key(update), update.timestamp or _NOW, RULES)
+            timestamp = _NOW if update.timestamp is None else update.timestamp
+            text = unwrap(update.value, update.headers, RULES)
+            if isinstance(text, Unwrapped):
+                judged(text.value, _key(update), timestamp, RULES, text.envelope)
     driver = _folded(sent)
     published = driver._published
     assert published == _folded(sent)._published
@@ -127,18 +148,17 @@ def _verified(updates: list[Record], published: Published, last: dict[bytes, byt
 
 
 def _has_order(updates: list[Record]) -> bool:
-    """Tell whether each session's update records arrive through one partition, all of them strays or none.
-
-    Otherwise one may overtake another on its way home.
-    """
-    ways = defaultdict(set)
+    """Return True if each session's update records arrive through one partition; otherwise one may overtake another."""
+    partitions = defaultdict(set)
     for update in updates:
-        partition, key = update["partition"], update["key"]
-        request = read(update["value"], key, update["timestamp"], RULES)
-        if not isinstance(request, Rejection):
-            session = request.integration_id.encode()
-            ways[session].add((partition, key == session and partition_of(session, _PARTITIONS) == partition))
-    return all(len(taken) == 1 for taken in ways.values())
+        unwrapped: Unwrapped | Rejection = Unwrapped(update["value"])
+        if update["value"] is not None:
+            unwrapped = unwrap(update["value"], update["headers"], RULES)
+        if isinstance(unwrapped, Unwrapped):
+            request = read(unwrapped.value, update["key"], update["timestamp"], RULES, unwrapped.envelope)
+            if not isinstance(request, Rejection):
+                partitions[request.integration_id].add(update["partition"])
+    return all(len(taken) == 1 for taken in partitions.values())
 
 
 def _sound(driver: StreamDriver, record: ProducerRecord) -> None:

@@ -35,3 +35,12 @@ def refusal(state: State | None, kind: Kind, asked: State) -> str:
     if state is None or asked == "partially_returned":
         return "invalid_state"
     return "session_not_open"
+
+
+def states_before(kind: Kind, asked: State) -> list[State]:
+    """Return the states of a session from which *kind* leads to the state *asked*.
+
+    >>> states_before("return", "partially_returned")
+    ['closed', 'partially_returned']
+    """
+    return [before for before, by, after in MOVES if before is not None and (by, after) == (kind, asked)]

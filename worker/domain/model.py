@@ -15,18 +15,23 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     GetPydanticSchema,
     Strict,
     WithJsonSchema,
     with_config,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict, get_type_hints  # pydantic wants these before Python 3.12
 
 # ---------------------------------------------------------------------------------------------------- limits
 
 MAX_ITEMS = 1000
 MAX_UNITS = 10_000
+MAX_TEXT = 1000
+"""Upper bound in characters of an integrationId, a profileId and a storeIntegrationId."""
 MAX_DEPTH = 64
 MAX_REMEMBERED_EVENTS = 32
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
@@ -83,6 +88,7 @@ class Rules:
     application_id: int = 1
     other_applications: Literal["reject", "skip"] = "reject"
     unknown_fields: Literal["reject", "ignore"] = "reject"
+    cloudevents: bool = False
     max_record_bytes: int = 1 << 20
     max_snapshot_bytes: int = 1 << 20
 
@@ -153,7 +159,8 @@ def _integer(minimum: int = INTEGER_MIN) -> GetPydanticSchema:
             [core_schema.int_schema(strict=True, **limits), whole_float],
             mode="left_to_right",
             custom_error_type="integer",
-            custom_error_message=f"Input should be an integer from {minimum}",
+            custom_error_message="an integer from {minimum}",
+            custom_error_context={"minimum": minimum},
         )
 
     return GetPydanticSchema(schema)
@@ -170,12 +177,12 @@ Quantity = Annotated[_Positive, WithJsonSchema({"type": "integer", "minimum": 1,
 
 Text = Annotated[str, Strict()]
 Text100 = Annotated[str, Strict(), Field(max_length=100)]
-Text1000 = Annotated[str, Strict(), Field(max_length=1000)]
+Text1000 = Annotated[str, Strict(), Field(max_length=MAX_TEXT)]
 Sku = Annotated[str, Strict(), Field(min_length=1)]
 Flag = Annotated[bool, Strict()]
-_DIGITS = "At most 15 significant digits and 9 decimal places."  # worker.domain.money checks them
+_DIGITS = "Read as the shortest decimal that denotes the same double; digits beyond the 18th decimal place are rounded."
 Amount = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=-AMOUNT_LIMIT, lt=AMOUNT_LIMIT, description=_DIGITS)]
-Dimension = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0, lt=AMOUNT_LIMIT, description=_DIGITS)]
+Dimension = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0, lt=AMOUNT_LIMIT)]
 _RFC_3339 = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]+)?"
     r"([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
@@ -188,8 +195,28 @@ Instant = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": _RFC_3339}),
 ]
 Attributes = Annotated[
-    dict[str, Any], Field(description="Free-form; an integer has 64 bits, any other number a double.")
+    dict[str, Any],
+    Field(
+        description="Free-form; an integer has 64 bits, or a double keeps all its digits; any other number is a double."
+    ),
 ]
+
+
+class EmptyArray:
+    """Marks an object that may arrive as an empty array, because PHP writes empty objects that way."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read `[]` as `{}`."""
+        return core_schema.no_info_before_validator_function(_as_object, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Describe both forms."""
+        return {"anyOf": [handler(schema), {"type": "array", "maxItems": 0}]}
+
+
+def _as_object(value: Any) -> Any:
+    return {} if type(value) is list and not value else value
+
 
 _FORBID = ConfigDict(extra="forbid")
 _IGNORED = Field(description="Accepted and ignored.", json_schema_extra={"readOnly": True})
@@ -200,6 +227,10 @@ _IGNORED = Field(description="Accepted and ignored.", json_schema_extra={"readOn
 @with_config(_FORBID)
 class AdditionalCost(TypedDict):
     price: Amount
+
+
+AdditionalCosts = Annotated[dict[str, AdditionalCost], EmptyArray()]
+GivenAttributes = Annotated[Attributes, EmptyArray()]
 
 
 @with_config(_FORBID)
@@ -224,8 +255,8 @@ class CartItem(TypedDict, total=False):
     width: Dimension | None
     length: Dimension | None
     position: Annotated[Any, _IGNORED]
-    attributes: Attributes | None
-    additionalCosts: dict[str, AdditionalCost] | None
+    attributes: GivenAttributes | None
+    additionalCosts: AdditionalCosts | None
     catalogItemID: Annotated[Any, _IGNORED]
     selectedPriceType: Annotated[Any, _IGNORED]
     adjustmentReferenceId: Annotated[Any, _IGNORED]
@@ -253,9 +284,8 @@ class ExperimentVariantAllocation(TypedDict):
     variantID: Integer
 
 
-@with_config(_FORBID)
-class CustomerSession(TypedDict, total=False):
-    """What an update asks of a session; omitted or null keeps what the session has."""
+class _SessionFields(TypedDict, total=False):
+    """What an update may ask of a session, and what a client echoes that received one."""
 
     profileId: Text1000 | None
     storeIntegrationId: Annotated[Text1000, Field(min_length=1)] | None
@@ -266,11 +296,42 @@ class CustomerSession(TypedDict, total=False):
     loyaltyCards: Annotated[list[Text], Field(max_length=1)] | None
     state: State | None
     cartItems: Annotated[list[CartItem], Field(fail_fast=True, json_schema_extra={"maxItems": MAX_ITEMS})] | None
-    additionalCosts: dict[str, AdditionalCost] | None
+    additionalCosts: AdditionalCosts | None
     identifiers: Annotated[list[Text], Field(max_length=5)] | None
-    attributes: Annotated[Attributes, Field(description="Merged key by key; null removes a key.")] | None
-    coupon: Annotated[Text100, Field(description="The v1 name: one couponCode, or none when empty.")] | None
+    attributes: Annotated[GivenAttributes, Field(description="Merged key by key; null removes a key.")] | None
+    coupon: (
+        Annotated[Text100, Field(description="The v1 name: one couponCode, or none when empty; the first one is kept.")]
+        | None
+    )
     referral: Annotated[Text100, Field(description="The v1 name of referralCode.")] | None
+    id: Annotated[Any, _IGNORED]
+    created: Annotated[Any, _IGNORED]
+    firstSession: Annotated[Any, _IGNORED]
+    updateCount: Annotated[Any, _IGNORED]
+    total: Annotated[Any, _IGNORED]
+    cartItemTotal: Annotated[Any, _IGNORED]
+    additionalCostTotal: Annotated[Any, _IGNORED]
+    cartItemAdditionalCostTotal: Annotated[Any, _IGNORED]
+    updated: Annotated[Any, _IGNORED]
+    closurePrediction: Annotated[Any, _IGNORED]
+    discounts: Annotated[Any, _IGNORED]
+
+
+@with_config(_FORBID)
+class CustomerSession(_SessionFields, total=False):
+    """What an update asks of a session; omitted or null keeps what the session has."""
+
+    integrationId: Annotated[Any, _IGNORED]
+    applicationId: Annotated[Any, _IGNORED]
+
+
+IGNORED_SESSION_FIELDS = frozenset(
+    name
+    for name, hint in get_type_hints(CustomerSession, include_extras=True).items()
+    if _IGNORED in getattr(hint, "__metadata__", ())
+)
+SESSION_FIELDS = frozenset(get_type_hints(CustomerSession)) - IGNORED_SESSION_FIELDS
+"""What an update may ask of a session. One of these makes an object a bare body."""
 
 
 @with_config(_FORBID)
@@ -291,21 +352,35 @@ _SESSION_KEY = Field(json_schema_extra={"minLength": 1}, description="Left out: 
 _EVENT_ID = "Makes the record idempotent among the last 32 accepted of its session."
 
 _ReturnField = TypedDict("_ReturnField", {"return": Return | None}, total=False)
+_NoReturnField = TypedDict("_NoReturnField", {"return": None}, total=False)
 """A field named by a keyword of Python can only be declared this way."""
 
 
-@with_config(_FORBID)
-class UpdateRecord(_ReturnField, total=False):
-    """The value of an update record; a Kafka record without a value deletes the session of its key."""
+class Head(TypedDict, total=False):
+    """What stands beside the body of every update record."""
 
-    type: Annotated[Kind, Field(description="May be left out when customerSession or return tells it.")] | None
     integrationId: Annotated[Text1000, _SESSION_KEY] | None
     eventId: Annotated[Text, Field(min_length=1, max_length=255, description=_EVENT_ID)] | None
     occurredAt: Annotated[Instant, Field(description="Left out: the record's Kafka timestamp.")] | None
     applicationId: Annotated[Integer, Field(description="Must be the worker's own.")] | None
     dry: Annotated[Flag, Field(description="Evaluate and change nothing; not on a reopen.")] | None
-    customerSession: CustomerSession | None
     responseContent: Annotated[Any, Field(description="Accepted and ignored.")]
+
+
+@with_config(_FORBID)
+class UpdateRecord(Head, _ReturnField, total=False):
+    """The value of an update record; a Kafka record without a value deletes the session of its key."""
+
+    type: Annotated[Kind, Field(description="May be left out when customerSession or return tells it.")] | None
+    customerSession: CustomerSession | None
+
+
+@with_config(_FORBID)
+class BareBody(Head, _SessionFields, _NoReturnField, total=False):
+    """A session as the value of an update record: what would be inside customerSession, and the record's own fields."""
+
+    type: None
+    customerSession: None
 
 
 # ------------------------------------------------------------------------------------------ what a snapshot has
@@ -383,6 +458,7 @@ class SnapshotV1(TypedDict):
     total: Total
     attributes: Attributes
     firstSession: bool
+    updateCount: Annotated[int, Field(ge=1)]
     discounts: Annotated[dict[str, float], Field(max_length=0, description="This worker evaluates no campaigns.")]
     updated: Time
 
@@ -423,7 +499,7 @@ class Session(Struct, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Cart(Struct, frozen=True, gc=False):
-    """A whole cart as a snapshot writes it, with its totals in billionths of the currency's unit."""
+    """A whole cart as a snapshot writes it, with its totals in billionths of the currency's unit, each rounded once."""
 
     items: Raw
     item_total: int
@@ -433,7 +509,8 @@ class Cart(Struct, frozen=True, gc=False):
 class Request(Struct, gc=False):
     """An update record that no rule without the session's state refuses.
 
-    *occurred_at* is in the snapshot's form. *changes* is what an update gives, without cartItems, which *cart* holds; *cost_total* is the sum of its additionalCosts in billionths. *returned* are a return's entries.
+    *occurred_at* is in the snapshot's form. *changes* is what an update gives, without cartItems, which *cart* holds; *cost_total* is the sum of its additionalCosts in billionths, rounded once. *returned* are a return's entries. *places*
+    is where the record has its fields, if it arrived in another form than the contract's table.
     """
 
     kind: Kind | Literal["delete"]
@@ -445,3 +522,4 @@ class Request(Struct, gc=False):
     cart: Cart | None = None
     cost_total: int | None = None
     returned: Sequence[ReturnedCartItem] = ()
+    places: dict[str, str] = {}

@@ -1,33 +1,54 @@
-"""Adds prices exactly and refuses what a double cannot carry.
+"""Adds prices exactly, and rounds a total once.
 
 Amounts are integers of billionths (nanos) of the currency's unit: every decimal with at most nine decimal places is
-one, sums are exact, and no Decimal is built (0.2 µs a price instead of 0.9).
+one, sums are exact, and no Decimal is built (0.2 µs a price instead of 0.9). A price with more decimal places is an
+integer of billionths of a billionth (attos), 18 decimal places. A sum of such prices is rounded to billionths at its end.
 """
 
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 
 NANOS = 10**9
+ATTOS_IN_A_NANO = 10**9
 MAX_DIGITS = 15
 """Any decimal of at most this many significant digits survives the way into a double and back."""
 
 PROVEN = 10**MAX_DIGITS
 """Below this, a quotient by 10^9 that gives a double back is its one decimal of at most 15 digits: the shortest."""
-_LIMIT = 10**12
 
 
-def nanos(amount: float) -> int | None:
-    """Read *amount* as the shortest decimal that denotes it, in billionths.
-
-    None when that decimal has more than 15 significant digits or 9 decimal places, or a magnitude of 10^12 and more.
+def nanos(price: float) -> int | None:
+    """Read *price* as the shortest decimal that denotes it, in billionths; None if this takes more than one division.
 
     >>> nanos(0.1), nanos(-2.5), nanos(0.1 + 0.2), nanos(1e-10)
     (100000000, -2500000000, None, None)
     """
-    if -1e6 < amount < 1e6:  # below PROVEN, in billionths
-        scaled = round(amount * 1e9)
-        if scaled / 1e9 == amount:
+    if -1e6 < price < 1e6:  # below PROVEN, in billionths
+        scaled = round(price * 1e9)
+        if scaled / 1e9 == price:
             return scaled
-    return _shortest(amount) if -_LIMIT < amount < _LIMIT else None
+    return None
+
+
+def attos(price: float) -> int:
+    """Read *price* as the shortest decimal that denotes it, in billionths of a billionth; the rest is rounded half even.
+
+    >>> attos(0.1 + 0.2), attos(5e-19), attos(1.5e-18)
+    (300000000000000040, 0, 2)
+    """
+    return int(Decimal(repr(price)).scaleb(18).to_integral_value(ROUND_HALF_EVEN))
+
+
+def rounded(whole: int, fine: int) -> int:
+    """Return *whole* billionths and *fine* billionths of a billionth as billionths, rounded half even.
+
+    >>> rounded(3, 500_000_000), rounded(4, 500_000_000), rounded(4, -500_000_001)
+    (4, 4, 3)
+    """
+    if not fine:
+        return whole
+    quotient, rest = divmod(whole * ATTOS_IN_A_NANO + fine, ATTOS_IN_A_NANO)
+    half = ATTOS_IN_A_NANO // 2
+    return quotient + (rest > half or (rest == half and quotient % 2 == 1))
 
 
 def total_nanos(total: float) -> int:
@@ -51,9 +72,11 @@ def amount(total: int) -> float | None:
     return None
 
 
-def _shortest(amount: float) -> int | None:
-    decimal = Decimal(repr(amount)).normalize()
-    _sign, digits, exponent = decimal.as_tuple()
-    if len(digits) > MAX_DIGITS or int(exponent) < -9:
-        return None
-    return int(decimal * NANOS)
+def decimal(total: int) -> str:
+    """Write *total* billionths in full, for a person to read.
+
+    >>> decimal(1_500_000_000), decimal(-1)
+    ('1.5', '-0.000000001')
+    """
+    whole, fraction = divmod(abs(total), NANOS)
+    return f"{'-' * (total < 0)}{whole}.{fraction:09}".rstrip("0").rstrip(".")

@@ -6,10 +6,11 @@ take is parsed a second time, exactly and slowly, and pydantic judges every rule
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from math import inf, isinf
 from operator import attrgetter
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 from msgspec import Raw, Struct, to_builtins
@@ -22,16 +23,21 @@ from worker.domain.model import (
     DIMENSIONS,
     HOUR_MILLISECONDS,
     IGNORED_ITEM_FIELDS,
+    IGNORED_SESSION_FIELDS,
     INTEGER_MAX,
     INTEGER_MIN,
     MAX_DEPTH,
     MAX_ITEMS,
+    MAX_TEXT,
     MAX_UNITS,
     ROW_OF,
+    SESSION_FIELDS,
+    BareBody,
     Cart,
     CartItem,
     CustomerSession,
     ExperimentVariantAllocation,
+    Head,
     Integer,
     Kind,
     Rejection,
@@ -44,19 +50,44 @@ from worker.domain.model import (
     to_instant,
     to_the_hour,
 )
-from worker.domain.money import nanos
+from worker.domain.money import ATTOS_IN_A_NANO, attos, nanos, rounded
+from worker.domain.refusals import (
+    INTEGER,
+    escaped,
+    expected,
+    malformed,
+    must_be,
+    names,
+    not_an_object,
+    placed,
+    shown,
+    shown_at,
+    unlike_its_type,
+)
 from worker.domain.structs import struct_of
 
 FUTURE_MILLISECONDS = HOUR_MILLISECONDS
 """How far occurredAt may lie after the record's Kafka timestamp."""
 
+Envelope = Mapping[str, tuple[Any, str]]
+"""What an event gives of the fields of Head, each with its place in the record that arrived."""
+
 _RECORD: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
 _Record: Any = struct_of(UpdateRecord)
+_Head: Any = struct_of(Head)
+_HEAD: tuple[str, ...] = _Head.__struct_fields__
 _Changes: Any = struct_of(CustomerSession)
 _CHANGES: tuple[str, ...] = _Changes.__struct_fields__
 _returned = attrgetter("return")  # a keyword of Python
 _decode: Callable[[bytes], Any] = Decoder(_Record).decode
 _decode_known: Callable[[bytes], Any] = Decoder(struct_of(UpdateRecord, forbid_unknown_fields=False)).decode
+_decode_bare: Callable[[bytes], Any] = Decoder(struct_of(BareBody)).decode
+_decode_known_bare: Callable[[bytes], Any] = Decoder(struct_of(BareBody, forbid_unknown_fields=False)).decode
+_AS_THEY_ARE: dict[str, str] = {}
+_BARE = {"/customerSession": ""}
+"""The places of a bare body: it is what a customerSession would be."""
+_WHOLE = ("type", "customerSession", "return")
+"""The fields of which a bare body has none."""
 _ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
     (outer, inner): (TypeAdapter(element), frozenset(getattr(element, "__annotations__", ())))
     for outer, inner, element in (
@@ -74,8 +105,12 @@ _NESTED = frozenset(("product", "additionalCosts"))
 _KINDS = ("update", "return", "reopen")
 
 
-def read(value: bytes | None, key: bytes | None, timestamp: int, rules: Rules) -> Request | Rejection:
+def read(
+    value: bytes | None, key: bytes | None, timestamp: int, rules: Rules, envelope: Envelope | None = None
+) -> Request | Rejection:
     """Read the *value* and *key* of an update record whose Kafka timestamp (its origin's) is *timestamp* milliseconds.
+
+    What the record and the key leave out, the *envelope* gives.
 
     >>> read(b'{"customerSession": {"cartItems": []}}', b"s-1", 1795372800000, Rules()).kind
     'update'
@@ -86,56 +121,135 @@ def read(value: bytes | None, key: bytes | None, timestamp: int, rules: Rules) -
         return _deletion(key, timestamp)
     if len(value) > rules.max_record_bytes:
         return too_large(value, rules)
+    places = _AS_THEY_ARE
     try:
-        if _is_nested_too_deep(value):
-            return _judge(value, key, timestamp, rules)
+        if is_nested_too_deep(value):
+            return _judge(value, key, timestamp, rules, envelope)
         if rules.unknown_fields == "ignore":
             value.decode()  # where a field is passed over, nobody looks whether it is UTF-8
             record = _decode_known(value)
+            if record.type is None and record.customerSession is None and _returned(record) is None:
+                record, places = _from_bare(_decode_known_bare(value)), _BARE
         else:
-            record = _decode(value)
+            try:
+                record = _decode(value)
+            except msgspec.ValidationError:
+                record, places = _from_bare(_decode_bare(value)), _BARE
+        if envelope:
+            places = _complete(record, key, envelope, places)
         if record.occurredAt is not None:
             record.occurredAt = to_instant(record.occurredAt)
     except (msgspec.MsgspecError, ValueError):
-        return _judge(value, key, timestamp, rules)
-    return _settle(record, key, timestamp, rules)
+        return _judge(value, key, timestamp, rules, envelope)
+    return _settle(record, key, timestamp, rules, _Text(value, places))
+
+
+class _Text(Struct, frozen=True, gc=False):
+    """An update record as it arrived: its bytes, and where they have the fields that are not in their place."""
+
+    value: bytes
+    places: dict[str, str]
+
+    def must_be(self, pointer: str, rule: str, code: str = "invalid_field") -> Rejection:
+        """Refuse what the text has at *pointer*."""
+        place = placed(pointer, self.places)
+        return must_be(place, rule, shown_at(self.value, place), code)
 
 
 def too_large(value: bytes, rules: Rules) -> Rejection:
     """Refuse a value over the limit."""
-    message = f"The value has {len(value)} bytes, more than the {rules.max_record_bytes} allowed."
-    return Rejection("record_too_large", "", message)
+    allowed = f"at most {rules.max_record_bytes} bytes (SESSION_WORKER_MAX_RECORD_BYTES)"
+    return Rejection("record_too_large", "", f"The value must have {allowed}, but it has {len(value)}.")
 
 
 def _deletion(key: bytes | None, timestamp: int) -> Request | Rejection:
-    integration_id = _text(key)
+    integration_id = text_of(key)
     if not integration_id:
-        return Rejection("missing_integration_id", "", "A tombstone needs the session's integrationId as its key.")
-    if len(integration_id) > 1000:
-        return _long_identity()
+        message = f"A record without a value deletes the session of its key, but its key is {_shown_key(key)}."
+        return Rejection("missing_integration_id", "", message)
+    if len(integration_id) > MAX_TEXT:
+        return _long_identity(integration_id, {})
     return Request("delete", integration_id, instant(timestamp))
 
 
-def _settle(record: Any, key: bytes | None, timestamp: int, rules: Rules) -> Request | Rejection:
+# --------------------------------------------------------------------------------------- bare bodies and envelopes
+
+
+def _from_bare(bare: Any) -> Any:
+    """Return a bare body as an update record; raise ValueError for an object that is none."""
+    given = {name: field for name in SESSION_FIELDS if (field := getattr(bare, name)) is not None}
+    if not given:
+        raise ValueError("no field of a customerSession")
+    return _Record(customerSession=_Changes(**given), **{name: getattr(bare, name) for name in _HEAD})
+
+
+def _complete(record: Any, key: bytes | None, envelope: Envelope, places: dict[str, str]) -> dict[str, str]:
+    """Give *record* what only its envelope has, in place; return the places then. Raise ValueError for what is wrong."""
+    missing = _missing({name: getattr(record, name) for name in _HEAD}, key, envelope)
+    msgspec.convert(missing, _Head)
+    for name, given in missing.items():
+        setattr(record, name, given)
+    return {**places, **{f"/{name}": envelope[name][1] for name in missing}}
+
+
+def _missing(given: dict[str, Any], key: bytes | None, envelope: Envelope) -> dict[str, Any]:
+    """Return what the envelope has to give: fields that neither the record nor its key gives."""
+    return {
+        name: field
+        for name, (field, _place) in envelope.items()
+        if given.get(name) is None and not (name == "integrationId" and text_of(key))
+    }
+
+
+def _in_its_place(
+    document: dict[str, Any], key: bytes | None, envelope: Envelope | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return any document as an update record, and the places where it has what that moved."""
+    places = {}
+    if _is_bare(document):
+        body = {name: field for name, field in document.items() if name not in _HEAD and name not in _WHOLE}
+        document = {name: field for name, field in document.items() if name in _HEAD} | {"customerSession": body}
+        places = _BARE
+    if envelope:
+        missing = _missing(document, key, envelope)
+        document = {**document, **missing}
+        places = {**places, **{f"/{name}": envelope[name][1] for name in missing}}
+    return document, places
+
+
+def _is_bare(document: dict[str, Any]) -> bool:
+    is_whole = any(document.get(name) is not None for name in _WHOLE)
+    return not is_whole and any(document.get(name) is not None for name in SESSION_FIELDS)
+
+
+# -------------------------------------------------------------------------------------------------- row by row
+
+
+def _settle(record: Any, key: bytes | None, timestamp: int, rules: Rules, text: _Text) -> Request | Rejection:
     """Judge the rest of a record whose types are right."""
     kind, integration_id = _kind(record), _identity(record, key)
-    return _head(record, kind, integration_id, rules) or _body(record, kind, integration_id, timestamp)
+    refused = _head(record, kind, integration_id, key, timestamp, rules, text)
+    return refused or _body(record, kind, integration_id, timestamp, text)
 
 
-def _judge(value: bytes, key: bytes | None, timestamp: int, rules: Rules) -> Request | Rejection:
+def _judge(
+    value: bytes, key: bytes | None, timestamp: int, rules: Rules, envelope: Envelope | None = None
+) -> Request | Rejection:
     """Read a doubtful record again, every rule in its row."""
     extra: Literal["forbid", "ignore"] = "ignore" if rules.unknown_fields == "ignore" else "forbid"
-    document = _parse(value)
-    if isinstance(document, Rejection):
-        return document
+    parsed = parse(value)
+    if isinstance(parsed, Rejection):
+        return parsed
+    document, places = _in_its_place(parsed, key, envelope)
+    text = _Text(value, places)
     try:
         record = msgspec.convert(_RECORD.validate_python(document, extra=extra), _Record)
     except ValidationError:
         record = _unchecked(document)
-        head = _head(record, _kind(record), _identity(record, key), rules)
-        findings = [head, *_findings(document, extra)] if head else _findings(document, extra)
-        return min(findings, key=lambda found: ROW_OF[found.code])
-    return _settle(record, key, timestamp, rules)
+        head = _head(record, _kind(record), _identity(record, key), key, timestamp, rules, text)
+        first = min(_findings(document, extra), key=lambda found: ROW_OF[found.code])
+        return head if head and ROW_OF[head.code] <= ROW_OF[first.code] else _rejection(first, text, envelope)
+    return _settle(record, key, timestamp, rules, text)
 
 
 def _unchecked(document: dict[str, Any]) -> Any:
@@ -146,7 +260,15 @@ def _unchecked(document: dict[str, Any]) -> Any:
     return record
 
 
-def _findings(document: dict[str, Any], extra: Literal["forbid", "ignore"]) -> Iterator[Rejection]:
+class _Finding(NamedTuple):
+    """What pydantic found: a code, its place in the record's table, and pydantic's details."""
+
+    code: str
+    path: tuple[str | int, ...]
+    details: ErrorDetails
+
+
+def _findings(document: dict[str, Any], extra: Literal["forbid", "ignore"]) -> Iterator[_Finding]:
     """Find everything that pydantic holds against *document*.
 
     The types stop at a list's first failing element. Here the elements are judged one at a time, and once one of them
@@ -176,110 +298,150 @@ def _findings(document: dict[str, Any], extra: Literal["forbid", "ignore"]) -> I
 
 
 def _details(error: ValidationError) -> list[ErrorDetails]:
-    return error.errors(include_url=False, include_context=False)
+    return error.errors(include_url=False)
 
 
 # ------------------------------------------------------------------------------------ rows that types cannot say
 
 
-def _head(record: Any, kind: str | None, integration_id: Any, rules: Rules) -> Rejection | None:
+def _head(
+    record: Any, kind: str | None, integration_id: Any, key: bytes | None, timestamp: int, rules: Rules, text: _Text
+) -> Rejection | None:
     """Judge identity, type, application and fields that exclude each other, in the order of their rows.
 
     The record may be an unchecked one, so nothing here trusts a type.
     """
     if integration_id == "":
-        pointer = "/integrationId" if record.integrationId == "" else ""
-        message = "integrationId is empty, or left out with a key that is null, empty or not UTF-8."
-        return Rejection("missing_integration_id", pointer, message)
+        return _no_identity(record, key)
     if kind is None:
-        message = f"type is {_cut(record.type)}: neither update, return nor reopen, nor do the fields tell it."
-        return Rejection("unknown_type", "/type", message)
+        return _no_kind(record, text)
     changes, returned, application_id = record.customerSession, _returned(record), record.applicationId
     if application_id is not None and application_id != rules.application_id and type(application_id) in (int, float):
-        message = f"applicationId is {_cut(application_id)}, this worker's is {rules.application_id}."
-        return Rejection("wrong_application", "/applicationId", message)
+        rule = f"{rules.application_id}, the worker's own (SESSION_WORKER_APPLICATION_ID)"
+        return text.must_be("/applicationId", rule, "wrong_application")
     if changes is not None and kind != "update":
-        return Rejection("ambiguous_field", "/customerSession", f"A {kind} takes no customerSession.")
+        return text.must_be("/customerSession", f"left out of a {kind}", "ambiguous_field")
     if returned is not None and kind != "return":
-        return Rejection("ambiguous_field", "/return", f"A record of type {kind} takes no return.")
+        return text.must_be("/return", f"left out of a record of type {kind}", "ambiguous_field")
     if kind == "update":
         if changes is None:
-            return Rejection("invalid_field", "/customerSession", "An update needs a customerSession.")
+            return Rejection("invalid_field", "/customerSession", _NEEDED.format("An update", "customerSession"))
         for old, new in _V1_NAMES if isinstance(changes, Struct) else ():
             if getattr(changes, old) is not None and getattr(changes, new) is not None:
-                message = f"{old} is the v1 name of {new}: give one of them."
-                return Rejection("ambiguous_field", f"/customerSession/{old}", message)
+                rule = f"left out where {new} is given, since it is the v1 name of that"
+                return text.must_be(f"/customerSession/{old}", rule, "ambiguous_field")
     elif kind == "return" and returned is None:
-        return Rejection("invalid_field", "/return", "A return needs a return with its returnedCartItems.")
-    return _long_identity() if type(integration_id) is str and len(integration_id) > 1000 else None
+        return Rejection("invalid_field", "/return", _NEEDED.format("A return", "return"))
+    if record.occurredAt is None and timestamp < 0:
+        needed = f"a time, since the record's Kafka timestamp is {timestamp} and so gives none"
+        return must_be(placed("/occurredAt", text.places), needed, "null")
+    is_too_long = type(integration_id) is str and len(integration_id) > MAX_TEXT
+    return _long_identity(integration_id, text.places) if is_too_long else None
+
+
+_NEEDED = "{} must have an object {}, but that is missing or null."
+
+
+def _no_identity(record: Any, key: bytes | None) -> Rejection:
+    if record.integrationId is None:
+        message = (
+            f"integrationId must be in the record or be its key, but it is missing and the key is {_shown_key(key)}."
+        )
+        return Rejection("missing_integration_id", "", message)
+    return must_be("/integrationId", "a string of 1 to 1000 characters", '""', "missing_integration_id")
+
+
+def _shown_key(key: bytes | None) -> str:
+    """Write a key that names no session."""
+    return "null" if key is None else f"not UTF-8 (0x{key[:40].hex()})" if key else '""'
+
+
+def _no_kind(record: Any, text: _Text) -> Rejection:
+    if record.type is not None:
+        return text.must_be("/type", '"update", "return" or "reopen"', "unknown_type")
+    has = shown(names(text.value))
+    if record.customerSession is not None:
+        message = f"With both customerSession and return a record must have a type, but it has only the fields {has}."
+    else:
+        needs = "a type, a customerSession, a return, or fields of a session such as cartItems"
+        message = f"A record must have {needs}, but the fields that it has are {has}."
+    return Rejection("unknown_type", "/type", message)
 
 
 _V1_NAMES = (("coupon", "couponCodes"), ("referral", "referralCode"))
 
 
-def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int) -> Request | Rejection:
+def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, text: _Text) -> Request | Rejection:
     """Judge numbers, counts, time and the entries of a return, in the order of their rows, and make the request."""
     changes: dict[str, Any] = {}
     asked = record.customerSession
     cart = cost_total = None
     if asked is not None:
-        items, costs, attributes = asked.cartItems, asked.additionalCosts, asked.attributes
+        items, costs = asked.cartItems, asked.additionalCosts
         units = 0
         if items is not None:
             cart, units, unfit = _read_cart(items)
             if unfit:
-                return _out_of_range(unfit)
+                return text.must_be(unfit, _FIT, "number_out_of_range")
         if costs is not None:
-            cost_total, unfit = _read_costs(costs, "/customerSession/additionalCosts")
-            if unfit:
-                return _out_of_range(unfit)
-        if attributes and (unfit := _unfit(attributes, "/customerSession/attributes")):
-            return _out_of_range(unfit)
-        if units > MAX_ITEMS and (refused := _judge_counts(len(items), units)):  # no item has less than one unit
+            asked.additionalCosts = costs = costs or {}
+            cost_total = rounded(*_read_costs(costs))
+        if asked.attributes is not None and (unfit := _fit_attributes(asked, "/customerSession")):
+            return text.must_be(unfit, _FIT, "number_out_of_range")
+        if units > MAX_ITEMS and (refused := _judge_counts(len(items), units, text)):  # no item has less than one unit
             return refused
         asked.cartItems = None
         changes = to_builtins(asked)
+        if not IGNORED_SESSION_FIELDS.isdisjoint(changes):
+            changes = _without_ignored(changes)
     occurred_at = record.occurredAt
     if occurred_at is None:
         occurred_at = instant(timestamp)
-    elif occurred_at > to_the_hour((timestamp + FUTURE_MILLISECONDS) // HOUR_MILLISECONDS) and occurred_at > instant(
-        timestamp + FUTURE_MILLISECONDS
+    elif (
+        occurred_at > to_the_hour((timestamp + FUTURE_MILLISECONDS) // HOUR_MILLISECONDS)
+        and occurred_at > instant(timestamp + FUTURE_MILLISECONDS)
+        and timestamp >= 0
     ):
-        message = f"occurredAt is {occurred_at}, over an hour after the record's own {instant(timestamp)}."
-        return Rejection("occurred_in_future", "/occurredAt", message)
+        rule = f"at most one hour after the record's Kafka timestamp {instant(timestamp)}"
+        return must_be(placed("/occurredAt", text.places), rule, shown(occurred_at), "occurred_in_future")
     dry = record.dry or False
     if dry and kind == "reopen":
-        return Rejection("dry_not_supported", "/dry", "A reopen cannot be tried dry.")
+        return text.must_be("/dry", "false or left out of a reopen", "dry_not_supported")
     returned: Sequence[ReturnedCartItem] = ()
     if kind == "return":
         returned = to_builtins(_returned(record).returnedCartItems)
-        if refused := _judge_entries(returned):
+        if refused := _judge_entries(returned, text):
             return refused
+    event_id, places = record.eventId, text.places
     return Request(
-        kind or "update", integration_id, occurred_at, record.eventId, dry, changes, cart, cost_total, returned
+        kind or "update", integration_id, occurred_at, event_id, dry, changes, cart, cost_total, returned, places
     )
 
 
-def _judge_counts(items: int, units: int) -> Rejection | None:
+def _without_ignored(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: field for name, field in changes.items() if name not in IGNORED_SESSION_FIELDS}
+
+
+def _judge_counts(items: int, units: int, text: _Text) -> Rejection | None:
+    where = placed("/customerSession/cartItems", text.places)
     if items > MAX_ITEMS:
-        message = f"The cart has {items} items, more than {MAX_ITEMS}."
-        return Rejection("too_many_items", "/customerSession/cartItems", message)
+        return Rejection("too_many_items", where, f"A cart must have at most {MAX_ITEMS} items, but it has {items}.")
     if units > MAX_UNITS:
-        message = f"The quantities add up to {units}, more than {MAX_UNITS}."
-        return Rejection("too_many_units", "/customerSession/cartItems", message)
+        message = f"The quantities of a cart must add up to at most {MAX_UNITS}, but they add up to {units}."
+        return Rejection("too_many_units", where, message)
     return None
 
 
-def _judge_entries(entries: Sequence[ReturnedCartItem]) -> Rejection | None:
+def _judge_entries(entries: Sequence[ReturnedCartItem], text: _Text) -> Rejection | None:
     where = "/return/returnedCartItems"
     if not entries:
-        return Rejection("empty_return", where, "A return needs at least one entry.")
+        return text.must_be(where, "an array of at least one entry", "empty_return")
     for index, entry in enumerate(entries):
         by_position, by_sku = "position" in entry, "sku" in entry
         if by_position and by_sku:
-            return Rejection("ambiguous_item", f"{where}/{index}", "The entry names a position and a sku: give one.")
+            return text.must_be(f"{where}/{index}", "an object with a position or a sku, not both", "ambiguous_item")
         if not by_position and not by_sku:
-            return Rejection("missing_item", f"{where}/{index}", "The entry names neither a position nor a sku.")
+            return text.must_be(f"{where}/{index}", "an object with a position or a sku", "missing_item")
     return None
 
 
@@ -287,8 +449,8 @@ def _judge_entries(entries: Sequence[ReturnedCartItem]) -> Rejection | None:
 
 
 def _read_cart(items: list[Any]) -> tuple[Cart, int, str]:
-    """Write valid *items* as a snapshot does; also give their units, and where an unfit number is."""
-    item_total = item_costs = units = 0
+    """Write valid *items* as a snapshot does; also return their units, and where an unfit number is."""
+    item_total = item_costs = units = fine_total = fine_costs = 0
     for position, item in enumerate(items):
         quantity: int = item.quantity
         price: float = item.price
@@ -297,76 +459,98 @@ def _read_cart(items: list[Any]) -> tuple[Cart, int, str]:
         item.remainingQuantity = quantity
         item.position = position
         scaled = round(price * 1e9)
-        if not (-1e6 < price < 1e6 and scaled / 1e9 == price):  # as nanos() has it, without the call
-            exact = nanos(price)
-            if exact is None:
-                return _NO_CART, 0, f"/customerSession/cartItems/{position}/price"
-            scaled = exact
-        if not scaled:
-            item.price = 0.0
+        if -1e6 < price < 1e6 and scaled / 1e9 == price:  # as nanos() has it, without the call
+            if not scaled:
+                item.price = 0.0
+        else:
+            scaled, fine = divmod(attos(price), ATTOS_IN_A_NANO)
+            fine_total += fine * quantity
         item_total += scaled * quantity
         if not (
             item.product is item.weight is item.height is item.width is item.length is item.attributes
             is item.additionalCosts is item.catalogItemID is item.selectedPriceType is item.adjustmentReferenceId
             is item.adjustmentEffectiveFrom is item.adjustmentEffectiveUntil is item.prices is None
         ):  # fmt: skip
-            costs, unfit = _read_rare(item)
-            if unfit:
+            if unfit := _read_rare(item):
                 return _NO_CART, 0, f"/customerSession/cartItems/{position}{unfit}"
-            item_costs += costs * quantity
-    return Cart(Raw(_encode(items)), item_total, item_costs), units, ""
+            if item.additionalCosts is not None:
+                costs, fine = _read_costs(item.additionalCosts)
+                item_costs += costs * quantity
+                fine_costs += fine * quantity
+    return Cart(Raw(_encode(items)), rounded(item_total, fine_total), rounded(item_costs, fine_costs)), units, ""
 
 
 _NO_CART = Cart(Raw(b"[]"), 0, 0)
 _encode = Encoder().encode
 
 
-def _read_rare(item: Any) -> tuple[int, str]:
-    """Drop the ignored fields of an *item*, in place; give its additional costs and where an unfit number is."""
+def _read_rare(item: Any) -> str:
+    """Bring the rarer fields of an *item* to the snapshot's form, in place; return where an unfit number is."""
     for name in IGNORED_ITEM_FIELDS:
         setattr(item, name, None)
     for name in DIMENSIONS:
         if (size := getattr(item, name)) is not None:
-            if nanos(size) is None:
-                return 0, f"/{name}"
             setattr(item, name, size + 0.0)
-    if item.attributes is not None and (unfit := _unfit(item.attributes, "/attributes")):
-        return 0, unfit
-    return (0, "") if item.additionalCosts is None else _read_costs(item.additionalCosts, "/additionalCosts")
+    if item.additionalCosts is not None:
+        item.additionalCosts = item.additionalCosts or {}
+    return "" if item.attributes is None else _fit_attributes(item, "")
 
 
-def _read_costs(costs: dict[str, Any], where: str) -> tuple[int, str]:
-    """Add up additional costs, in billionths, and write them without a negative zero, in place."""
-    total = 0
-    for name, cost in costs.items():
+def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
+    """Add up additional costs, as `rounded` takes a sum, and write them without a negative zero, in place."""
+    total = fine_total = 0
+    for cost in costs.values():
         scaled = nanos(cost.price)
         if scaled is None:
-            return 0, f"{where}/{_escaped(name)}/price"
+            scaled, fine = divmod(attos(cost.price), ATTOS_IN_A_NANO)
+            fine_total += fine
         cost.price += 0.0
         total += scaled
-    return total, ""
+    return total, fine_total
 
 
-def _unfit(value: Any, where: str) -> str:
-    """Point to the first number below *value* that neither 64 bits nor a double can hold; empty when there is none."""
-    for name, inner in value.items() if type(value) is dict else enumerate(value):
+def _fit_attributes(of: Any, where: str) -> str:
+    """Bring the attributes of a session or an item to the form in which they are kept, in place; return like `_fit`."""
+    of.attributes = of.attributes or {}
+    return _fit(of.attributes, f"{where}/attributes")
+
+
+def _fit(values: Any, where: str) -> str:
+    """Bring the numbers below *values* to the form in which they are kept, in place.
+
+    Return where the first number is that neither 64 bits nor a double can hold; empty when there is none.
+    """
+    for name, inner in values.items() if type(values) is dict else enumerate(values):
         kind = type(inner)
         if kind in _ALWAYS_FIT:
             continue
         if kind is dict or kind is list:
-            if unfit := _unfit(inner, f"{where}/{_escaped(name)}"):
+            if unfit := _fit(inner, f"{where}/{escaped(name)}"):
                 return unfit
-        elif isinf(inner) if kind is float else not INTEGER_MIN <= inner <= INTEGER_MAX:
-            return f"{where}/{_escaped(name)}"
+        elif kind is float:
+            if isinf(inner):
+                return f"{where}/{escaped(name)}"
+        elif not INTEGER_MIN <= inner <= INTEGER_MAX:
+            if not _is_kept_by_a_double(inner):
+                return f"{where}/{escaped(name)}"
+            values[name] = float(inner)
     return ""
 
 
 _ALWAYS_FIT = frozenset((str, bool, type(None)))
+_FIT = f"a number that a double can hold, and if it is an integer, {INTEGER} or one of which a double keeps all digits"
 
 
-def _out_of_range(pointer: str) -> Rejection:
-    message = "The number has more digits or a greater magnitude than totals can carry exactly."
-    return Rejection("number_out_of_range", pointer, message)
+def _is_kept_by_a_double(number: int) -> bool:
+    """Return True if the shortest decimal of the double nearest to *number* has its value.
+
+    >>> _is_kept_by_a_double(10**19), _is_kept_by_a_double(12345678901234567890), _is_kept_by_a_double(10**400)
+    (True, False, False)
+    """
+    try:
+        return int(Decimal(repr(float(number)))) == number
+    except OverflowError:
+        return False
 
 
 # -------------------------------------------------------------------------------------------------- exact parsing
@@ -377,40 +561,55 @@ _TO_BRACES = bytes.maketrans(b"[]", b"{}")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def _parse(value: bytes) -> dict[str, Any] | Rejection:
+def parse(value: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any] | Rejection:
     """Parse JSON as the contract understands it, integers of any length and all."""
+    if not value:
+        return malformed("it is empty", value)
+    if is_nested_too_deep(value, max_depth):
+        return malformed(f"it is nested more than {MAX_DEPTH} levels deep, or breaks off before its end", value)
     try:
-        if _is_nested_too_deep(value):
-            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
         text = value.decode()
         if _LONE.search(_PAIRS.sub("", text)):
-            raise ValueError("a string holds a lone surrogate")
+            return malformed("a string in it has a lone surrogate", value)
         document = json.loads(text, parse_constant=_no_constant, parse_int=_whole)
     except UnicodeDecodeError as error:
-        return Rejection("malformed_json", "", f"The value is not UTF-8: byte {error.start} is wrong.")
+        return malformed(f"byte {error.start + 1} (0x{value[error.start]:02x}) is not UTF-8", value)
+    except json.JSONDecodeError as error:
+        return malformed(_json_error(text, error), value)
     except ValueError as error:
-        return Rejection("malformed_json", "", f"The value is not a JSON document: {error}.")
-    if type(document) is not dict:
-        return Rejection("malformed_json", "", f"The value is not a JSON object: {_cut(document)}.")
-    return document
+        return malformed(str(error), value)
+    return document if type(document) is dict else not_an_object(value)
+
+
+def _json_error(text: str, error: json.JSONDecodeError) -> str:
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+        return "it breaks off before its end"
+    return "it begins with a byte order mark" if text[0] == "\ufeff" else f"character {error.pos + 1} is no JSON"
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is no JSON")
 
 
 def _whole(digits: str) -> int | float:
-    """Read an integer; one of hundreds of digits is infinite, since only its being out of range matters."""
-    return int(digits) if len(digits) < 300 else inf
+    """Read an integer; one that no double holds is infinite, since only its being out of range matters."""
+    if len(digits) < _FEW_DIGITS:
+        return int(digits)
+    number = float(digits)
+    return number if isinf(number) else int(digits)
 
 
-def _is_nested_too_deep(value: bytes) -> bool:
+_FEW_DIGITS = 300
+"""A double holds every integer of fewer digits."""
+
+
+def is_nested_too_deep(value: bytes, max_depth: int = MAX_DEPTH) -> bool:
     """Tell whether a JSON document is nested deeper than allowed; for anything else the answer means nothing."""
-    if value.count(b"{") + value.count(b"[") <= MAX_DEPTH:
+    if value.count(b"{") + value.count(b"[") <= max_depth:
         return False
     without_escapes = value.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = b"".join(without_escapes.split(b'"')[::2]).translate(_TO_BRACES, _NO_BRACKETS)
-    for _level in range(MAX_DEPTH):
+    for _level in range(max_depth):
         brackets = brackets.replace(b"{}", b"")  # takes the innermost level off
     return bool(brackets)
 
@@ -418,12 +617,11 @@ def _is_nested_too_deep(value: bytes) -> bool:
 # ------------------------------------------------------------------------------------------------- small questions
 
 
-def _finding(details: ErrorDetails, where: tuple[str | int, ...]) -> Rejection:
+def _finding(details: ErrorDetails, where: tuple[str | int, ...]) -> _Finding:
     """Name the code and the place of what pydantic found in the part of the record at *where*."""
-    names, given = where + details["loc"], details["input"]
-    pointer = "".join(f"/{_escaped(name)}" for name in names)
-    error, last = details["type"], names[-1]
-    if names == ("type",):
+    path, given = where + details["loc"], details["input"]
+    error, last = details["type"], path[-1]
+    if path == ("type",):
         code = "unknown_type"
     elif error == "extra_forbidden":
         code = "unknown_field"
@@ -433,8 +631,17 @@ def _finding(details: ErrorDetails, where: tuple[str | int, ...]) -> Rejection:
         code = "number_out_of_range"
     else:
         code = "invalid_field"
-    what = "is missing" if error == "missing" else f"is {_cut(given)}"
-    return Rejection(code, pointer, f"{pointer[-100:]} {what}: {details['msg']}.")
+    return _Finding(code, path, details)
+
+
+def _rejection(found: _Finding, text: _Text, envelope: Envelope | None) -> Rejection:
+    """Write what was found, with the value that was given."""
+    code, path, details = found
+    pointer = "".join(f"/{escaped(name)}" for name in path)
+    place = placed(pointer, text.places)
+    if envelope and pointer[1:] in envelope and pointer in text.places:
+        return must_be(place, expected(details, code, str(path[-1])), shown(details["input"]))
+    return unlike_its_type(details, code, path, place, text.value)
 
 
 _NUMBER_ERRORS = {"integer", "finite_number", "greater_than", "less_than", "greater_than_equal", "less_than_equal"}
@@ -449,7 +656,7 @@ def _is_out_of_range(given: object, name: int | str) -> bool:
         return False
     if name == "price" or name in DIMENSIONS:
         return abs(given) >= AMOUNT_LIMIT
-    return isinf(given) or (int(given) == given and not INTEGER_MIN <= given <= INTEGER_MAX)
+    return given in (inf, -inf) or (int(given) == given and not INTEGER_MIN <= given <= INTEGER_MAX)
 
 
 def _kind(record: Any) -> Kind | None:
@@ -465,24 +672,16 @@ def _kind(record: Any) -> Kind | None:
 
 def _identity(record: Any, key: bytes | None) -> Any:
     """Give the integrationId: the record's own, or its key; empty when there is none."""
-    return _text(key) if record.integrationId is None else record.integrationId
+    return text_of(key) if record.integrationId is None else record.integrationId
 
 
-def _long_identity() -> Rejection:
-    return Rejection("invalid_field", "/integrationId", "The integrationId, or the key in its place, is too long.")
+def _long_identity(integration_id: str, places: dict[str, str]) -> Rejection:
+    return must_be(placed("/integrationId", places), "a string of at most 1000 characters", shown(integration_id))
 
 
-def _text(key: bytes | None) -> str:
+def text_of(key: bytes | None) -> str:
+    """Return a key as text, empty when it names no session."""
     try:
         return key.decode() if key else ""
     except UnicodeDecodeError:
         return ""
-
-
-def _escaped(name: object) -> str:
-    return str(name).replace("~", "~0").replace("/", "~1")
-
-
-def _cut(value: object) -> str:
-    """Show an offending value in at most 100 characters."""
-    return repr(value)[:100]

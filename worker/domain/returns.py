@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from worker.domain.model import Rejection, ReturnedCartItem
+from worker.domain.refusals import shown
 
 Line = dict[str, Any]
 
@@ -35,11 +36,15 @@ def take_back(lines: Sequence[Line], entries: Sequence[ReturnedCartItem]) -> lis
             line = after[position]
             sku, queue, rest = line["sku"], deque((line,)), line["remainingQuantity"]
         else:
-            name = f"sku {sku[:100]!r}" if position is None else f"position {position}"
-            return Rejection("unknown_item", _pointer(index), f"The cart has no line with {name}.")
+            name = f"sku {shown(sku)}" if position is None else f"position {position}"
+            message = f"A return must name a line of the cart, but the cart of {len(after)} lines has none with {name}."
+            return Rejection("unknown_item", _pointer(index), message)
         quantity = entry.get("quantity") or rest
         if not 0 < quantity <= rest:
-            message = f"{quantity or 'All'} to return, but {rest} of sku {sku[:100]!r} remain."
+            asked = quantity or "all that remains"
+            message = (
+                f"A return must take no more than the {rest} units of {shown(sku)} that remain, but it takes {asked}."
+            )
             return Rejection("return_exceeds_remaining", _pointer(index), message)
         remaining[sku] -= quantity
         while quantity:

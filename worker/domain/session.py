@@ -7,9 +7,10 @@ from typing import Any
 
 from msgspec import Raw, Struct, json, structs
 
-from worker.domain.lifecycle import MOVES, Event, refusal
+from worker.domain.lifecycle import MOVES, Event, refusal, states_before
 from worker.domain.model import Kind, Rejection, Request, Rules, Session, State
-from worker.domain.money import MAX_DIGITS, amount, total_nanos
+from worker.domain.money import MAX_DIGITS, amount, decimal, total_nanos
+from worker.domain.refusals import must_be, placed, shown
 from worker.domain.returns import take_back
 
 
@@ -60,6 +61,7 @@ def v1_view(session: Session) -> dict[str, Any]:
         "total": session.total,
         "attributes": session.attributes,
         "firstSession": session.firstSession,
+        "updateCount": session.updateCount,
         "discounts": {},
         "updated": session.updated,
     }
@@ -94,7 +96,7 @@ def _created(request: Request, session_id: int, rules: Rules) -> Folded | Reject
     state: State = request.changes.get("state") or "open"
     event = MOVES.get((None, "update", state))
     if event is None:
-        return _refused(None, "update", state)
+        return _refused(request, None, state)
     session = Session(
         id=session_id,
         created=request.occurred_at,
@@ -142,17 +144,32 @@ def _moved(session: Session | None, request: Request, asked: State) -> Folded | 
     state = session.state if session else None
     event = MOVES.get((state, kind, asked))
     if session is None or event is None:
-        return _refused(state, kind, asked)
+        return _refused(request, state, asked)
     updated = max(session.updated, request.occurred_at)
     after = structs.replace(session, state=asked, updateCount=session.updateCount + 1, updated=updated)
     return Folded(after, event, (), False)
 
 
-def _refused(state: State | None, kind: Kind, asked: State) -> Rejection:
+def _refused(request: Request, state: State | None, asked: State) -> Rejection:
+    kind: Kind = request.kind  # type: ignore[assignment]
     code = refusal(state, kind, asked)
-    pointer = "/customerSession/state" if kind == "update" and code == "invalid_state" else ""
-    what = "There is no such session" if state is None else f"The session is {state}"
-    return Rejection(code, pointer, f"{what}: no {kind} can make it {asked}.")
+    if code == "unknown_session":
+        name = shown(request.integration_id)
+        return Rejection(
+            code, "", f"A {kind} must be for a session that an update created, but there is none of id {name}."
+        )
+    if code == "invalid_transition":
+        states = " or ".join(shown(before) for before in states_before(kind, asked))
+        return Rejection(code, "", f"A {kind} must be for a session whose state is {states}, but it is {shown(state)}.")
+    if code == "invalid_state":
+        allowed = (
+            '"open" or "closed" in a new session' if state is None else '"open", "closed" or "cancelled" in an update'
+        )
+        return must_be(placed("/customerSession/state", request.places), allowed, shown(asked), code)
+    given = shown(request.changes.get("state"))
+    rule = "no update" if state == "cancelled" else 'only an update with state "cancelled"'
+    message = f"A session whose state is {shown(state)} accepts {rule}, but the state in the update is {given}."
+    return Rejection(code, "", message)
 
 
 def _apply(session: Session, request: Request) -> Rejection | None:
@@ -168,7 +185,8 @@ def _apply(session: Session, request: Request) -> Rejection | None:
         elif name == "profileId":
             session.profileId = value
         elif name == "coupon":
-            session.couponCodes = [value] if value else None
+            if not value or not session.couponCodes or session.couponCodes[0] != value:
+                session.couponCodes = [value] if value else None
         elif name == "referral":
             session.referralCode = value or None
         else:
@@ -186,11 +204,12 @@ def _write_totals(session: Session, request: Request) -> Rejection | None:
         item_cost_total = total_nanos(session.cartItemAdditionalCostTotal)
     if cost_total is None:
         cost_total = total_nanos(session.additionalCostTotal)
-    total = item_total + cost_total + item_cost_total
-    written: tuple[Any, ...] = amount(total), amount(item_total), amount(cost_total), amount(item_cost_total)
+    totals = item_total + cost_total + item_cost_total, item_total, cost_total, item_cost_total
+    written: tuple[Any, ...] = tuple(map(amount, totals))
     if None in written:
-        message = f"{_TOTALS[written.index(None)]} would need more than {MAX_DIGITS} significant digits."
-        return Rejection("number_out_of_range", "/customerSession", message)
+        which = written.index(None)
+        rule = f"a session whose {_TOTALS[which]} has at most {MAX_DIGITS} significant digits"
+        return must_be(placed("/customerSession", request.places), rule, decimal(totals[which]), "number_out_of_range")
     session.total, session.cartItemTotal, session.additionalCostTotal, session.cartItemAdditionalCostTotal = written
     return None
 

@@ -14,6 +14,8 @@ from msgspec import Meta, Struct, defstruct
 from pydantic.fields import FieldInfo
 from typing_extensions import get_type_hints, is_typeddict
 
+from worker.domain.model import EmptyArray
+
 _LIMITS = ("min_length", "max_length", "ge", "gt", "lt", "pattern")
 
 
@@ -48,6 +50,8 @@ def _derived(hint: Any, *, forbid: bool) -> Any:
     if origin is Annotated:
         limits = _limits(hint.__metadata__)
         derived = _derived(arguments[0], forbid=forbid)
+        if any(isinstance(it, EmptyArray) for it in hint.__metadata__):
+            return derived | Annotated[list[Any], Meta(max_length=0)]
         return Annotated[derived, limits] if limits is not None else derived
     return hint
 

@@ -21,6 +21,8 @@ from heapq import heappop, heappush
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
+import orjson
+
 from worker.domain.model import instant
 
 # ------------------------------------------------------------------------------------------------ what happens how often
@@ -64,6 +66,7 @@ SHARES: dict[str, float] = {
     "attribute removed": 0.04,
     "discount line": 0.06,
     "read-only fields": 0.06,
+    "session sent back": 0.04,
     "update tried dry": 0.02,
     # of records
     "type left out": 0.30,
@@ -71,6 +74,8 @@ SHARES: dict[str, float] = {
     "occurredAt left out": 0.15,
     "occurredAt with an offset": 0.10,
     "applicationId": 0.30,
+    "bare body": 0.15,  # of updates
+    "framed": 0.05,
     "traceparent": 0.20,
     "duplicate": 0.02,  # of those with an eventId
     "broken": 0.01,
@@ -79,6 +84,8 @@ SHARES: dict[str, float] = {
     "item attributes": 0.12,
     "product": 0.08,
     "dimensions": 0.08,
+    "divided price": 0.08,  # of lines of several pieces: the price of the line divided by its quantity
+    "empty array": 0.06,  # where an object is meant, as PHP writes it
 }
 """How often each behaviour occurs; the comment above a group says of what it is a share."""
 
@@ -163,6 +170,8 @@ def _line(draw: random.Random, category: str) -> Json:
         line |= {"price": exact if draw.random() < 0.5 else round(exact, 2), "weight": grams / 1000}
     else:
         line["quantity"] = draw.choice((1, 1, 1, 1, 2, 2, 3, 6))
+        if line["quantity"] > 1 and draw.random() < SHARES["divided price"]:
+            line["price"] = round(line["price"] * line["quantity"] * 0.9, 2) / line["quantity"]
     if category == "drinks":
         line["additionalCosts"] = {"deposit": {"price": draw.choice((0.08, 0.15, 0.25))}}
     if draw.random() < SHARES["item attributes"]:
@@ -171,6 +180,8 @@ def _line(draw: random.Random, category: str) -> Json:
         line["product"] = {"name": f"{name} (family)"}
     if draw.random() < SHARES["dimensions"]:
         line |= {"height": draw.randint(5, 40), "width": draw.randint(20, 300) / 10, "length": 12.5}
+    if draw.random() < SHARES["empty array"]:
+        line = {"attributes": [], "additionalCosts": []} | line
     return line
 
 
@@ -263,7 +274,8 @@ class Day:
     def record(self, visit: Visit, kind: str, body: Any, *, dry: bool = False) -> Json:
         """Write an update record that the worker accepts; *body* is the customerSession, or the returnedCartItems."""
         value: Json = {}
-        if body is None or not self.may("type left out"):
+        is_bare = kind == "update" and self.may("bare body")
+        if not is_bare and (body is None or not self.may("type left out")):
             value["type"] = kind
         if not self.may("integrationId left out"):
             value["integrationId"] = visit.integration_id
@@ -276,7 +288,9 @@ class Day:
             value["occurredAt"] = self.occurred_at(visit)
         if dry:
             value["dry"] = True
-        if kind == "update":
+        if is_bare:
+            value |= body
+        elif kind == "update":
             value["customerSession"] = body
         elif kind == "return":
             value["return"] = {"returnedCartItems": body}
@@ -321,7 +335,7 @@ AT_FIRST: dict[str, Callable[[random.Random], Json]] = {
 
 UNDERWAY: dict[str, Callable[[random.Random], Json]] = {
     "coupon taken back": lambda draw: draw.choice(({"couponCodes": []}, {"coupon": ""})),
-    "shipping dropped": lambda _: {"additionalCosts": {}},
+    "shipping dropped": lambda draw: {"additionalCosts": draw.choice(({}, []))},
     "attribute added": lambda draw: {"attributes": {"receipt": "e-mail", "bags": draw.randint(0, 3)}},
     "attribute removed": lambda draw: {"attributes": {draw.choice(("cashier", "language", "receipt")): None}},
 }
@@ -389,9 +403,15 @@ def _send_cart(day: Day, visit: Visit, changes: Json, wait: float = CART) -> Scr
         cart.append({"sku": "discount", "name": "Rabatt 5 %", "quantity": 1, "price": -day.draw.randint(10, 400) / 100})
     visit.cart = cart
     changes["cartItems"] = _echoed(cart) if day.may("read-only fields") else cart
+    if day.may("session sent back"):
+        changes |= _SENT_BACK
     if day.may("update tried dry"):
         yield Step(day.record(visit, "update", changes, dry=True), day.wait(RETRY), "dry_run")
     yield from _deliver(day, day.record(visit, "update", changes), wait)
+
+
+_SENT_BACK: Json = {"id": 5, "created": instant(OPENING), "firstSession": True, "updateCount": 1, "total": 9.99}
+"""Read-only fields of a session that a client got in an answer; what they hold does not matter."""
 
 
 def _echoed(cart: list[Json]) -> list[Json]:
@@ -495,6 +515,7 @@ NOT_JSON = (
     '{"customerSession":{"additionalCosts":{"shipping":{"price":NaN}}}}',
     '\ufeff{"type":"reopen"}',
     '["reopen"]',
+    '\x00\x00\x00\x00\x07{"type":',
     "",
 )
 
@@ -538,6 +559,8 @@ BROKEN: dict[str, tuple[Target, *tuple[Callable[[Day, Visit], Any], ...]]] = {
         lambda d, v: _update(d, v, state="paid"),
         lambda d, v: _update(d, v) | {"occurredAt": "22.11.2026 10:00"},
         lambda d, v: _update(d, v) | {"dry": "yes"},
+        lambda _, v: {"integrationId": v.integration_id, "cartItems": [{"sku": "dairy-01", "quantity": "2", "price": 1}]},
+        lambda d, v: _update(d, v, attributes=["channel", "till"]),
         lambda _, v: {"type": "update", "integrationId": v.integration_id},
     ),
     "missing_price": (
@@ -549,7 +572,7 @@ BROKEN: dict[str, tuple[Target, *tuple[Callable[[Day, Visit], Any], ...]]] = {
     "number_out_of_range": (
         "open",
         lambda d, v: _add(d, v, price=1e12),
-        lambda d, v: _add(d, v, price=9.9999999999),
+        lambda d, v: _add(d, v, price=-1e300),
         lambda d, v: _add(d, v, times=9, price=999_999_999_999.999),  # each is fine, their total is not
         lambda d, v: _update(d, v, attributes={"counter": 2**63}),
         lambda *_: '{"type":"update","customerSession":{"attributes":{"counter":1e400}}}',
@@ -616,6 +639,11 @@ def _clock(count: int, draw: random.Random) -> Iterator[int]:
             yield OPENING + hour * HOUR + int((number + draw.random()) * HOUR / records)
 
 
+def _framed(value: Json) -> str:
+    """Write a value as Confluent's serializers do: the byte 0, the id of a schema in four bytes, then the JSON."""
+    return "\x00\x00\x00\x00\x07" + orjson.dumps(value).decode()
+
+
 def foretell(count: int, seed: int, clock: Callable[[], int] | None = None) -> Iterator[tuple[Json, str]]:
     """Yield *count* update records in the form of the contract's section 11, each with what will become of it.
 
@@ -639,6 +667,8 @@ def foretell(count: int, seed: int, clock: Callable[[], int] | None = None) -> I
             script = heappop(waiting)[2] if waiting[0][0] <= tick else visit_shop(day)
             step = next(script, None)
         record, wait, outcome = step
+        if isinstance(record["value"], dict) and day.may("framed"):
+            record = record | {"value": _framed(record["value"])}
         record["timestamp"] = day.now
         heappush(waiting, (tick + 1 + wait, tick, script))
         yield record, outcome

@@ -47,13 +47,17 @@ class Batch(NamedTuple):
 
 
 class Arrival(Struct, frozen=True, gc=False):
-    """An update record whose fields are valid, and where it was taken from (its topic here and its offset there)."""
+    """An update record whose fields are valid, and where it was taken from (its topic here and its offset there).
+
+    *value* is as it arrived; *text* is what was wrapped in it.
+    """
 
     topic: str
     offset: int
     key: bytes
     origin: Origin
     value: bytes | None
+    text: bytes | None
     request: Request
 
 

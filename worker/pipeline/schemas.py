@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, Union, get_args
 
 import orjson
 from pydantic import TypeAdapter
@@ -10,7 +10,17 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from worker.domain.lifecycle import MOVES, Event
-from worker.domain.model import ROWS, Rules, Snapshot, SnapshotV1, Text1000, Time, UpdateRecord
+from worker.domain.model import (
+    ROWS,
+    SESSION_FIELDS,
+    BareBody,
+    Rules,
+    Snapshot,
+    SnapshotV1,
+    Text1000,
+    Time,
+    UpdateRecord,
+)
 from worker.pipeline.replay import Replay
 from worker.pipeline.topology import STAGES, TOPICS, Topic, Topology
 from worker.pipeline.wire import REJECTION_HEADERS, Answer, ConsumerRecord, Happening, SnapshotHeaders, v1_headers
@@ -27,7 +37,7 @@ def documents() -> dict[str, str]:
     """Write every document of `schemas/`: its file's name and its text, always the same."""
     examples = _examples()
     bodies = {
-        "update-record": _schema(UpdateRecord),
+        "update-record": _update_record(),
         "snapshot": _schema(Snapshot),
         "snapshot-v1": _schema(SnapshotV1),
         "rejection-headers": _rejection_headers(),
@@ -95,6 +105,10 @@ EXAMPLES: Final[tuple[tuple[str, Json], ...]] = (
     ("receipt-4712", {"customerSession": {"state": "closed", "cartItems": [_CUP]}}),
     ("receipt-4712", {"type": "reopen", "integrationId": "receipt-4712"}),
     ("cart-8", {"dry": True, "customerSession": {"profileId": "ada", "cartItems": [_CUP], "identifiers": ["kiosk-2"]}}),
+    (  # a bare session, with fields that a client sends back as it received them, from PHP
+        "cart-10",
+        {"state": "open", "cartItems": [{**_CUP, "attributes": []}], "attributes": [], "updateCount": 3, "total": 9},
+    ),
 )
 """Update records, each with its key, that are accepted one after the other."""
 
@@ -145,6 +159,15 @@ _ANONYMOUS: Final[Json] = {
     "if": {"properties": {"profileId": {"const": ""}}},
     "then": {"properties": {"firstSession": {"const": True}}},
 }
+_SESSION: Final[Json] = {
+    "not": {
+        "anyOf": [
+            _given("coupon", "couponCodes"),
+            _given("referral", "referralCode"),
+            {"required": ["state"], "properties": {"state": {"const": "partially_returned"}}},
+        ]
+    }
+}
 _RULES: Final[dict[str, Json]] = {
     "UpdateRecord": {
         "oneOf": [
@@ -153,15 +176,8 @@ _RULES: Final[dict[str, Json]] = {
             _kind("reopen", "type", type={"const": "reopen"}, dry={"enum": [False, None]}),
         ]
     },
-    "CustomerSession": {
-        "not": {
-            "anyOf": [
-                _given("coupon", "couponCodes"),
-                _given("referral", "referralCode"),
-                {"required": ["state"], "properties": {"state": {"const": "partially_returned"}}},
-            ]
-        }
-    },
+    "CustomerSession": _SESSION,
+    "BareBody": {**_SESSION, "anyOf": [_given(name) for name in sorted(SESSION_FIELDS)]},
     "ReturnedCartItem": {"oneOf": [_given("position"), _given("sku")]},
     "Snapshot": _ANONYMOUS,
     "SnapshotV1": _ANONYMOUS,
@@ -184,6 +200,16 @@ class _Plain(GenerateJsonSchema):
 
 def _schema(of: Any) -> Json:
     return TypeAdapter(of).json_schema(schema_generator=_Plain)
+
+
+def _update_record() -> Json:
+    """Describe both forms of an update record."""
+    head = {
+        "title": "UpdateRecordValue",
+        "description": "The value of an update record, whatever it was wrapped in: an update record, or a bare session.",
+        "type": "object",
+    }
+    return {**head, **_schema(Union[UpdateRecord, BareBody])}  # noqa: UP007 - TypedDicts have no `|` in Python 3.11
 
 
 def _object(required: Json, optional: Json | None = None) -> Json:

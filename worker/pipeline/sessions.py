@@ -24,12 +24,14 @@ from msgspec import structs
 
 from worker.domain.model import Rejection, Request, Rules, Session
 from worker.domain.profile import Claim
+from worker.domain.refusals import must_be, placed, shown
 from worker.domain.request import read, too_large
 from worker.domain.session import Folded, fold, v1_view
 from worker.pipeline import wire
 from worker.pipeline.lane import Arrival, Overlay, Pending
 from worker.pipeline.topology import HEADERS_BYTES, Topology
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
+from worker.pipeline.wrapping import Unwrapped, is_bare, unwrap
 
 _DEMOTION_BYTES = 640
 """How much longer the headers may be that tell of a demotion: they name another record and its traceparent (S8)."""
@@ -64,21 +66,28 @@ class Sessions:
         if topic != self.topology.updates:
             told = wire.origin_of_stray(record)
             if told is None:
-                self._refuse(overlay, value, origin, _lost(value, self.rules))
+                self._refuse(overlay, value, origin, _lost(record, self.rules))
                 return False
             origin = told
-        request = read(value, origin.key, origin.timestamp, self.rules)
+        text, envelope = value, None
+        if value is not None and not is_bare(value, origin.headers):
+            unwrapped = unwrap(value, origin.headers, self.rules)
+            if isinstance(unwrapped, Rejection):
+                self._refuse(overlay, value, origin, unwrapped)
+                return False
+            text, envelope = unwrapped
+        request = read(text, origin.key, origin.timestamp, self.rules, envelope)
         if isinstance(request, Rejection):
             self._refuse(overlay, value, origin, request)
             return False
         key = request.integration_id.encode()
         entry = overlay.table.get(key)
-        if record_key != key or entry is None:
+        if entry is None:  # this lane has no session that is not at home
             home = self.topology.home(key, overlay.partition)
-            if home != overlay.partition or (record_key != key and self.topology.partitions is not None):
+            if home != overlay.partition:
                 self._forward(overlay, home, key, value, origin)
                 return False
-        arrival = Arrival(topic, record.offset, key, origin, value, request)
+        arrival = Arrival(topic, record.offset, key, origin, value, text, request)
         if overlay.heads.get(key) is not None and not _stands_alone(request):
             overlay.ledgers[topic].park(record.offset, is_head=False)
             overlay.followers.put(key, (*(overlay.followers.get(key) or ()), arrival))
@@ -86,9 +95,13 @@ class Sessions:
         return self._apply(overlay, arrival, entry)
 
     def _forward(self, overlay: Overlay, home: int, key: bytes, value: bytes | None, origin: Origin) -> None:
-        size = wire.frame_bytes(origin.key, origin.headers)
-        if size > wire.MAX_FRAME_BYTES:
-            message = f"A stray cannot be sent home: its key and headers have {size} bytes."
+        frame, size = wire.frame_bytes(origin.key, origin.headers), len(value or b"")
+        most = self.rules.max_record_bytes + wire.MAX_FRAME_BYTES
+        if frame > wire.MAX_FRAME_BYTES or frame + size > most:
+            rule = f"at most {wire.MAX_FRAME_BYTES} bytes of key and headers, and {most} with its value as it arrived"
+            message = (
+                f"A record outside its session's partition must have {rule}, but it has {frame} and {frame + size}."
+            )
             self._refuse(overlay, value, origin, Rejection("record_too_large", "", message))
             return
         overlay.counts["forwarded"] += 1
@@ -96,7 +109,7 @@ class Sessions:
 
     def _apply(self, overlay: Overlay, arrival: Arrival, entry: bytes | None) -> bool:
         """Fold an arrival into its session, the table's *entry*; tell whether it has to wait for a verdict."""
-        origin, value, request = arrival.origin, arrival.value, arrival.request
+        origin, value, text, request = arrival.origin, arrival.value, arrival.text, arrival.request
         if _stands_alone(request):
             entry = None
         snapshot, events = wire.unpack(entry) if entry is not None else (None, b"")
@@ -105,14 +118,15 @@ class Sessions:
                 self._delete(overlay, arrival)
             return False
         if request.event_id is not None and not request.dry:
-            event = wire.event_entry(request.event_id, value or b"")
+            event = wire.event_entry(request.event_id, text or b"")
             known = wire.recollect(events, event)
             if known == "duplicate":
                 overlay.counts["duplicate"] += 1
                 return False
             if known == "reused":
-                message = f"eventId {request.event_id[:100]!r} came before, with another value."
-                self._refuse(overlay, value, origin, Rejection("event_id_reused", "/eventId", message))
+                rule = "new, since it came before with another value"
+                reused = must_be(placed("/eventId", request.places), rule, shown(request.event_id), "event_id_reused")
+                self._refuse(overlay, value, origin, reused)
                 return False
             events = wire.remember(events, event)
         session = wire.decode(snapshot) if snapshot is not None else None
@@ -139,7 +153,8 @@ class Sessions:
         # A first session may be demoted later: its size is that with "false", whenever that comes.
         size = len(snapshot) + (folded.session.firstSession and has_profile)
         if size > limit:
-            message = f"The snapshot would have {size} bytes, more than the {limit} allowed."
+            allowed = f"at most {limit} bytes (SESSION_WORKER_MAX_SNAPSHOT_BYTES)"
+            message = f"The snapshot after this update record must have {allowed}, but it would have {size}."
             return Rejection("session_too_large", "", message)
         if topic_bytes is None or size + HEADERS_BYTES <= topic_bytes:
             return None
@@ -149,8 +164,9 @@ class Sessions:
         if size <= topic_bytes:
             return None
         topic = self.topology.sessions
+        allowed = f"at most {topic_bytes} bytes (max.message.bytes of {topic})"
         message = (
-            f"The snapshot needs {size} bytes with its headers, but max.message.bytes of {topic} is {topic_bytes}."
+            f"The snapshot after this update record must have {allowed} with its headers, but it would have {size}."
         )
         return Rejection("record_too_large", "", message)
 
@@ -289,9 +305,16 @@ def _stands_alone(request: Request) -> bool:
     return request.dry and request.kind == "update"
 
 
-def _lost(value: bytes | None, rules: Rules) -> Rejection:
+def _lost(record: ConsumerRecord, rules: Rules) -> Rejection:
     """Refuse a record on the topic of strays that does not tell its origin; only its size is judged before that."""
-    if value is not None and len(value) > rules.max_record_bytes:
-        return too_large(value, rules)
-    message = "A record on this topic needs its origin in the last headers: only the worker writes here."
+    value = record.value
+    unwrapped = unwrap(value, record.headers, rules) if value is not None else None
+    if isinstance(unwrapped, Unwrapped) and len(unwrapped.value) > rules.max_record_bytes:
+        return too_large(unwrapped.value, rules)
+    if isinstance(unwrapped, Rejection) and unwrapped.code == "record_too_large":
+        return unwrapped
+    names = shown([name for name, _value in record.headers])
+    message = (
+        f"A record on this topic must have its origin in its last headers, as a worker writes it, but it has {names}."
+    )
     return Rejection("missing_origin", "", message)

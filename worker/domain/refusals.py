@@ -1,0 +1,220 @@
+"""Writes the messages of rejections: what would be right, and the offending value as JSON.
+
+A message speaks of JSON and of the contract. It repeats nothing that a library says.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from msgspec import Raw
+from msgspec.json import decode, format  # noqa: A004
+from pydantic_core import ErrorDetails
+
+from worker.domain.model import (
+    AMOUNT_LIMIT,
+    INTEGER_MIN,
+    AdditionalCost,
+    BareBody,
+    CartItem,
+    CustomerSession,
+    ExperimentVariantAllocation,
+    Product,
+    Rejection,
+    Return,
+    ReturnedCartItem,
+    UpdateRecord,
+)
+
+_MAX_SHOWN = 100
+"""Upper bound in characters of a value, or of a pointer, in a message."""
+_MAX_COMPARED = 50
+"""Upper bound in characters of a field's name for which a message looks for a similar one."""
+
+INTEGER = "an integer of 64 bits (-2^63 to 2^63-1)"
+OBJECT = "The value must be one JSON object in UTF-8"
+_TIME = 'a time like "2026-11-22T10:00:00Z": RFC 3339 with an offset, in the years 1970 to 9999 in UTC'
+_STATES = '"open", "closed" or "cancelled"'
+_REQUIRED = {
+    "sku": "a string of at least 1 character",
+    "quantity": "an integer of at least 1",
+    "price": "a number",
+    "name": "a string",
+    "experimentID": "an integer",
+    "variantID": "an integer",
+    "returnedCartItems": "an array of objects",
+}
+"""What a required field must be, by its name."""
+_OBJECTS: dict[str, Any] = {
+    "customerSession": CustomerSession,
+    "return": Return,
+    "product": Product,
+    "cartItems": CartItem,
+    "experimentVariantAllocations": ExperimentVariantAllocation,
+    "returnedCartItems": ReturnedCartItem,
+}
+"""The objects with known fields, by the name of the field that holds the object or an array of it."""
+
+
+# ------------------------------------------------------------------------------------------------ pointers and values
+
+
+def escaped(name: object) -> str:
+    """Write a name as part of a JSON Pointer (RFC 6901)."""
+    return str(name).replace("~", "~0").replace("/", "~1")
+
+
+def placed(pointer: str, places: dict[str, str]) -> str:
+    """Return where the record that arrived has what *pointer* names, by the *places* of a Request.
+
+    >>> placed("/customerSession/cartItems/0", {"/customerSession": ""}), placed("/eventId", {"/eventId": "/id"})
+    ('/cartItems/0', '/id')
+    """
+    for old, new in places.items():
+        if pointer == old or pointer.startswith(f"{old}/"):
+            return new + pointer[len(old) :]
+    return pointer
+
+
+def shown(value: Any) -> str:
+    """Write a value as JSON, cut to 100 characters.
+
+    >>> shown("Größe"), shown(None), shown({"a": True})
+    ('"Größe"', 'null', '{"a":true}')
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))[:_MAX_SHOWN]
+    except ValueError:
+        return "a number that no double can hold"
+
+
+def shown_text(text: bytes) -> str:
+    """Write bytes that need not be JSON as a JSON string, cut to 100 characters."""
+    return shown(text[: 4 * _MAX_SHOWN].decode(errors="replace"))
+
+
+def shown_at(value: bytes, pointer: str) -> str:
+    """Write what *pointer* names in the JSON object *value* as it was written there, cut to 100 characters.
+
+    A number that no double holds has its digits only there.
+
+    >>> shown_at(b'{"a": [1, 1e400]}', "/a/1"), shown_at(b'{"a": [1, 2]}', "/a")
+    ('1e400', '[1,2]')
+    """
+    text: Any = value
+    for name in pointer.split("/")[1:]:
+        if text.lstrip().startswith(b"["):
+            text = bytes(decode(text, type=list[Raw])[int(name)])
+        else:
+            text = bytes(decode(text, type=dict[str, Raw])[name.replace("~1", "/").replace("~0", "~")])
+    text = format(text, indent=-1)
+    return shown(json.loads(text)) if b"\\" in text else text.decode()[:_MAX_SHOWN]
+
+
+def names(value: bytes) -> list[str]:
+    """Return the names of the fields of the JSON object *value*."""
+    return list(decode(value, type=dict[str, Raw]))
+
+
+# ------------------------------------------------------------------------------------------------------------ messages
+
+
+def must_be(pointer: str, rule: str, value: str, code: str = "invalid_field") -> Rejection:
+    """Refuse *value*, shown already, at *pointer*."""
+    return Rejection(code, pointer, f"{_cut_pointer(pointer)} must be {rule}, but it is {value}.")
+
+
+def _cut_pointer(pointer: str) -> str:
+    return pointer[-_MAX_SHOWN:] or "The value"
+
+
+def malformed(why: str, value: bytes) -> Rejection:
+    """Refuse a value that is no JSON object."""
+    shows = f": {shown_text(value)}" if value else ""
+    return Rejection("malformed_json", "", f"{OBJECT}, but {why}{shows}.")
+
+
+def not_an_object(value: bytes) -> Rejection:
+    """Refuse JSON that is no object."""
+    text = format(value, indent=-1)
+    advice = "; `session-worker send --split` sends each entry as one record" if text.startswith(b"[") else ""
+    what = "an array" if advice else "another value"
+    shows = text.decode()[:_MAX_SHOWN]
+    return Rejection("malformed_json", "", f"{OBJECT}, but it is {what}: {shows}{advice}.")
+
+
+def unlike_its_type(
+    details: ErrorDetails, code: str, path: Sequence[str | int], pointer: str, value: bytes
+) -> Rejection:
+    """Refuse a field that is not what the contract's table says; *path* is its place in the table."""
+    error, last = details["type"], str(path[-1])
+    if code == "unknown_field":
+        message = (
+            f"{_cut_pointer(pointer)} is no field that the contract knows{_meant(path, pointer)}, and its value is "
+        )
+        setting = "to accept and ignore unknown fields, set SESSION_WORKER_UNKNOWN_FIELDS=ignore"
+        return Rejection(code, pointer, f"{message}{shown_at(value, pointer)}; {setting}.")
+    if error == "missing":
+        parent = pointer.rpartition("/")[0]
+        rule = f"{_cut_pointer(pointer)} is required and must be {_REQUIRED[last]}"
+        return Rejection(code, pointer, f"{rule}, but it is missing in {shown_at(value, parent)}.")
+    return must_be(pointer, expected(details, code, last), shown_at(value, pointer), code)
+
+
+def expected(details: ErrorDetails, code: str, last: str) -> str:
+    """Return what would be right."""
+    error, limits = details["type"], details.get("ctx", {})
+    if code == "number_out_of_range":
+        return INTEGER if error == "integer" else f"a number of a magnitude below {AMOUNT_LIMIT}"
+    if error == "integer":
+        return "an integer" if limits["minimum"] == INTEGER_MIN else f"an integer of at least {limits['minimum']}"
+    if last == "occurredAt":
+        return _TIME
+    if error == "string_too_long":
+        return f"a string of at most {limits['max_length']} characters"
+    if error == "too_long":
+        return f"an array of at most {limits['max_length']} entries"
+    return _RULES.get(error, "what the contract says")
+
+
+_RULES = {
+    "string_type": "a string",
+    "string_too_short": "a string of at least 1 character",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "greater_than_equal": "a number of at least 0",
+    "finite_number": "a number of at least 0",
+    "bool_type": "true or false",
+    "literal_error": _STATES,
+}
+"""What would be right, by pydantic's name of what is wrong."""
+
+
+def _meant(path: Sequence[str | int], pointer: str) -> str:
+    """Name the field that was probably meant by an unknown one."""
+    name = str(path[-1])
+    known = _known(path, pointer)
+    if name in CustomerSession.__annotations__ and "customerSession" in known:
+        return " (it belongs into customerSession)"
+    likenesses = {_plain(field): field for field in known}
+    near = get_close_matches(_plain(name), likenesses, n=1) if len(name) <= _MAX_COMPARED else []
+    return f" (did you mean {likenesses[near[0]]}?)" if near else ""
+
+
+def _plain(name: str) -> str:
+    """Leave out of a name in what people differ: capitals, dashes and underscores."""
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def _known(path: Sequence[str | int], pointer: str) -> frozenset[str]:
+    """Return the fields of the object in which an unknown one is."""
+    if pointer.count("/") == 1:
+        of: Any = UpdateRecord if len(path) == 1 else BareBody
+    elif len(path) > 2 and path[-3] == "additionalCosts":
+        of = AdditionalCost
+    else:
+        of = _OBJECTS[str(path[-3] if isinstance(path[-2], int) else path[-2])]
+    return frozenset(of.__required_keys__ | of.__optional_keys__)

@@ -1,0 +1,185 @@
+"""Takes the wrappings of an update record off: a Confluent frame, compression, a CloudEvents envelope.
+
+Theory of operation. A producer's serializer or connector may wrap the JSON. What is inside is read as if it had come
+bare; a rejection and a forwarded stray carry the value as it arrived.
+
+W1. The first byte decides. No JSON begins with the byte 0 (a frame), nor with the magic number of gzip or zstd.
+W2. A frame may be outside a compressed value, not inside: what was inflated is not looked at again.
+W3. Nothing is inflated beyond the limit of a record: the output of each step is bounded, and one byte too many ends it.
+    A window of zstd is at most 128 MiB of address space, of which only what the output needs is ever touched. More
+    than 1,000 members or frames are refused: each costs a decoder, 40 µs, but only 9 bytes of a value.
+W4. The header `content-type` tells a structured event, whose object is the envelope. `ce_id` tells a binary one, if the
+    operator has set that the worker reads these.
+W5. An envelope's id, time and subject stand in for fields that the record lacks, so they are judged only then.
+"""
+
+import sys
+import zlib
+from binascii import a2b_base64
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from msgspec import Raw
+from msgspec.json import decode
+
+from worker.domain.model import MAX_DEPTH, Rejection, Rules
+from worker.domain.refusals import malformed, must_be, not_an_object, shown
+from worker.domain.request import Envelope, parse, too_large
+from worker.pipeline.wire import Headers
+
+if sys.version_info >= (3, 14):  # pragma: no cover - the same module, there in the standard library
+    from compression import zstd
+else:
+    from backports import zstd
+
+_FRAME: Final = 0
+_FRAME_BYTES: Final = 5
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_FIRST_BYTES: Final = frozenset((_FRAME, _GZIP[0], _ZSTD[0]))
+_PIECE_BYTES: Final = 1 << 16
+"""How much of a value a decoder gets at a time; it copies what lies behind the end of a member."""
+MAX_MEMBERS: Final = 1000
+_WINDOW_LOG: Final = 27
+_STRUCTURED: Final = b"application/cloudevents+json"
+
+
+class Unwrapped(NamedTuple):
+    """The update record's own bytes, and what its envelope gives."""
+
+    value: bytes
+    envelope: Envelope | None = None
+
+
+def unwrap(value: bytes, headers: Headers, rules: Rules) -> Unwrapped | Rejection:
+    r"""Return what is wrapped in *value*.
+
+    >>> unwrap(b"\x00\x00\x00\x00\x07{}", (), Rules()).value
+    b'{}'
+    """
+    if value and value[0] in _FIRST_BYTES:  # W1
+        inner = _inflated(value[_FRAME_BYTES:] if value[0] == _FRAME else value, rules)
+        if isinstance(inner, Rejection):
+            return inner
+        value = inner
+    if not headers:
+        return Unwrapped(value)
+    if _is_structured(headers):
+        return too_large(value, rules) if len(value) > rules.max_record_bytes else _structured(value)
+    return Unwrapped(value, _binary(headers) if rules.cloudevents else None)
+
+
+def is_bare(value: bytes, headers: Headers) -> bool:
+    """Return True if nothing can be wrapped in *value*: what most records cost is this one look (W1)."""
+    return not headers and value[:1] == b"{"
+
+
+# -------------------------------------------------------------------------------------------------------- compression
+
+
+class _GzipDecoder:
+    """One member of gzip, with the names of zstd's decoder."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=31)
+
+    def decompress(self, piece: memoryview, max_length: int) -> bytes:
+        return self._decoder.decompress(piece, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+
+def _zstd_decoder() -> Any:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
+
+
+def _inflated(value: bytes, rules: Rules) -> bytes | Rejection:
+    """Inflate *value* if it is compressed, within the limit of a record."""
+    try:
+        if value.startswith(_GZIP):
+            return _members(value, _GzipDecoder, rules)
+        if value.startswith(_ZSTD):
+            return _members(value, _zstd_decoder, rules)
+    except (zlib.error, zstd.ZstdError):
+        return malformed("as a compressed value it is damaged", value)
+    return value
+
+
+def _members(value: bytes, decoder_of: Callable[[], Any], rules: Rules) -> bytes | Rejection:
+    """Inflate the members of a compressed value, one after the other (W3)."""
+    rest, text, left = memoryview(value), [], rules.max_record_bytes
+    members = 0
+    while rest:
+        members += 1
+        if members > MAX_MEMBERS:
+            return malformed(f"as a compressed value it has more than {MAX_MEMBERS} members or frames", value)
+        decoder = decoder_of()
+        while not decoder.eof:
+            if not rest:
+                return malformed("as a compressed value it breaks off before its end", value)
+            piece = rest[:_PIECE_BYTES]
+            text.append(decoder.decompress(piece, left + 1))
+            left -= len(text[-1])
+            if left < 0:
+                allowed = f"at most {rules.max_record_bytes} bytes (SESSION_WORKER_MAX_RECORD_BYTES)"
+                message = f"The value must have {allowed}, but its {len(value)} bytes inflate to more."
+                return Rejection("record_too_large", "", message)
+            rest = rest[len(piece) - len(decoder.unused_data) :]
+    return b"".join(text)
+
+
+# -------------------------------------------------------------------------------------------------------- CloudEvents
+
+
+def _is_structured(headers: Headers) -> bool:
+    """Return True if the last header `content-type` names an event as JSON (W4)."""
+    given = [content for name, content in headers if content is not None and name.lower() == "content-type"]
+    return bool(given) and given[-1].lower().startswith(_STRUCTURED)
+
+
+def _structured(value: bytes) -> Unwrapped | Rejection:
+    parsed = parse(value, MAX_DEPTH + 1)
+    if isinstance(parsed, Rejection):
+        return parsed
+    members = decode(value, type=dict[str, Raw])
+    envelope = {
+        name: (parsed[member], f"/{member}")
+        for name, member in (("eventId", "id"), ("occurredAt", "time"), ("integrationId", "subject"))
+        if parsed.get(member) is not None and not (member == "subject" and parsed[member] == "")
+    }
+    encoded = parsed.get("data_base64")
+    if parsed.get("data") is not None:
+        data = bytes(members["data"])
+        return Unwrapped(data, envelope) if type(parsed["data"]) is dict else not_an_object(data)
+    if encoded is None:
+        has = f"in an event with the members {shown(list(parsed))}"
+        how = "null" if "data" in parsed else "missing"
+        return Rejection(
+            "invalid_field", "/data", f"/data must be the update record, an object, but it is {how} {has}."
+        )
+    try:
+        return Unwrapped(a2b_base64(encoded.encode("ascii"), strict_mode=True), envelope)
+    except (AttributeError, ValueError):
+        return must_be("/data_base64", "a string of standard Base64", shown(encoded))
+
+
+def _binary(headers: Headers) -> Envelope | None:
+    """Read the headers of an event in binary mode; what they give has the pointers of the record's own fields."""
+    given = {name: text for name, text in headers if text is not None}
+    if "ce_id" not in given:
+        return None
+    envelope: dict[str, tuple[Any, str]] = {"eventId": (given["ce_id"].decode(errors="backslashreplace"), "/eventId")}
+    if "ce_time" in given:
+        envelope["occurredAt"] = given["ce_time"].decode(errors="backslashreplace"), "/occurredAt"
+    try:
+        if subject := given.get("ce_subject", b"").decode():
+            envelope["integrationId"] = subject, "/integrationId"
+    except UnicodeDecodeError:
+        pass  # like a key that is not UTF-8, it names no session
+    return envelope
