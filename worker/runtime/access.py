@@ -27,6 +27,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.runtime.cluster import DENIED, GRANT, Refused
+from worker.runtime.refusals import ClientEnded, remedy
 from worker.settings import PREFIX, Settings
 
 ANSWER_SECONDS: Final = 3
@@ -37,6 +38,8 @@ _NUMBER: Final = b"Sess"
 _HELLO: Final = struct.pack(">ihh4sh", 10, 18, 0, _NUMBER, 0)
 """An ApiVersions request of version 0, from a client without a name, which every broker answers before a login."""
 _ANSWER_BYTES: Final = 512
+_HTTP: Final = b"HTTP/"
+_PAGE: Final = b"GET / HTTP/1.0\r\n\r\n"
 _TLS_ALERT: Final = b"TLS"
 """Stands for an answer that only a server with TLS gives."""
 _NO_TLS: Final = frozenset(
@@ -194,9 +197,8 @@ def _no_connection(place: _Place, error: BaseException) -> str | None:
 async def _other_protocol(place: _Place, answer: bytes | None, settings: Settings) -> str:
     """Return what an address speaks that does not answer as Kafka does with the configured protocol."""
     has_tls = settings.security_protocol.endswith("SSL")
-    http = b"GET / HTTP/1.0\r\n\r\n"
     plain, over_tls, page = await asyncio.gather(
-        _tries(place, None, _HELLO), _tries(place, _any_certificate(), _HELLO), _tries(place, None, http)
+        _tries(place, None, _HELLO), _tries(place, _any_certificate(), _HELLO), _tries(place, None, _PAGE)
     )
     if has_tls and plain and _is_kafka(plain):
         other = settings.security_protocol.replace("SSL", "PLAINTEXT")
@@ -208,18 +210,13 @@ async def _other_protocol(place: _Place, answer: bytes | None, settings: Setting
         other = settings.security_protocol.replace("PLAINTEXT", "SSL")
         return f"{place.address} speaks TLS: is the listener SSL? Set {PREFIX}SECURITY_PROTOCOL={other}"
     check = f"check {PREFIX}BROKERS"
-    no_tls = has_tls and not over_tls
+    also = "does not speak TLS and " if has_tls and not over_tls else ""
     if seen := answer or plain or page:
-        speaks = "it speaks HTTP" if b"HTTP/" in seen + (page or b"") else f"it sends {seen[:16]!r}"
-        also = "does not speak TLS and " if no_tls else ""
+        speaks = "it speaks HTTP" if _HTTP in {seen[:5], (page or b"")[:5]} else f"it sends {seen[:16]!r}"
         return f"{place.address} {also}answers, but not as Kafka does ({speaks}): {check}"
     if answer is None and plain is None:
         return f"{place.address} accepts the connection, but does not answer within {ANSWER_SECONDS} s: {check}"
-    if no_tls:
-        other = settings.security_protocol.replace("SSL", "PLAINTEXT")
-        hint = f"is the listener PLAINTEXT? Set {PREFIX}SECURITY_PROTOCOL={other}"
-        return f"{place.address} does not speak TLS: {check}; or {hint}"
-    return f"{place.address} closes each connection at once, which Kafka does not: {check}"
+    return f"{place.address} {also}closes each connection at once, which Kafka does not: {check}"
 
 
 def _is_kafka(answer: bytes) -> bool:
@@ -244,6 +241,8 @@ def explained(error: Exception) -> Exception:
     """Add what to do to an answer that the worker has no right to what it asked for; give any other error as it is."""
     if isinstance(error, Refused) and error.code in DENIED:
         return NotLetIn(f"{error}: {GRANT}")
+    if type(error) is Refused:
+        return ClientEnded(f"{error}: {remedy(error.code)}")
     if isinstance(error, KafkaError) and getattr(error, "errno", None) in DENIED:
         names = ", ".join(sorted(chain.from_iterable([it] if isinstance(it, str) else it for it in error.args)))
         return NotLetIn(f"{names}: {type(error).__name__}: {GRANT}")

@@ -96,6 +96,14 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         client.send = Watch(client.send, consumer._group_id, client.force_metadata_update, self._end).send  # D9
         return consumer
 
+    async def on_thread_stop(self) -> None:
+        """Stop the client, also where one of its tasks has failed: that ends the worker already (D9)."""
+        try:
+            await super().on_thread_stop()
+        except KafkaError as error:
+            self.log.debug("The client does not stop in order: %r", error)
+            await self._ensure_consumer()._client.close()
+
     async def _highwaters(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Give the high watermarks, not the last stable offsets (D3)."""
         consumer = self._ensure_consumer()
@@ -187,6 +195,8 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
     def _check(self, consumer: Any) -> None:
         """End the worker when a task of the client has ended, or waits for somebody to look at its error (D9)."""
         coordinator = consumer._coordinator
+        if coordinator is None:  # it has not started yet
+            return
         tasks = coordinator._coordination_task, consumer._fetcher._fetch_task, consumer._client._sync_task
         causes = [_cause(task) for task in tasks if task.done()]
         for cause in (coordinator._pending_exception, *causes):

@@ -110,7 +110,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
     Code.UNSUPPORTED_VERSION: "the brokers are too old for the worker. Update them, or set {brokers} to newer ones",
     **dict.fromkeys(DENIED, f"the worker's principal may not do this; {GRANT}"),
 }
-_UNKNOWN: Final = "nothing that the worker can retry. The log of the broker says why; then start the worker again"
+_UNKNOWN: Final = "the worker cannot retry this. Read the log of the broker for the cause, then start the worker again"
 _SETTINGS: Final = {
     "app_id": f"{PREFIX}APP_ID",
     "session_timeout": f"{PREFIX}SESSION_TIMEOUT_SECONDS",
