@@ -154,6 +154,62 @@ def test_a_retriable_code_is_logged_and_the_worker_recovers(kafka, crew, api, co
     assert status == 0
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (Code.INVALID_REQUEST, "Error: Kafka refuses Fetch with {}/0: INVALID_REQUEST: "),
+        (Code.TOPIC_AUTHORIZATION_FAILED, "Error: Kafka refuses Fetch with {}/0: TOPIC_AUTHORIZATION_FAILED: "),
+        (Code.CORRUPT_MESSAGE, "Error: {}/0: the batch at offset 0 is corrupt, as the broker finds"),
+        (Code.UNSUPPORTED_COMPRESSION_TYPE, "Error: {}/0: the batch at offset 0 has a compression codec that"),
+    ],
+)
+def test_a_fatal_code_of_a_partition_ends_the_worker_and_names_it(kafka, crew, code, words):
+    async def scenario():
+        with injecting(kafka) as wire:
+            it = crew(1)
+            wire.answer_partition_with(Api.FETCH, it.topology.updates, code)
+            worker = it.start(brokers=wire.address)
+            return it.topology.updates, await worker.ends(), worker.said()[-1]
+
+    topic, status, last = asyncio.run(scenario())
+    assert status == 1
+    assert last.startswith(words.format(topic))
+
+
+@pytest.mark.parametrize(
+    "code", [Code.NOT_LEADER_OR_FOLLOWER, Code.KAFKA_STORAGE_ERROR, Code.UNSTABLE_OFFSET_COMMIT, -1]
+)
+def test_a_retriable_code_of_a_partition_is_logged_and_the_worker_recovers(kafka, crew, code):
+    async def scenario():
+        with injecting(kafka) as wire:
+            it = crew(1)
+            wire.answer_partition_with(Api.FETCH, it.topology.updates, code)
+            worker = it.start(brokers=wire.address)
+            await worker.says(f"Kafka answers Fetch with {it.topology.updates}/0: {Code(code).name}; trying again")
+            wire.answer_fairly()
+            await it.send([update("s-1")])
+            await it.settle()
+            return len([line for line in worker.said() if "Kafka answers Fetch with" in line]), await worker.stop()
+
+    lines, status = asyncio.run(scenario())
+    assert lines < 3
+    assert status == 0
+
+
+@pytest.mark.parametrize("code", [Code.INVALID_REQUEST, 999])
+def test_a_fatal_code_of_a_whole_fetch_ends_the_worker(kafka, crew, code):
+    async def scenario():
+        with injecting(kafka) as wire:
+            it = crew(1)
+            wire.answer_with(Api.FETCH, code)
+            worker = it.start(brokers=wire.address)
+            return await worker.ends(), worker.said()[-1]
+
+    status, last = asyncio.run(scenario())
+    assert status == 1
+    assert last.startswith("Error: Kafka refuses Fetch with ")
+
+
 # ------------------------------------------------------------------------------------------------- a real broker refuses
 
 

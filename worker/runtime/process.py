@@ -83,7 +83,7 @@ async def _run(settings: Settings, stop: StopRequest) -> None:
         try:
             await _live(build_app(settings, preparing.result()), waiting)
         except KafkaConnectionError:
-            log.warning("Kafka at %s is away again", settings.brokers)
+            log.warning("Kafka at %s is unreachable again", settings.brokers)
         else:
             return
 

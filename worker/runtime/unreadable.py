@@ -23,10 +23,10 @@ class Unreadable(Exception):
     """
 
     def __init__(self, tp: TopicPartition, offset: int, what: str, after: int | None = None) -> None:
-        to = f"to offset {after}" if after else "to the offset after that batch"
+        end = f"offset {after}" if after else "the offset that follows it"
         super().__init__(
             f"{tp.topic}/{tp.partition}: the batch at offset {offset} {what}. Nothing can be read past it. To go on "
-            f"without it on the input topic delete the records up {to} with kafka-delete-records.sh, and set "
+            f"without it on the input topic delete the records before {end} with kafka-delete-records.sh, and set "
             f"{PREFIX}ON_DATA_LOSS=earliest. On another topic restore it from a backup, or name a new topic"
         )
 
