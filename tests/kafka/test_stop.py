@@ -10,8 +10,8 @@ from tests.kafka.ports import serving
 from tests.kafka.workers import simulated
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
-SERIES = [(TERM, TERM), (INT, INT), (TERM, INT), (INT, TERM), (TERM, INT, TERM, INT, TERM)]
-PAUSES = [0.0, 0.02, 0.2]
+SERIES = [(TERM, TERM), (INT, INT), (TERM, INT, TERM, INT, TERM)]
+PAUSES = [0.02, 0.2]
 
 
 async def _signal(worker, series, pause):
@@ -35,10 +35,10 @@ def test_several_signals_to_a_running_worker_give_status_0(crew, series):
         await it.settle()
         return statuses
 
-    assert asyncio.run(scenario()) == [0, 0, 0]
+    assert asyncio.run(scenario()) == [0, 0]
 
 
-@pytest.mark.parametrize("after", ["Starting", "Consumer: Starting", "Restoring", "Restored"])
+@pytest.mark.parametrize("after", ["App]: Starting", "Consumer]: Starting", "Recovery complete"])
 def test_several_signals_to_a_starting_worker_give_status_0(crew, after):
     async def scenario():
         it = crew(1)
@@ -56,18 +56,18 @@ def test_several_signals_to_a_starting_worker_give_status_0(crew, after):
 def test_several_signals_to_a_worker_without_kafka_give_status_0(crew, series):
     async def scenario():
         it = crew(1)
-        with serving("silent") as port:
+        with serving("closing") as port:
             statuses = []
             for pause in PAUSES:
                 worker = it.start(brokers=f"127.0.0.1:{port}")
-                await worker.says("does not answer")
+                await worker.says("closes each connection at once")
                 statuses.append(await _signal(worker, series, pause))
         return statuses
 
-    assert asyncio.run(scenario()) == [0, 0, 0]
+    assert asyncio.run(scenario()) == [0, 0]
 
 
-@pytest.mark.parametrize("seconds", [0.01, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.5])
 def test_a_signal_while_a_worker_stops_gives_status_0(crew, seconds):
     async def scenario():
         it = crew(1)

@@ -13,6 +13,7 @@ import asyncio
 import socket
 import ssl
 import struct
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +34,7 @@ from worker.settings import PREFIX, Settings
 ANSWER_SECONDS: Final = 3
 """Upper bound in seconds for each step: to connect, to answer."""
 
+_CLOSE_SECONDS: Final = 1
 _NUMBER: Final = b"Sess"
 """The correlation id of the request that asks what an address speaks."""
 _HELLO: Final = struct.pack(">ihh4sh", 10, 18, 0, _NUMBER, 0)
@@ -72,14 +74,17 @@ class Unreachable(Exception):
 
 async def check_brokers(settings: Settings) -> None:
     """Return if a broker can be reached; raise NotLetIn when one refuses for good, else Unreachable."""
-    addresses = [address.strip() for address in settings.brokers.split(",")]
-    found = await asyncio.gather(*(_problem(address, settings) for address in addresses), return_exceptions=True)
-    if None in found:
-        return
-    for problem in found:
-        if isinstance(problem, BaseException):
-            raise problem
-    raise Unreachable("; ".join(str(problem) for problem in found))
+    asked = [asyncio.ensure_future(_problem(address.strip(), settings)) for address in settings.brokers.split(",")]
+    try:
+        for answered in asyncio.as_completed(asked):
+            with suppress(NotLetIn):
+                if await answered is None:
+                    return
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    raise Unreachable("; ".join(str(task.result()) for task in asked))  # NotLetIn where that is the result
 
 
 async def _problem(address: str, settings: Settings) -> str | None:
@@ -119,7 +124,7 @@ async def _refusal(place: "_Place", settings: Settings) -> str | None:
             )
         return f"Kafka at {place.address} does not complete the login: {_words(error)}"
     finally:
-        opened.close()
+        await asyncio.wait([opened.close()], timeout=_CLOSE_SECONDS)
     return await _unreachable_brokers(place, [_Place(f"{it[1]}:{it[2]}", it[1], it[2]) for it in brokers])
 
 
