@@ -74,7 +74,7 @@ def test_one_good_address_of_several_is_enough(kafka):
     began = time.monotonic()
     with serving("silent") as port:
         asyncio.run(check_brokers(Settings(brokers=f"127.0.0.1:{port},{kafka}")))
-    assert time.monotonic() - began < 2, "it does not wait for the others"
+    assert time.monotonic() - began < 5, "it does not wait for the others"
 
 
 def test_a_plaintext_listener_with_tls_configured_is_said_in_words(kafka):
