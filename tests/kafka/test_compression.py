@@ -164,10 +164,10 @@ def test_an_unreadable_batch_on_the_input_ends_the_worker_at_its_offset(kafka, c
         with injecting(kafka) as wire:
             wire.change = spoil(2, defect, b'"customerSession"')
             it = crew(1)
-            worker = it.start(brokers=wire.address)
-            await worker.says("Opened")
-            for number in range(4):  # a batch each
+            await create(kafka, it.topology.updates)
+            for number in range(4):  # a batch each, fetched together
                 await it.send([update(f"s-{number}")])
+            worker = it.start(brokers=wire.address)
             ends = [(await worker.ends(), worker.said()[-1])]
             again = it.start(brokers=wire.address)
             ends.append((await again.ends(), again.said()[-1]))
