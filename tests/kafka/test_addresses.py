@@ -140,7 +140,7 @@ def test_advertised_listeners_that_cannot_be_reached_are_said_in_words(kafka):
 
 
 @pytest.mark.parametrize("kind", ["http", "silent", "closing"])
-def test_run_says_within_ten_seconds_what_is_wrong_and_starts_when_it_is_right(kafka, crew, kind):
+def test_run_says_what_is_wrong_in_10_s_and_starts_when_it_is_right(kafka, crew, kind):
     """The address is right as soon as Kafka listens there, here by a proxy."""
 
     async def scenario():

@@ -103,13 +103,13 @@ def test_a_retried_code_is_logged_every_few_seconds_and_not_per_attempt(caplog):
 
     caplog.set_level("INFO")
     assert 10 < asyncio.run(scenario()) < 40
-    told = [record.getMessage() for record in caplog.records if record.name.startswith("worker")]
-    assert [line.partition("; ")[0] for line in told] == [
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("worker")]
+    assert [line.partition("; ")[0] for line in said] == [
         "Kafka answers Heartbeat with group shop: COORDINATOR_NOT_AVAILABLE",
         "Kafka answers Heartbeat with group shop: COORDINATOR_NOT_AVAILABLE",
-        told[-1],
+        said[-1],
     ]
-    assert told[-1].startswith("Kafka answers Heartbeat again")
+    assert said[-1].startswith("Kafka answers Heartbeat again")
     assert clock.ended == []
 
 
@@ -299,6 +299,7 @@ def test_a_task_of_the_client_that_is_cancelled_ends_the_worker(kafka, name):
     group, reason = asyncio.run(_reason(kafka, lambda client: TASKS[name](client).cancel()))
     assert isinstance(reason, ClientEnded)
     assert f"group {group}" in str(reason)
+    assert f"the task of its {name} " in str(reason)
     assert "SESSION_WORKER_APP_ID" in str(reason)
 
 

@@ -1,4 +1,4 @@
-"""Says in words why brokers cannot be reached, or do not let the worker in; the worker and the tools use the same.
+"""Describes why brokers cannot be reached or do not let the worker in; the worker and the tools use the same words.
 
 aiokafka's client only says that it found no broker, and writes the reason, often an empty one, to its log. So each address
 is asked before a client is: first what it speaks, then for the login, then for the other brokers. Each step has a limit,
@@ -34,6 +34,8 @@ from worker.settings import PREFIX, Settings
 ANSWER_SECONDS: Final = 3
 """Upper bound in seconds for each step: to connect, to answer."""
 
+_TRY_SECONDS: Final = 2
+"""Upper bound in seconds for a try of another protocol."""
 _CLOSE_SECONDS: Final = 1
 _NUMBER: Final = b"Sess"
 """The correlation id of the request that asks what an address speaks."""
@@ -174,7 +176,8 @@ async def _ask(place: _Place, context: ssl.SSLContext | None, request: bytes) ->
 async def _tries(place: _Place, context: ssl.SSLContext | None, request: bytes) -> bytes | None:
     """Return the answer to a request that is only a try; None when there is none, no bytes when it is closed."""
     try:
-        return await _ask(place, context, request)
+        async with asyncio.timeout(_TRY_SECONDS):
+            return await _ask(place, context, request)
     except TimeoutError:
         return None
     except ssl.SSLError as error:
@@ -243,7 +246,7 @@ def _words(error: BaseException) -> str:
 
 
 def explained(error: Exception) -> Exception:
-    """Add what to do to an answer that the worker has no right to what it asked for; give any other error as it is."""
+    """Return the error of a broker's refusal with what to do about it, and any other error as it is."""
     if isinstance(error, Refused) and error.code in DENIED:
         return NotLetIn(f"{error}: {GRANT}")
     if type(error) is Refused:

@@ -51,9 +51,9 @@ from mode import Service
 from worker.pipeline.lane import Batch
 from worker.pipeline.wire import ConsumerRecord
 from worker.runtime.cluster import Membership
-from worker.runtime.refusals import ClientEnded, Watch
+from worker.runtime.protocol import Code
+from worker.runtime.refusals import ClientEnded, Watch, remedy
 from worker.runtime.unreadable import unreadable
-from worker.settings import PREFIX
 
 _CALM = (1, 500)  # a broker may hold a fetch until it has so many bytes, and so many milliseconds
 _BUSY = (1 << 16, 12)  # each fetch costs the same, whatever it brings
@@ -197,8 +197,12 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         coordinator = consumer._coordinator
         if coordinator is None:  # it has not started yet
             return
-        tasks = coordinator._coordination_task, consumer._fetcher._fetch_task, consumer._client._sync_task
-        causes = [_cause(task) for task in tasks if task.done()]
+        tasks = {
+            "coordination": coordinator._coordination_task,
+            "fetching": consumer._fetcher._fetch_task,
+            "metadata": consumer._client._sync_task,
+        }
+        causes = [_cause(name, task) for name, task in tasks.items() if task.done()]
         for cause in (coordinator._pending_exception, *causes):
             if cause is not None:
                 self._end(self._ended(cause))
@@ -210,9 +214,8 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         while first.__cause__ is not None:
             first = first.__cause__
         return ClientEnded(
-            f"The Kafka client of group {self.app.conf.id} ended: {' '.join(str(cause).split())} ({first!r}). If another "
-            f"member of the group uses another assignor or protocol, stop it or give it another group; to give a new "
-            f"worker another group set {PREFIX}APP_ID. Otherwise start the worker again"
+            f"The Kafka client of group {self.app.conf.id} ended: {' '.join(str(cause).split())} ({first!r}). Start the "
+            f"worker again. If it ends in the same way, perhaps {remedy(Code.INCONSISTENT_GROUP_PROTOCOL)}"
         )
 
     def _end(self, error: Exception) -> None:
@@ -337,11 +340,11 @@ class Transport(stock.Transport):
     Consumer: ClassVar[type[Consumer]] = Consumer
 
 
-def _cause(task: asyncio.Task[Any]) -> BaseException:
+def _cause(name: str, task: asyncio.Task[Any]) -> BaseException:
     """Return why a task of the client has ended."""
     if task.cancelled():
-        return RuntimeError(f"{task.get_name()} was cancelled")
-    return task.exception() or RuntimeError(f"{task.get_name()} returned")
+        return RuntimeError(f"the task of its {name} was cancelled")
+    return task.exception() or RuntimeError(f"the task of its {name} returned")
 
 
 def _take(fetcher: Fetcher, active: Collection[TP]) -> dict[TP, Batch]:
