@@ -27,6 +27,9 @@ from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, read, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
+from worker.runtime.access import NotLetIn, Unreachable, check_brokers
+from worker.runtime.signals import StopRequest
+from worker.runtime.unreadable import unreadable
 from worker.settings import Settings, WrongSetting, example_file, in_force, load
 
 _COLLECTED_EVERY = 50_000
@@ -73,7 +76,7 @@ def replay(source: BinaryIO, output: BinaryIO, *, summary: bool) -> None:
 @click.option("--topic", help="Where to; by default where the worker reads update records.")
 def send(source: BinaryIO, topic: str | None) -> None:
     """Put FILE, update records as JSON Lines (-: standard input), on the input topic."""
-    settings = _settings()
+    settings = _kafka_settings()
     topic = topic or settings.updates_topic
     with _kafkas_errors():
         try:
@@ -88,7 +91,7 @@ def send(source: BinaryIO, topic: str | None) -> None:
 @click.option("--out", type=click.File("wb"), default="-", help="Where to write; standard output by default.")
 def dump(topic: str, out: BinaryIO) -> None:
     """Write what is committed on TOPIC, up to its end as it is now, as JSON Lines, for send and replay."""
-    settings = _settings()
+    settings = _kafka_settings()
     with _kafkas_errors():
         open_at = asyncio.run(console.dump(settings.connection(), topic, out))
     out.flush()
@@ -103,7 +106,7 @@ def dump(topic: str, out: BinaryIO) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print values as they are, a deleted session's as null.")
 def tail(key: str | None, topic: str | None, *, from_beginning: bool, as_json: bool) -> None:
     """Print snapshots as they come, until Ctrl-C: time, what happened, integrationId, state, total, updateCount."""
-    settings = _settings()
+    settings = _kafka_settings()
 
     def show(record: console.Fetched) -> None:
         click.echo((b"null" if record.value is None else record.value) if as_json else console.line_of(record))
@@ -131,14 +134,18 @@ def simulate(count: int, seed: int, out: BinaryIO) -> None:
 @main.command()
 def run() -> None:
     """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
-    from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
-
     settings = _settings()
-    process.configure_logging()
+    stop = StopRequest()
+    stop.catch()
     try:
-        process.run(settings)
+        from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
+
+        process.configure_logging()
+        process.run(settings, stop)
     except Exception as error:
         raise click.ClickException(str(error) or repr(error)) from error
+    finally:
+        stop.ignore()
 
 
 @main.command()
@@ -201,7 +208,7 @@ def accept(*, yes: bool) -> None:
 
     All workers must be stopped. To choose another offset use Kafka's kafka-consumer-groups.sh --reset-offsets before.
     """
-    settings = _settings()
+    settings = _kafka_settings()
     connection, group = settings.connection(), settings.app_id
     with _kafkas_errors():
         findings = asyncio.run(committed.review(connection, group, settings.topology(None)))
@@ -243,6 +250,14 @@ def _extra() -> Iterator[None]:
         raise click.ClickException(f"{error.name} is missing: pip install 'session-worker[local]'") from error
 
 
+def _kafka_settings() -> Settings:
+    """Read the settings; fail with one line that says what is wrong when their brokers cannot be reached."""
+    settings = _settings()
+    with _kafkas_errors():
+        asyncio.run(check_brokers(settings))
+    return settings
+
+
 def _settings() -> Settings:
     try:
         return load()
@@ -256,8 +271,12 @@ def _kafkas_errors() -> Iterator[None]:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         yield
-    except (KafkaError, NoSuchTopic, NotAccepted) as error:
-        raise click.ClickException(str(error)) from error
+    except (KafkaError, NoSuchTopic, NotAccepted, NotLetIn, Unreachable) as error:
+        raise click.ClickException(str(unreadable(error) or error)) from error
+    except Exception as error:
+        if damage := unreadable(error):
+            raise click.ClickException(str(damage)) from error
+        raise
 
 
 def _name(source: BinaryIO) -> str:

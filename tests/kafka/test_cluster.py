@@ -158,4 +158,4 @@ def test_the_operator_hears_of_a_question_that_has_no_answer_yet_and_it_can_be_g
     asyncio.run(scenario())
     told = [record.message for record in caplog.records if record.name == "worker.runtime.cluster"]
     assert len(told) == 4  # two questions, two times each
-    assert all("still waiting: " in line for line in told)
+    assert all("still waiting after " in line for line in told)

@@ -129,7 +129,7 @@ def test_a_worker_waits_for_a_broker_at_its_start_and_goes_on_when_one_goes_and_
         with Crew(frail.bootstrap_servers, tmp_path, transaction_timeout_seconds=1) as it:
             frail.kill(0)
             worker = it.start()
-            await worker.says("does not answer, trying on")
+            await worker.says("refuses the connection: nothing listens there")
             said = worker.said()
             await asyncio.sleep(3)
             assert worker.said() == said

@@ -1,55 +1,256 @@
-"""Tells why brokers do not let the worker in, or not do its work, in one line that says what to do.
+"""Describes why brokers cannot be reached or do not let the worker in; the worker and the tools use the same words.
 
-aiokafka's client only says that it found no broker, and writes the reason to its log. So when it found none, each
-broker is connected to once more, to see why: what a broker refuses for good is not tried again.
+aiokafka's client only says that it found no broker, and writes the reason, often an empty one, to its log. So each address
+is asked before a client is: first what it speaks, then for the login, then for the other brokers. Each step has a limit,
+and together they take less than 10 seconds, for all addresses at once.
+
+W1. An address where Kafka answers as configured is enough.
+W2. What a broker refuses for good, such as a login, is not tried again: NotLetIn.
+W3. Everything else may pass: Unreachable. Its message says what answers there instead, and names the setting.
 """
 
+import asyncio
+import socket
 import ssl
+import struct
+from contextlib import suppress
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator
 from aiokafka.errors import (
     IllegalSaslStateError,
+    KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.runtime.cluster import DENIED, GRANT, Refused
+from worker.runtime.refusals import ClientEnded, remedy
 from worker.settings import PREFIX, Settings
 
-CONNECT_SECONDS: Final = 10
+ANSWER_SECONDS: Final = 3
+"""Upper bound in seconds for each step: to connect, to answer."""
+
+_TRY_SECONDS: Final = 2
+"""Upper bound in seconds for a try of another protocol."""
+_CLOSE_SECONDS: Final = 1
+_NUMBER: Final = b"Sess"
+"""The correlation id of the request that asks what an address speaks."""
+_HELLO: Final = struct.pack(">ihh4sh", 10, 18, 0, _NUMBER, 0)
+"""An ApiVersions request of version 0, from a client without a name, which every broker answers before a login."""
+_ANSWER_BYTES: Final = 512
+_HTTP: Final = b"HTTP/"
+_PAGE: Final = b"GET / HTTP/1.0\r\n\r\n"
+_TLS_ALERT: Final = b"TLS"
+"""Stands for an answer that only a server with TLS gives."""
+_NO_TLS: Final = frozenset(
+    {
+        "WRONG_VERSION_NUMBER",
+        "RECORD_LAYER_FAILURE",
+        "HTTP_REQUEST",
+        "UNEXPECTED_EOF_WHILE_READING",
+        "PACKET_LENGTH_TOO_LONG",
+    }
+)
+"""Reasons of OpenSSL for an answer that is not TLS."""
 
 _EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL
 _ALERT: Final = "_ALERT_"
 """In the reason of an SSLError: the other side has refused, and says why."""
 
 
+class _NoConnection(OSError):
+    """No connection within ANSWER_SECONDS."""
+
+
 class NotLetIn(Exception):
     """A broker refuses the worker, or the worker the broker; the message says what to do, without any secret."""
 
 
-async def ask_why(settings: Settings) -> None:
-    """Raise NotLetIn when a broker is there and the worker cannot get in; return when none is there."""
+class Unreachable(Exception):
+    """No broker answers as Kafka does; the message says for each address what is wrong. It may pass."""
+
+
+async def check_brokers(settings: Settings) -> None:
+    """Return if a broker can be reached; raise NotLetIn when one refuses for good, else Unreachable."""
+    asked = [asyncio.ensure_future(_problem(address.strip(), settings)) for address in settings.brokers.split(",")]
+    try:
+        for answered in asyncio.as_completed(asked):
+            with suppress(NotLetIn):
+                if await answered is None:
+                    return
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    raise Unreachable("; ".join(str(task.result()) for task in asked))  # NotLetIn where that is the result
+
+
+async def _problem(address: str, settings: Settings) -> str | None:
+    """Return what is wrong with an address; raise NotLetIn when a broker there refuses for good."""
+    host, _, port = address.rpartition(":")
+    place = _Place(address, host.strip("[]"), int(port))
+    context = settings.connection().get("ssl_context")
+    answer: bytes | None
+    try:
+        answer = await _ask(place, context, _HELLO)
+    except (OSError, TimeoutError) as error:
+        if why := _told(error, settings):
+            raise NotLetIn(f"Kafka at {address} {why}") from error
+        if problem := _no_connection(place, error):
+            return problem
+        answer = None if isinstance(error, TimeoutError) else b""
+    if answer is None or not _is_kafka(answer):
+        return await _other_protocol(place, answer, settings)
+    return await _refusal(place, settings)
+
+
+async def _refusal(place: "_Place", settings: Settings) -> str | None:
+    """Return what keeps the worker from using a broker that speaks as it should."""
     connection = {name: value for name, value in settings.connection().items() if name != "bootstrap_servers"}
     create: Any = _Connection  # which has no types
-    for address in settings.brokers.split(","):
-        host, _, port = address.rpartition(":")
-        try:
-            opened = create(host.strip("[]"), int(port), request_timeout_ms=CONNECT_SECONDS * 1000, **connection)
-            await opened.connect()
-        except (KafkaError, OSError, TimeoutError) as error:
-            if told := _told(error, settings):
-                raise NotLetIn(f"Kafka at {address} {told}") from error
-        else:
-            opened.close()
+    opened = create(place.host, place.port, request_timeout_ms=ANSWER_SECONDS * 1000, **connection)
+    try:
+        await opened.connect()
+        brokers = (await opened.send(MetadataRequest([]))).brokers
+    except (KafkaError, OSError, TimeoutError) as error:
+        if why := _told(error, settings):
+            raise NotLetIn(f"Kafka at {place.address} {why}") from error
+        if isinstance(error, KafkaConnectionError) and not settings.security_protocol.startswith("SASL"):
+            return (
+                f"Kafka at {place.address} closes the connection after the first request: does it want a login? Set "
+                f"{PREFIX}SECURITY_PROTOCOL=SASL_{settings.security_protocol}, with {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD"
+            )
+        return f"Kafka at {place.address} does not complete the login: {_words(error)}"
+    finally:
+        await asyncio.wait([opened.close()], timeout=_CLOSE_SECONDS)
+    return await _unreachable_brokers(place, [_Place(f"{it[1]}:{it[2]}", it[1], it[2]) for it in brokers])
+
+
+async def _unreachable_brokers(place: "_Place", brokers: "list[_Place]") -> str | None:
+    """Return what is wrong when no connection to any of the brokers that an address names is possible."""
+    others = [broker for broker in brokers if broker[1:] != place[1:]]
+    if len(others) < len(brokers) or not others:
+        return None
+    answers = await asyncio.gather(*(_ask(broker, None, b"") for broker in others), return_exceptions=True)
+    problems = [_no_connection(at, it) for at, it in zip(others, answers, strict=True) if isinstance(it, OSError)]
+    if len(problems) < len(others):
+        return None
+    return (
+        f"Kafka at {place.address} names brokers that the worker cannot reach ({problems[0]}): set advertised.listeners "
+        f"of the brokers to addresses that the worker's machine can reach"
+    )
+
+
+class _Place(NamedTuple):
+    """An address, and its two parts."""
+
+    address: str
+    host: str
+    port: int
+
+
+async def _ask(place: _Place, context: ssl.SSLContext | None, request: bytes) -> bytes:
+    """Connect, over TLS with a *context*, send a request if any, and return the first bytes of the answer.
+
+    Raises TimeoutError when no answer comes, _NoConnection when no connection does; no bytes when it is closed.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection(place.host, place.port)
+    except TimeoutError as error:
+        raise _NoConnection from error
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            if context is not None:
+                await writer.start_tls(context, server_hostname=place.host, ssl_handshake_timeout=ANSWER_SECONDS)
+            writer.write(request)
+            return await reader.read(_ANSWER_BYTES) if request else b""
+    finally:
+        writer.transport.abort()
+
+
+async def _tries(place: _Place, context: ssl.SSLContext | None, request: bytes) -> bytes | None:
+    """Return the answer to a request that is only a try; None when there is none, no bytes when it is closed."""
+    try:
+        async with asyncio.timeout(_TRY_SECONDS):
+            return await _ask(place, context, request)
+    except TimeoutError:
+        return None
+    except ssl.SSLError as error:
+        return b"" if error.reason in _NO_TLS else _TLS_ALERT
+    except OSError:
+        return b""
+
+
+def _no_connection(place: _Place, error: BaseException) -> str | None:
+    """Return why there is no connection at all; None when there was one."""
+    check = f"check {PREFIX}BROKERS, and that Kafka runs"
+    match error:
+        case socket.gaierror():
+            return f"{place.address}: the name {place.host} does not resolve ({error.strerror}): {check}"
+        case ConnectionRefusedError() | OSError(errno=None) if "Connect call failed" in str(error):
+            return f"{place.address} refuses the connection: nothing listens there: {check}"
+        case _NoConnection():
+            return f"{place.address} cannot be reached: no answer within {ANSWER_SECONDS} s: {check}"
+        case ConnectionError() | ssl.SSLError() | TimeoutError():
+            return None
+        case _:
+            return f"{place.address} cannot be reached: {_words(error)}: {check}"
+
+
+async def _other_protocol(place: _Place, answer: bytes | None, settings: Settings) -> str:
+    """Return what an address speaks that does not answer as Kafka does with the configured protocol."""
+    has_tls = settings.security_protocol.endswith("SSL")
+    plain, over_tls, page = await asyncio.gather(
+        _tries(place, None, _HELLO), _tries(place, _any_certificate(), _HELLO), _tries(place, None, _PAGE)
+    )
+    if has_tls and plain and _is_kafka(plain):
+        other = settings.security_protocol.replace("SSL", "PLAINTEXT")
+        return (
+            f"Kafka at {place.address} does not speak TLS: is the listener PLAINTEXT? "
+            f"Set {PREFIX}SECURITY_PROTOCOL={other}"
+        )
+    if not has_tls and over_tls:
+        other = settings.security_protocol.replace("PLAINTEXT", "SSL")
+        return f"{place.address} speaks TLS: is the listener SSL? Set {PREFIX}SECURITY_PROTOCOL={other}"
+    check = f"check {PREFIX}BROKERS"
+    also = "does not speak TLS and " if has_tls and not over_tls else ""
+    if seen := answer or plain or page:
+        speaks = "it speaks HTTP" if _HTTP in {seen[:5], (page or b"")[:5]} else f"it sends {seen[:16]!r}"
+        return f"{place.address} {also}answers, but not as Kafka does ({speaks}): {check}"
+    if answer is None and plain is None:
+        return f"{place.address} accepts the connection, but does not answer within {ANSWER_SECONDS} s: {check}"
+    return f"{place.address} {also}closes each connection at once, which Kafka does not: {check}"
+
+
+def _is_kafka(answer: bytes) -> bool:
+    """Return True if the bytes begin an answer to _HELLO: after a length comes the number of the request."""
+    return answer[4:8] == _NUMBER
+
+
+def _any_certificate() -> ssl.SSLContext:
+    """Return a context that shows whether TLS is spoken, whatever the certificate; nothing is sent over it."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _words(error: BaseException) -> str:
+    """Return an error in words, also one that has none."""
+    return str(error) or type(error).__name__
 
 
 def explained(error: Exception) -> Exception:
-    """Add what to do to an answer that the worker has no right to what it asked for; give any other error as it is."""
+    """Return the error of a broker's refusal with what to do about it, and any other error as it is."""
     if isinstance(error, Refused) and error.code in DENIED:
         return NotLetIn(f"{error}: {GRANT}")
+    if type(error) is Refused:
+        return ClientEnded(f"{error}: {remedy(error.code)}")
     if isinstance(error, KafkaError) and getattr(error, "errno", None) in DENIED:
         names = ", ".join(sorted(chain.from_iterable([it] if isinstance(it, str) else it for it in error.args)))
         return NotLetIn(f"{names}: {type(error).__name__}: {GRANT}")

@@ -179,7 +179,8 @@ class Backoff:
         self._what = what
         self._deadline = deadline
         self._seconds = _FIRST_PAUSE_SECONDS
-        self._report_at = asyncio.get_running_loop().time() + _REPORT_SECONDS
+        self._began = asyncio.get_running_loop().time()
+        self._report_at = self._began + _REPORT_SECONDS
         self.in_doubt = False
 
     async def pause(self, reason: Failed) -> None:
@@ -193,7 +194,7 @@ class Backoff:
         if now < self._report_at:
             _log.debug("%s, again in %.0f ms: %s", self._what, self._seconds * 1000, reason)
         else:
-            _log.warning("%s, still waiting: %s", self._what, reason)
+            _log.warning("%s, still waiting after %.0f s: %s", self._what, now - self._began, reason)
             self._report_at = now + _REPORT_SECONDS
         await asyncio.sleep(self._seconds)
         self._seconds = min(self._seconds * 2, _LONGEST_PAUSE_SECONDS)

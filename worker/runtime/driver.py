@@ -24,6 +24,11 @@ D7. A worker is alive as long as its main loop turns. The client believes it is 
 D8. While records come, a broker holds each fetch for a moment, so that it brings more of them: a fetch costs the same,
     whatever it brings. When none come any more, it holds a fetch for long, and answers the first record at once. Not
     while a partition is paused because too much of it is there: it would have to wait for the end of a fetch without it.
+D9. A client that cannot go on ends the worker, which would otherwise stay alive and do nothing. Each answer is judged
+    before aiokafka acts on it (refusals.py). Every second the client's own tasks are checked: none of them may end
+    while the worker runs.
+D10. A batch that cannot be read ends the worker. The records before it are handed over first, so each restart meets it
+    at the same offset, and the message names that offset.
 
 Registered as the transport `batched` (entry point `faust.transports`); `batched://host:9092` is its URL. It overrides
 what is not Faust's public face, so Faust's version is pinned, and tests/kafka/test_driver.py runs it on a broker.
@@ -36,8 +41,8 @@ from copy import copy
 from typing import Any, ClassVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer.fetcher import READ_UNCOMMITTED, Fetcher, FetchResult
-from aiokafka.errors import ConsumerStoppedError
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED, Fetcher, FetchResult, PartitionRecords
+from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, AppT, ConsumerMessage, Message
@@ -46,6 +51,9 @@ from mode import Service
 from worker.pipeline.lane import Batch
 from worker.pipeline.wire import ConsumerRecord
 from worker.runtime.cluster import Membership
+from worker.runtime.protocol import Code
+from worker.runtime.refusals import ClientEnded, Watch, remedy
+from worker.runtime.unreadable import unreadable
 
 _CALM = (1, 500)  # a broker may hold a fetch until it has so many bytes, and so many milliseconds
 _BUSY = (1 << 16, 12)  # each fetch costs the same, whatever it brings
@@ -84,7 +92,17 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         consumer: AIOKafkaConsumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # D3
         consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = _CALM
+        client: Any = consumer._client
+        client.send = Watch(client.send, consumer._group_id, client.force_metadata_update, self._end).send  # D9
         return consumer
+
+    async def on_thread_stop(self) -> None:
+        """Stop the client, also where one of its tasks has failed: that ends the worker already (D9)."""
+        try:
+            await super().on_thread_stop()
+        except KafkaError as error:
+            self.log.debug("The client does not stop in order: %r", error)
+            await self._ensure_consumer()._client.close()
 
     async def _highwaters(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         """Give the high watermarks, not the last stable offsets (D3)."""
@@ -103,6 +121,16 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> dict[TP, Batch]:
         """Take what has been fetched of the active partitions; wait for it up to *timeout* seconds."""
+        try:
+            return await self._fetch(consumer, active_partitions, timeout)
+        except Exception as error:
+            if damage := unreadable(error):
+                raise damage from error
+            if isinstance(error, KafkaError):
+                raise self._ended(error) from error
+            raise
+
+    async def _fetch(self, consumer: Any, active_partitions: Collection[TP], timeout: float | None) -> dict[TP, Batch]:  # noqa: ASYNC109
         fetcher = consumer._fetcher
         if consumer._closed or fetcher._closed:
             raise ConsumerStoppedError
@@ -154,14 +182,46 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         self._soon(change)
 
     def show_life(self) -> None:
-        """Let the client think that something was fetched just now (D7)."""
+        """Let the client think that something was fetched just now (D7), and check that it can go on (D9)."""
 
         def change() -> None:
-            if self._consumer is not None:
+            if self._consumer is not None and not self._consumer._closed:
                 with self._consumer._subscription.fetch_context():
                     pass
+                self._check(self._consumer)
 
         self._soon(change)
+
+    def _check(self, consumer: Any) -> None:
+        """End the worker when a task of the client has ended, or waits for somebody to look at its error (D9)."""
+        coordinator = consumer._coordinator
+        if coordinator is None:  # it has not started yet
+            return
+        tasks = {
+            "coordination": coordinator._coordination_task,
+            "fetching": consumer._fetcher._fetch_task,
+            "metadata": consumer._client._sync_task,
+        }
+        causes = [_cause(name, task) for name, task in tasks.items() if task.done()]
+        for cause in (coordinator._pending_exception, *causes):
+            if cause is not None:
+                self._end(self._ended(cause))
+                return
+
+    def _ended(self, cause: BaseException) -> ClientEnded:
+        """Return what ends the worker when its client has ended."""
+        first = cause
+        while first.__cause__ is not None:
+            first = first.__cause__
+        return ClientEnded(
+            f"The Kafka client of group {self.app.conf.id} ended: {' '.join(str(cause).split())} ({first!r}). Start the "
+            f"worker again. If it ends in the same way, perhaps {remedy(Code.INCONSISTENT_GROUP_PROTOCOL)}"
+        )
+
+    def _end(self, error: Exception) -> None:
+        """End the worker, from the client's thread."""
+        if not self.should_stop:
+            asyncio.run_coroutine_threadsafe(self.app.crash(error), self.parent_loop)
 
     def _soon(self, change: Callable[[], None]) -> None:
         """Do something in the client's own thread, unless that has ended: a worker that crashed still has to stop."""
@@ -280,6 +340,13 @@ class Transport(stock.Transport):
     Consumer: ClassVar[type[Consumer]] = Consumer
 
 
+def _cause(name: str, task: asyncio.Task[Any]) -> BaseException:
+    """Return why a task of the client has ended."""
+    if task.cancelled():
+        return RuntimeError(f"the task of its {name} was cancelled")
+    return task.exception() or RuntimeError(f"the task of its {name} returned")
+
+
 def _take(fetcher: Fetcher, active: Collection[TP]) -> dict[TP, Batch]:
     """Take all that has been fetched of the active partitions, positions and all; raise an error if that is all."""
     batches: dict[TP, Batch] = {}
@@ -298,11 +365,22 @@ def _take(fetcher: Fetcher, active: Collection[TP]) -> dict[TP, Batch]:
         fetched = result._partition_records
         if result.check_assignment(tp):  # the position is still where this was fetched
             fetched._consumer_record = _record
-            start, records = fetched.next_fetch_offset, list(fetched._records_iterator)
+            start, records = fetched.next_fetch_offset, _unpack(fetched)
             result._update_position()
             if fetched.next_fetch_offset > start:
                 batches[TP(*tp)] = Batch(tp.topic, start, fetched.next_fetch_offset, records)
     return batches
+
+
+def _unpack(fetched: PartitionRecords) -> list[ConsumerRecord]:
+    """Return the records up to the first batch that cannot be read; raise its error when nothing comes before it (D10)."""
+    start, records = fetched.next_fetch_offset, list[ConsumerRecord]()
+    try:
+        records.extend(fetched._records_iterator)
+    except Exception:
+        if fetched.next_fetch_offset == start:
+            raise
+    return records
 
 
 def _record(_tp: TopicPartition, record: Any) -> ConsumerRecord:

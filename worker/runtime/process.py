@@ -3,15 +3,15 @@
 import asyncio
 import ctypes
 import logging
-import signal
 from contextlib import suppress
 from typing import Any
 
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from worker.pipeline.topology import Topology
-from worker.runtime.access import ask_why, explained
+from worker.runtime.access import Unreachable, check_brokers, explained
 from worker.runtime.app import App, build_app
+from worker.runtime.signals import StopRequest
 from worker.runtime.topics import prepare
 from worker.settings import Settings
 
@@ -55,11 +55,11 @@ def configure_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def run(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT; raises what ends it otherwise."""
+def run(settings: Settings, stop: StopRequest) -> None:
+    """Run a worker until it is asked to stop; raise what ends it otherwise."""
     _keep_freed_memory()
     try:
-        asyncio.run(_run(settings))
+        asyncio.run(_run(settings, stop))
     except Exception as error:
         raise explained(error) from error
 
@@ -72,12 +72,9 @@ def _keep_freed_memory() -> None:
             mallopt(parameter, size)
 
 
-async def _run(settings: Settings) -> None:
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    waiting = asyncio.ensure_future(stopped.wait())
-    while not stopped.is_set():
+async def _run(settings: Settings, stop: StopRequest) -> None:
+    waiting = asyncio.ensure_future(stop.wait())
+    while not waiting.done():
         preparing = asyncio.ensure_future(_prepared(settings))
         await asyncio.wait([waiting, preparing], return_when=asyncio.FIRST_COMPLETED)
         if not preparing.done():
@@ -86,7 +83,7 @@ async def _run(settings: Settings) -> None:
         try:
             await _live(build_app(settings, preparing.result()), waiting)
         except KafkaConnectionError:
-            log.warning("Kafka at %s is away again", settings.brokers)
+            log.warning("Kafka at %s is unreachable again", settings.brokers)
         else:
             return
 
@@ -108,17 +105,18 @@ async def _live(app: App, waiting: asyncio.Future[Any]) -> None:
 
 
 async def _prepared(settings: Settings) -> Topology:
-    """Prepare the topics, as soon as a broker can be reached."""
-    is_told = False
+    """Prepare the topics as soon as a broker can be reached.
+
+    The log shows at once, and then every minute, what is wrong until then.
+    """
     while True:
         try:
+            await check_brokers(settings)
             return await prepare(settings)
+        except Unreachable as error:
+            log.warning("%s. Trying again", error)
         except KafkaError as error:
             if not error.retriable:
                 raise
-            if isinstance(error, KafkaConnectionError | NodeNotReadyError):  # the latter where a token is refused
-                await ask_why(settings)
-            if not is_told:
-                log.warning("Kafka at %s does not answer, trying on: %s", settings.brokers, error)
-                is_told = True
-            await asyncio.sleep(_RETRY_SECONDS)
+            log.warning("Kafka at %s does not answer, trying again: %s", settings.brokers, error)
+        await asyncio.sleep(_RETRY_SECONDS)

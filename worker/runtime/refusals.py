@@ -1,0 +1,246 @@
+"""Judges the answers to the Kafka client that fetches and stays in the group, before the client acts on them.
+
+aiokafka ends its coordination at an error code that it does not know, writes one line to its log, and the worker would
+stay alive and do nothing. It asks other questions again at once, forever. So `Watch` stands between aiokafka and the
+brokers:
+
+R1. A code that aiokafka acts on as Kafka's own client does is HANDLED: the answer is passed on.
+R2. A code that Kafka calls retriable is retried, whatever aiokafka would do: RETRY. The client asks again after a pause,
+    and asks for the coordinator or the leader first, since another broker may have that role now.
+R3. Every other code ends the worker: END, also a code that this table does not know. The message gives the request, the
+    group or the partition, the code and the remedy.
+R4. What goes on is logged every REPORT_SECONDS, with the number of attempts. A code that aiokafka handles is normal for a moment, so it
+    is logged only when it goes on for that long.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from enum import Enum, IntEnum
+from typing import Any, Final, NamedTuple
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from worker.runtime.cluster import DENIED, GRANT, Refused
+from worker.runtime.protocol import Code
+from worker.runtime.unreadable import Unreadable
+from worker.settings import PREFIX
+
+REPORT_SECONDS: Final = 5.0
+"""Between two log lines about a request that fails again and again."""
+
+_PAUSE_SECONDS: Final = 0.2
+"""Before the client asks again."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Api(IntEnum):
+    """The requests that keep a client in its group and fetching, by Kafka's API keys."""
+
+    FETCH = 1
+    LIST_OFFSETS = 2
+    OFFSET_FETCH = 9
+    FIND_COORDINATOR = 10
+    JOIN_GROUP = 11
+    HEARTBEAT = 12
+    SYNC_GROUP = 14
+
+    @property
+    def title(self) -> str:
+        """Kafka's name of the request."""
+        return self.name.title().replace("_", "")
+
+
+class Outcome(Enum):
+    """What follows from an error code."""
+
+    HANDLED = "aiokafka acts on it"
+    RETRY = "the client asks again"
+    END = "the worker ends"
+
+
+_OF_PARTITIONS: Final = frozenset({Api.FETCH, Api.LIST_OFFSETS})
+"""Requests whose answer may be good for one partition and an error for another."""
+
+_HANDLED: Final[Mapping[Api, frozenset[int]]] = {
+    Api.FETCH: frozenset({Code.OFFSET_OUT_OF_RANGE}),
+    Api.LIST_OFFSETS: frozenset(),
+    Api.OFFSET_FETCH: frozenset({Code.UNKNOWN_TOPIC_OR_PARTITION}),
+    Api.FIND_COORDINATOR: frozenset(),
+    Api.JOIN_GROUP: frozenset({Code.MEMBER_ID_REQUIRED, Code.UNKNOWN_MEMBER_ID}),
+    Api.HEARTBEAT: frozenset({Code.REBALANCE_IN_PROGRESS, Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID}),
+    Api.SYNC_GROUP: frozenset({Code.REBALANCE_IN_PROGRESS, Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID}),
+}
+
+_ALSO_RETRIABLE: Final = frozenset({Code.NOT_CONTROLLER, Code.LISTENER_NOT_FOUND})
+"""Retriable by Kafka's own table, beside what is so for every request of the worker."""
+
+_RETRIED: Final[Mapping[Api, frozenset[int]]] = {
+    Api.FETCH: frozenset(
+        {
+            Code.UNKNOWN_SERVER_ERROR,  # Kafka's own consumer retries it here, and nowhere else
+            Code.FETCH_SESSION_ID_NOT_FOUND,
+            Code.INVALID_FETCH_SESSION_EPOCH,
+            Code.FETCH_SESSION_TOPIC_ID_ERROR,
+            Code.UNKNOWN_TOPIC_ID,
+            Code.INCONSISTENT_TOPIC_ID,
+        }
+    ),
+    Api.JOIN_GROUP: frozenset({Code.REBALANCE_IN_PROGRESS}),
+}
+
+_ASSIGNOR: Final = (
+    "another member of the group uses another assignor or protocol (does someone debug with the group's name?). "
+    "Stop that member or give it another group. To give a new worker another group set {app_id}"
+)
+_REMEDIES: Final[Mapping[int, str]] = {
+    Code.INCONSISTENT_GROUP_PROTOCOL: _ASSIGNOR,
+    Code.GROUP_ID_NOT_FOUND: "the name belongs to a group of another type. To give the worker another group set {app_id}",
+    Code.INVALID_GROUP_ID: "the brokers do not take this group name. Set {app_id} to another name",
+    Code.GROUP_MAX_SIZE_REACHED: (
+        "the group has as many members as group.max.size of the brokers allows. Stop a member or raise group.max.size"
+    ),
+    Code.INVALID_SESSION_TIMEOUT: (
+        "the brokers do not take this session timeout. Set {session_timeout} to a value from "
+        "group.min.session.timeout.ms to group.max.session.timeout.ms of the brokers"
+    ),
+    Code.INVALID_TRANSACTION_TIMEOUT: (
+        "the brokers do not take this transaction timeout. Set {transaction_timeout} to at most transaction.max.timeout.ms "
+        "of the brokers"
+    ),
+    Code.FENCED_INSTANCE_ID: "another member has the same group.instance.id. Stop it, then start the worker again",
+    Code.UNSUPPORTED_VERSION: "the brokers are too old for the worker. Update them, or set {brokers} to newer ones",
+    **dict.fromkeys(DENIED, f"the worker's principal may not do this; {GRANT}"),
+}
+_UNKNOWN: Final = "the worker cannot retry this. Read the log of the broker for the cause, then start the worker again"
+_SETTINGS: Final = {
+    "app_id": f"{PREFIX}APP_ID",
+    "session_timeout": f"{PREFIX}SESSION_TIMEOUT_SECONDS",
+    "transaction_timeout": f"{PREFIX}TRANSACTION_TIMEOUT_SECONDS",
+    "brokers": f"{PREFIX}BROKERS",
+}
+
+
+class ClientEnded(Exception):
+    """The worker's Kafka client cannot go on; the message says why and what to do."""
+
+
+class _Judged(KafkaError):
+    """An answer that the client does not see; aiokafka asks again."""
+
+    retriable = True
+
+
+class _Streak(NamedTuple):
+    """Failures of one request without a good answer between them."""
+
+    since: float
+    attempts: int
+    reported: float | None
+
+
+def judge(api: Api, code: int) -> Outcome:
+    """Return what follows from an error code in the answer to a request."""
+    if code == Code.NONE or code in _HANDLED[api]:
+        return Outcome.HANDLED
+    if Refused(code, "").is_passing or code in _ALSO_RETRIABLE or code in _RETRIED.get(api, ()):
+        return Outcome.RETRY
+    return Outcome.END
+
+
+def remedy(code: int) -> str:
+    """Return the cause of a code that ends the worker, and what to do about it."""
+    return _REMEDIES.get(code, _UNKNOWN).format(**_SETTINGS)
+
+
+class Watch:
+    """Sends requests for aiokafka's client by *send*, and calls *end* with what ends the worker.
+
+    *refresh* makes the client ask for the leaders of partitions.
+    """
+
+    def __init__(
+        self,
+        send: Callable[..., Awaitable[Any]],
+        group: str,
+        refresh: Callable[[], object],
+        end: Callable[[Exception], None],
+    ) -> None:
+        self._send = send
+        self._group = group
+        self._refresh = refresh
+        self._end = end
+        self._streaks: dict[Api, _Streak] = {}
+
+    async def send(self, node: int, request: Any, **group: Any) -> Any:
+        """Send a request; raise a retriable KafkaError in place of an answer that aiokafka may not see."""
+        answer = await self._send(node, request, **group)
+        if request.API_KEY not in _HANDLED:
+            return answer
+        api = Api(request.API_KEY)
+        errors = [error for error in _errors(api, answer) if error[0] != Code.NONE]
+        if not errors:
+            self._recover(api)
+            return answer
+        code, tp = max(errors, key=lambda error: _GRAVITY[judge(api, error[0])])
+        outcome = judge(api, code)
+        refusal = Refused(code, f"group {self._group}" if tp is None else f"{tp.topic}/{tp.partition}")
+        if outcome is Outcome.END:
+            self._end(_fatal(api, refusal, request, tp))
+        else:
+            self._report(api, outcome, refusal)
+        if outcome is Outcome.HANDLED:
+            return answer
+        await asyncio.sleep(_PAUSE_SECONDS)
+        if api in _OF_PARTITIONS:
+            self._refresh()
+            if outcome is Outcome.RETRY:
+                return answer  # other partitions have their records in it
+        raise _Judged(f"{api.title}: {refusal}")
+
+    def _report(self, api: Api, outcome: Outcome, refusal: Refused) -> None:
+        """Log a failure, unless one was logged just before (R4)."""
+        now = asyncio.get_running_loop().time()
+        since, attempts, reported = self._streaks.get(api, _Streak(now, 0, None))
+        due = since + REPORT_SECONDS * (outcome is Outcome.HANDLED) if reported is None else reported + REPORT_SECONDS
+        if now >= due:
+            _log.warning("Kafka answers %s with %s; trying again (attempt %d)", api.title, refusal, attempts + 1)
+            reported = now
+        self._streaks[api] = _Streak(since, attempts + 1, reported)
+
+    def _recover(self, api: Api) -> None:
+        streak = self._streaks.pop(api, None)
+        if streak is not None and streak.reported is not None:
+            _log.info("Kafka answers %s again, after %d attempts", api.title, streak.attempts)
+
+
+_GRAVITY: Final = {outcome: number for number, outcome in enumerate(Outcome)}
+
+
+def _errors(api: Api, answer: Any) -> Iterator[tuple[int, TopicPartition | None]]:
+    """Yield the error codes of an answer, each with the partition that it is about, if any."""
+    yield getattr(answer, "error_code", Code.NONE), None
+    for topic, rows in getattr(answer, "topics", ()):
+        for partition, *row in rows:
+            yield row[2 if api is Api.OFFSET_FETCH else 0], TopicPartition(topic, partition)
+
+
+def _fatal(api: Api, refusal: Refused, request: Any, tp: TopicPartition | None) -> Exception:
+    """Return what ends the worker over a code."""
+    if api is Api.FETCH and tp is not None and refusal.code in _DAMAGES:
+        offset = next(
+            offset
+            for topic, rows in request.topics
+            for partition, offset, *_ in rows
+            if (topic, partition) == (tp.topic, tp.partition)
+        )
+        return Unreadable(tp, offset, _DAMAGES[refusal.code])
+    return ClientEnded(f"Kafka refuses {api.title} with {refusal}: {remedy(refusal.code)}")
+
+
+_DAMAGES: Final[Mapping[int, str]] = {
+    Code.CORRUPT_MESSAGE: "is corrupt, as the broker finds",
+    Code.UNSUPPORTED_COMPRESSION_TYPE: "has a compression codec that the broker does not hand out",
+}
