@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, read, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
-from worker.settings import Settings, WrongSetting, example_file, in_force, load
+from worker.settings import PREFIX, Settings, WrongSetting, example_file, in_force, load
 
 _COLLECTED_EVERY = 50_000
 """Objects made and not freed before garbage is looked for: what records are made of has no cycles."""
@@ -193,6 +194,7 @@ def run() -> None:
     from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
 
     settings = _settings()
+    _check_store(f"{PREFIX}STORE", settings.store)
     process.configure_logging()
     try:
         process.run(settings)
@@ -222,7 +224,8 @@ def local(rate: float, count: int | None, seed: int, store: str) -> None:
     The worker has default settings, and the Kafka goes when the run ends. Exit status 1 when a record did not become
     what it should.
     """
-    with _extra():
+    _check_store("--store", store)
+    with _extra("local"):
         from worker.local.kafka import KafkaFailed  # noqa: PLC0415
         from worker.local.live import LiveFailed, Wish, live  # noqa: PLC0415
     with _kafkas_errors():
@@ -253,7 +256,7 @@ def settings(*, example: bool) -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="Its folder; the user's cache by default.")
 def kafka(brokers: str, port: int, data: Path | None) -> None:
     """Run a real Apache Kafka on this machine until Ctrl-C; needs neither Docker nor Java."""
-    with _extra():
+    with _extra("local"):
         from worker.local.kafka import KafkaFailed, serve  # noqa: PLC0415
     try:
         serve(int(brokers), port, data, click.echo)
@@ -293,12 +296,23 @@ def _files() -> Iterator[None]:
 
 
 @contextmanager
-def _extra() -> Iterator[None]:
-    """Say how to get what a local Kafka needs; it is not installed with a worker."""
+def _extra(name: str) -> Iterator[None]:
+    """Say how to get what is not installed with every worker."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: pip install 'session-worker[local]'") from error
+        package = str(error.name).partition(".")[0]
+        raise BadInput(f"the package {package} is missing: pip install 'session-worker[{name}]'") from error
+
+
+def _check_store(option: str, store: str) -> None:
+    """Refuse tables on disk, before anything is opened, if the package for them is not installed."""
+    if store.startswith("rocksdb"):
+        try:
+            with _extra("rocksdb"):
+                import_module("worker.runtime.disk")
+        except BadInput as error:
+            raise BadInput(f"{option}={store}: {error.message}") from error
 
 
 def _settings() -> Settings:
