@@ -10,7 +10,6 @@ Every command ends the same way (`_Commands`): what it cannot do is one line on 
 | 128 + n | signal n has ended the command: 129 SIGHUP, 130 SIGINT, 143 SIGTERM; 141: the reader of its output has ended |
 """
 
-import asyncio
 import gc
 import io
 import logging
@@ -20,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from worker.local import console
 from worker.local.console import NoSuchTopic, NotRead
 from worker.local.files import BadFile, Input, opened_input, opened_output, write_files
 from worker.local.sender import NotSent
-from worker.local.signals import ending_signals
+from worker.local.signals import Ending, ending_signals
 from worker.local.simulator import simulate as simulated
 from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, read, written
@@ -44,6 +44,7 @@ from worker.settings import PREFIX, Settings, WrongSetting, example_file, in_for
 
 _COLLECTED_EVERY = 50_000
 """Objects made and not freed before garbage is looked for: what records are made of has no cycles."""
+_UNTIL_A_SIGNAL = {"tail", "kafka"}
 _NO_READER_STATUS = 128 + 13
 """The exit status of a command that SIGPIPE ends, as shells show it."""
 
@@ -78,11 +79,13 @@ class _Commands(click.Group):
         sys.exit(status)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with ending_signals() as ending:
+        with ending_signals() as ctx.obj:
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt:
-                raise click.exceptions.Exit(ending.status) from None
+                raise click.exceptions.Exit(
+                    0 if ctx.invoked_subcommand in _UNTIL_A_SIGNAL else ctx.obj.status
+                ) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -124,7 +127,8 @@ def replay(source: str, output: str, *, summary: bool) -> None:
 @click.argument("source", metavar="FILE")
 @click.option("--topic", help="Where to; by default where the worker reads update records.")
 @click.option("--split", is_flag=True, help="Make a record of each element of a value that is a JSON array or NDJSON.")
-def send(source: str, topic: str | None, *, split: bool) -> None:
+@click.pass_obj
+def send(ending: Ending, source: str, topic: str | None, *, split: bool) -> None:
     """Put FILE, update records as JSON Lines (-: standard input), on the input topic.
 
     FILE may be compressed with gzip or zstd. A line that is not in the form, or a record that the topic refuses, ends the
@@ -135,7 +139,7 @@ def send(source: str, topic: str | None, *, split: bool) -> None:
     with _files(), _kafkas_errors(), opened_input(source) as file:
         lines = read(_shown(file, "sending"), is_split=split)
         try:
-            sent = asyncio.run(console.send(settings.connection(), topic, lines))
+            sent = ending.run(partial(console.send, settings.connection(), topic, lines))
         except (NotRead, NotSent) as error:
             raise BadInput(f"{file.name}, {error}") from error
     click.echo(f"{sent:,} records sent to {topic}", err=True)
@@ -144,11 +148,12 @@ def send(source: str, topic: str | None, *, split: bool) -> None:
 @main.command()
 @click.argument("topic")
 @click.option("--out", default="-", help="Where to write; standard output by default.")
-def dump(topic: str, out: str) -> None:
+@click.pass_obj
+def dump(ending: Ending, topic: str, out: str) -> None:
     """Write what is committed on TOPIC, up to its end as it is now, as JSON Lines, for send and replay."""
     settings = _settings()
     with _files(), _kafkas_errors(), opened_output(out) as file:
-        open_at = asyncio.run(console.dump(settings.connection(), topic, file))
+        open_at = ending.run(partial(console.dump, settings.connection(), topic, file))
     for partition, offset in open_at.items():
         click.echo(f"partition {partition} ends at offset {offset}: there a transaction is open", err=True)
 
@@ -158,7 +163,8 @@ def dump(topic: str, out: str) -> None:
 @click.option("--topic", help="Of which topic; by default that of the snapshots.")
 @click.option("--from-beginning", is_flag=True, help="Begin with what is there, not with what comes.")
 @click.option("--json", "as_json", is_flag=True, help="Print values as they are, a deleted session's as null.")
-def tail(key: str | None, topic: str | None, *, from_beginning: bool, as_json: bool) -> None:
+@click.pass_obj
+def tail(ending: Ending, key: str | None, topic: str | None, *, from_beginning: bool, as_json: bool) -> None:
     """Print snapshots as they come, until Ctrl-C: time, what happened, integrationId, state, total, updateCount."""
     settings = _settings()
     topic = topic or settings.sessions_topic
@@ -166,7 +172,8 @@ def tail(key: str | None, topic: str | None, *, from_beginning: bool, as_json: b
     def show(record: console.Fetched) -> None:
         click.echo((b"null" if record.value is None else record.value) if as_json else console.line_of(record))
 
-    following = console.tail(
+    following = partial(
+        console.tail,
         settings.connection(),
         topic,
         show,
@@ -174,8 +181,8 @@ def tail(key: str | None, topic: str | None, *, from_beginning: bool, as_json: b
         is_keyed=console.is_keyed(settings.topology(None), topic),
         from_beginning=from_beginning,
     )
-    with _kafkas_errors(), suppress(KeyboardInterrupt):
-        asyncio.run(following)
+    with _kafkas_errors():
+        ending.run(following)
 
 
 @main.command()
@@ -325,8 +332,7 @@ def _settings() -> Settings:
 @contextmanager
 def _kafkas_errors() -> Iterator[None]:
     """Say in one line what keeps Kafka from being used; aiokafka's log would say it in many."""
-    for name in ("aiokafka", "asyncio"):  # asyncio complains of what a signal interrupts
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         yield
     except (KafkaError, NoSuchTopic, NotSent) as error:
