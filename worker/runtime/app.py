@@ -184,5 +184,5 @@ def _port(settings: Settings) -> int:
             if is_port
             else (f"WEB_HOST={host}", "set an address of this machine, for example 127.0.0.1 or 0.0.0.0")
         )
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # Python adds the address
         raise WrongSetting(f"{PREFIX}{setting}: the web server cannot listen at {host}: {reason}; {remedy}") from error
