@@ -18,7 +18,7 @@ from tests.kafka.topics import Record, create, high_watermarks, own, produce, re
 from worker.cli import main
 from worker.domain.model import Rules
 from worker.local import console
-from worker.local.sender import NotSent
+from worker.local.sender import Limits, NotSent
 from worker.local.simulator import simulate
 from worker.pipeline.lines import FORM, Line
 from worker.pipeline.lines import read as lines_of
@@ -232,7 +232,7 @@ def sent(kafka, topic, records):
     result = run(kafka, "send", "-", "--topic", topic, given="".join(json.dumps(it) + "\n" for it in records))
     found: dict[int, list[int]] = {}
     for it in asyncio.run(read(kafka, topic)):
-        found.setdefault(it.partition, []).append(json.loads(it.value)["n"])
+        found.setdefault(it.partition, []).append(json.loads(it.value or b"")["n"])
     return result.exit_code, result.stderr, found
 
 
@@ -273,7 +273,7 @@ def test_nothing_of_a_partition_follows_a_record_that_only_the_broker_knows_to_r
     asyncio.run(create(kafka, topic, partitions=2))
 
     async def unknown(*_):
-        return console.Limits()
+        return Limits()
 
     monkeypatch.setattr(console, "limits_of", unknown)
     records = [record(n, partition=n % 2, value={"n": n, "x": "x" * 500}) for n in range(1, 3001)]

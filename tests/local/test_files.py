@@ -14,9 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from worker.cli import main
-from worker.local import files
-from worker.local.files import opened_output, zstd
+from worker.local.files import Input, opened_output
 from worker.local.simulator import simulate
+from worker.pipeline.lines import BadLine
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 ROOT = str(Path(__file__).parents[2])
 LINES = b"".join(json.dumps(it).encode() + b"\n" for it in simulate(300, 1))
@@ -205,7 +210,7 @@ def test_a_folder_and_a_file_that_may_not_be_written_are_named():
 
 def test_a_target_that_may_not_be_written_is_not_replaced(monkeypatch):
     Path("out").write_bytes(OLD)
-    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     result = run("replay", "in.jsonl", "--output", "out")
     assert (result.exit_code, Path("out").read_bytes()) == (1, OLD)
     assert result.stderr == "Error: out: cannot be written: Permission denied; the file is as it was\n"
@@ -329,6 +334,6 @@ def test_a_file_that_fails_while_it_is_read_is_named_with_the_line():
                 raise OSError(errno.EIO, "Input/output error")
             return super().read1(size)
 
-    lines = files.Input("in.jsonl", Failing(LINES)).lines()
-    with pytest.raises(files.BadLine, match=r"^line 301: the file cannot be read: Input/output error$"):
+    lines = Input("in.jsonl", Failing(LINES)).lines()
+    with pytest.raises(BadLine, match=r"^line 301: the file cannot be read: Input/output error$"):
         list(lines)

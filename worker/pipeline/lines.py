@@ -114,7 +114,7 @@ def _texts(value: bytes | None) -> list[bytes | None]:
     """List the records that a value holds: it alone, unless it is an array or begins with a line that is an object."""
     if value is None:
         return [None]
-    lines: list[bytes | None] = [text for line in value.split(b"\n") if (text := line.strip())]
+    lines: list[bytes | None] = [stripped for it in value.split(b"\n") if (stripped := it.strip())]
     for text in (value, lines[0] if lines else None):
         try:
             kind = msgspec.json.decode(text or b"", type=msgspec.Raw)
