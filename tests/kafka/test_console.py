@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.protocol.admin import CreateAclsRequest
 from click.testing import CliRunner
 
 from tests.kafka.topics import Record, create, high_watermarks, own, produce, read, send
 from worker.cli import main
 from worker.domain.model import Rules
 from worker.local import console
+from worker.local.kafka import LocalKafka
 from worker.local.sender import Limits, NotSent
 from worker.local.simulator import simulate
 from worker.pipeline.lines import FORM, Line
@@ -362,6 +365,48 @@ def test_split_makes_a_record_of_each_element(kafka, value, values):
     assert content(asyncio.run(read(kafka, topic))) == [
         Record(b"s-1", it, (("a", b"b"),), partition, AT) for it in values
     ]
+
+
+def test_without_rights_send_says_which_is_missing_and_what_is_on_the_topic(tmp_path, monkeypatch):
+    properties = {
+        "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.name.client.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.client.plain.sasl.jaas.config": (
+            'org.apache.kafka.common.security.plain.PlainLoginModule required user_shop="secret";'
+        ),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+    }
+    for name, value in (
+        ("SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+        ("SASL_USERNAME", "shop"),
+        ("SASL_PASSWORD", "secret"),
+    ):
+        monkeypatch.setenv(f"SESSION_WORKER_{name}", value)
+    seen, written = own("seen"), own("written")
+    with LocalKafka(tmp_path, properties=properties) as cluster:
+        inside, outside = cluster.internal_servers, cluster.bootstrap_servers
+        asyncio.run(create(inside, seen, written))
+        asyncio.run(grant(inside, seen, operation=8))  # Describe
+        lines = [record(1), record(2, timestamp=YEARS_AHEAD), record(3)]
+        text = "".join(json.dumps(it) + "\n" for it in lines)
+        first = run(outside, "send", "-", "--topic", seen, given=text)
+        asyncio.run(grant(inside, written, operation=4))  # Write; not DescribeConfigs
+        second = run(outside, "send", "-", "--topic", written, given=text)
+        third = run(outside, "send", "-", "--topic", seen, given=text)
+        there = [len(asyncio.run(read(inside, topic))) for topic in (seen, written)]
+    remedy = "the broker does not permit it: grant the principal Write on the topic"
+    assert first.stderr == f"Error: <stdin>, nothing is sent to {seen}: {remedy}\n"
+    assert "max.ms, which cannot be read without DescribeConfigs); 1 record is on the topic" in second.stderr
+    assert f"line 1: not sent to partition 0 of {seen}: {remedy}; 0 records are on the topic" in third.stderr
+    assert [it.exit_code for it in (first, second, third)] == [2, 2, 2]
+    assert there == [0, 1]
+
+
+async def grant(kafka, topic, operation):
+    async with console.administration({"bootstrap_servers": kafka}) as admin:
+        answer: Any = await admin._send_request(CreateAclsRequest(2, topic, 3, "User:shop", "*", operation, 3))
+    assert [row[0] for row in answer.creation_responses] == [0]
 
 
 # ------------------------------------------------------------------------------------------------------ tail

@@ -10,9 +10,10 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import ClusterAuthorizationFailedError
 
 from worker.domain.model import instant
-from worker.local.sender import BATCH_BYTES, Limits, NoSuchPartition, Sender, producer
+from worker.local.sender import BATCH_BYTES, NOT_PERMITTED, Limits, NoSuchPartition, NotSent, Sender, producer
 from worker.pipeline.lines import BadLine, Line, dumped
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import TOPICS, Topology
@@ -45,7 +46,7 @@ async def send(connection: Connection, topic: str, lines: Iterable[Line]) -> int
     """
     partitions = await partitions_of(connection, topic)
     limits = await limits_of(connection, topic)
-    async with producer(connection, min(BATCH_BYTES, limits.max_bytes)) as opened:
+    async with _permitted(topic), producer(connection, min(BATCH_BYTES, limits.max_bytes)) as opened:
         sender = Sender(opened, topic, len(partitions), limits=limits)
         try:
             for line in lines:
@@ -55,6 +56,15 @@ async def send(connection: Connection, topic: str, lines: Iterable[Line]) -> int
             raise NotRead(f"{error}; {sender.sent:,} records before it are on {topic}") from error
         await sender.finish()
         return sender.sent
+
+
+@asynccontextmanager
+async def _permitted(topic: str) -> AsyncIterator[None]:
+    """Say what is missing where a broker gives no producer id; it does for who may write to any topic."""
+    try:
+        yield
+    except ClusterAuthorizationFailedError as error:
+        raise NotSent(f"nothing is sent to {topic}: {NOT_PERMITTED}") from error
 
 
 async def dump(connection: Connection, topic: str, out: BinaryIO) -> dict[int, int]:

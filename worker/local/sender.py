@@ -36,6 +36,7 @@ from worker.pipeline.lines import Line
 from worker.pipeline.partitioner import partition_of
 
 BATCH_BYTES: Final = 1 << 17
+NOT_PERMITTED: Final = "the broker does not permit it: grant the principal Write on the topic"
 
 _CLOSE_SECONDS = 5
 _LOOK_SECONDS = 3
@@ -271,7 +272,7 @@ class Sender:
                 names = ("cleanup.policy",)
                 said = "it has no key, and a compacted topic takes no such record"
             case TopicAuthorizationFailedError():
-                return "the broker does not permit it: grant the principal Write on the topic"
+                return NOT_PERMITTED
             case UnknownTopicOrPartitionError():
                 return "the topic was deleted meanwhile"
             case _:
