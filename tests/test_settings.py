@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import ssl
 import tomllib
 from pathlib import Path
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 from worker.cli import main
 from worker.domain.model import Rules
 from worker.pipeline.topology import TOPICS, Topology
-from worker.settings import PREFIX, Settings, example_file, load
+from worker.runtime.app import build_app
+from worker.settings import PREFIX, Settings, WrongSetting, example_file, load
 
 ROOT = Path(__file__).parents[1]
 TLS = Path(__file__).parent / "tls"
@@ -233,6 +235,90 @@ def test_a_name_that_is_misspelt_is_refused_with_the_nearest_and_its_value_is_no
 def test_a_file_that_cannot_be_read_as_it_is_meant_is_refused(file, text, told):
     Path(file).write_bytes(text)
     assert refused().startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("session-worker.toml", b"partitions = 3\r\n# \xc3\xbc\n"),
+        (".env", b"SESSION_WORKER_PARTITIONS=3\r\n"),
+    ],
+)
+def test_a_byte_order_mark_is_skipped(file, text):
+    Path(file).write_bytes(b"\xef\xbb\xbf" + text)
+    assert in_force()["partitions"] == ("3", file)
+
+
+@pytest.mark.parametrize("file", ["session-worker.toml", ".env"])
+def test_a_file_in_utf_16_is_refused(file):
+    Path(file).write_bytes("SESSION_WORKER_PARTITIONS=3".encode("utf-16"))
+    assert refused().startswith(f"{file}: 'utf-8' codec can't decode")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("SESSION_WORKER_BROKERS = '#'", "SESSION_WORKER_BROKERS in #: there is no such setting; write brokers: "),
+        ("session_worker_brokers = '#'", "session_worker_brokers in #: there is no such setting; write brokers: "),
+        ("[worker]\nbrokers = '#'", "worker in #: there is no such setting; write brokers above all tables: "),
+        (
+            "[tool.session-worker]\nBROKERS = '#'",
+            "tool in #: there is no such setting; write brokers above all tables: ",
+        ),
+        (
+            "[x]\na = 1\nSESSION_WORKER_APP_ID = '#'",
+            "x in #: there is no such setting; write app_id above all tables: ",
+        ),
+        ("[[worker]]\nbrokers = '#'", "worker in #: there is no such setting"),
+        ("[zzz]\na = '#'", "zzz in #: there is no such setting"),
+    ],
+)
+def test_a_setting_with_the_prefix_or_in_a_table_of_a_toml_file_is_named_as_it_is_to_be_written(text, told):
+    Path("session-worker.toml").write_text(text.replace("#", SECRET), "utf-8")
+    line = refused()
+    assert line.startswith(told.replace("#", "session-worker.toml"))
+    assert ("names in this file are lower case, no prefix" in line) == ("write" in told)
+
+
+def test_a_toml_file_that_cannot_be_opened_is_named(monkeypatch):
+    """Root may read everything, so the file is opened by a name that it does not have."""
+    Path("session-worker.toml").write_text("partitions = 3\n", "utf-8")
+    opened = Path.read_text
+
+    def denied(path, *arguments, **keywords):
+        if path.suffix == ".toml":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    assert refused() == "session-worker.toml: cannot be read: Permission denied"
+
+
+def test_a_web_port_in_use_is_named_with_its_setting():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(WrongSetting) as found:
+            build_app(Settings(web_port=port), Topology(8))
+    told = "the web server cannot listen at 127.0.0.1: Address already in use; set another port, or 0 for any free one"
+    assert str(found.value) == f"SESSION_WORKER_WEB_PORT={port}: {told}"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a..b", "x" * 70])
+@pytest.mark.parametrize("port", [None, 0])
+def test_a_web_host_that_is_not_of_this_machine_is_named_with_its_setting(host, port):
+    with pytest.raises(WrongSetting) as found:
+        build_app(Settings(web_host=host, web_port=port), Topology(8))
+    assert str(found.value).startswith(f"SESSION_WORKER_WEB_HOST={host}: the web server cannot listen at {host}: ")
+    assert str(found.value).endswith("; set an address of this machine, for example 127.0.0.1 or 0.0.0.0")
+
+
+@pytest.mark.parametrize("data_dir", ["file", "file/inside"])
+def test_a_data_folder_that_cannot_be_used_is_named_with_its_setting(data_dir):
+    Path("file").touch()
+    with pytest.raises(WrongSetting) as found:
+        build_app(Settings(store="rocksdb://", data_dir=Path(data_dir)), Topology(8))
+    assert str(found.value).startswith(f"SESSION_WORKER_DATA_DIR={data_dir}: ")
+    assert str(found.value).endswith("; set a folder that can be written")
 
 
 def test_what_kubernetes_adds_for_a_service_of_this_name_is_no_setting():

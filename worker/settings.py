@@ -3,9 +3,11 @@
 import json
 import re
 import ssl
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
 
@@ -30,6 +32,8 @@ PREFIX: Final = "SESSION_WORKER_"
 ENV_FILE: Final = ".env"
 TOML_FILE: Final = "session-worker.toml"
 
+_ENCODING: Final = "utf-8-sig"
+"""UTF-8, of which a byte order mark is skipped."""
 _MAX_REPEATED: Final = 100
 """A wrong value that is longer is not repeated: it may be a key where the key's file is meant."""
 _NAMES: Final = Topology(partitions=None)
@@ -360,6 +364,13 @@ class _Environment(EnvSettingsSource):
         return unknown | super().__call__()
 
 
+class _Toml(TomlConfigSettingsSource):
+    """A TOML file, of which a byte order mark is skipped."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text(encoding=_ENCODING))
+
+
 def _is_service_link(name: str, value: str) -> bool:
     """Tell what Kubernetes puts into the environment of each container where a Service is named session-worker."""
     return bool(re.search(r"_service_host$|_service_port(_|$)|_port_\d+_(tc|ud|sct)p(_|$)", name)) or (
@@ -372,10 +383,10 @@ def _sources(settings: type[BaseSettings]) -> dict[str, PydanticBaseSettingsSour
     environment = _Environment(settings)
     with _reading(ENV_FILE):
         _check_lines(Path(ENV_FILE))
-        dotenv = DotEnvSettingsSource(settings, ENV_FILE)
+        dotenv = DotEnvSettingsSource(settings, ENV_FILE, env_file_encoding=_ENCODING)
     file = str((dotenv() | environment()).get("config") or TOML_FILE)
     with _reading(file):
-        toml = TomlConfigSettingsSource(settings, file)
+        toml = _Toml(settings, file)
         if "config" in toml():
             raise ValueError("config is the name of this file, and no setting in it")
     return {"environment": environment, ENV_FILE: dotenv, file: toml}
@@ -387,12 +398,14 @@ def _reading(file: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise SettingsError(f"{file}: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _check_lines(file: Path) -> None:
     """Refuse lines that python-dotenv would only warn of and leave out."""
     if file.is_file():
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding=_ENCODING) as lines:
             for binding in parse_stream(lines):
                 if binding.error:
                     raise ValueError(f"line {binding.original.line} is not NAME=value")
@@ -421,9 +434,25 @@ def _told(error: ValidationError) -> str:
     is_toml = source not in {"environment", ENV_FILE}
     where = (field if is_toml else _variable(field)) + ("" if source == "environment" else f" in {source}")
     if wrong["type"] == "extra_forbidden":
-        nearest = get_close_matches(field.lower(), Settings.model_fields, n=1)
-        hint = f"; is it {nearest[0] if is_toml else _variable(nearest[0])}?" if nearest else ""
-        return f"{where}: there is no such setting{hint}"
+        return f"{where}: there is no such setting{_hint(field, wrong['input'], is_toml=is_toml)}"
     given = repr(wrong["input"])
     is_secret = SecretStr in get_args(Settings.model_fields[field].annotation) or len(given) > _MAX_REPEATED
     return f"{where}: {message}" + ("" if is_secret else f", but it is {given}")
+
+
+def _hint(name: str, value: object, *, is_toml: bool) -> str:
+    """Name the setting that is meant; in a TOML file also one with the prefix of variables, or inside a table."""
+    field = name.lower().removeprefix(PREFIX.lower())
+    if is_toml and field in Settings.model_fields:
+        return f"; write {field}: names in this file are lower case, no prefix"
+    if is_toml and isinstance(value, dict) and (inside := _settings_in(value)):
+        return f"; write {inside[0]} above all tables: names in this file are lower case, no prefix, in no table"
+    nearest = get_close_matches(field, Settings.model_fields, n=1)
+    return f"; is it {nearest[0] if is_toml else _variable(nearest[0])}?" if nearest else ""
+
+
+def _settings_in(table: dict[str, Any]) -> list[str]:
+    """List the settings that a table holds, also in the tables of it."""
+    names = [name.lower().removeprefix(PREFIX.lower()) for name in table]
+    inner = [found for value in table.values() if isinstance(value, dict) for found in _settings_in(value)]
+    return [name for name in names if name in Settings.model_fields] + inner

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -227,23 +228,26 @@ def test_null_is_a_tombstone():
     assert (rejection["topic"], rejection["value"], rejection["key"]) == ("session-rejections", None, None)
 
 
-def test_bytes_that_are_not_utf_8_are_written_as_replacement_characters():
-    """In a file they cannot be written down, but a value that is cut may end within a character."""
+def test_a_published_record_that_is_not_utf_8_is_written_in_base64():
+    """In a file it can be written down in no other way; a value that is cut may end within a character."""
     (out,) = published(line("ü" * (1 << 20)), SESSION_WORKER_MAX_RECORD_BYTES="7")
-    assert out["value"] == "üüü\ufffd"
-    replay = Replay(Rules())
-    (record,) = replay.fold(0, arrived(b"\xffabc"))
-    assert json.loads(written(record, "session-rejections"))["value"] == "\ufffdabc"
+    assert (out["base64"], b64decode(out["value"]), b64decode(out["key"])) == (True, "üüü".encode() + b"\xc3", b"s-1")
+    assert b64decode(out["headers"]["rejection-code"]) == b"record_too_large"
+    (record,) = Replay(Rules()).fold(0, arrived(b"\xffabc"))
+    out = json.loads(written(record, "session-rejections"))
+    assert (out["base64"], b64decode(out["value"]), b64decode(out["key"])) == (True, b"\xffabc", b"\xfe")
+    assert "base64" not in published(line("broken"))[0]
 
 
 def arrived(value: bytes):
     return ConsumerRecord(0, SENT, b"\xfe", value, (("h", b"\xfd"),))
 
 
-def test_keys_and_headers_that_are_not_utf_8_are_written_with_replacement_characters():
+def test_keys_and_headers_that_are_not_utf_8_are_written_in_base64():
     (record,) = Replay(Rules()).fold(0, arrived(b"{"))
     out = json.loads(written(record, "session-rejections"))
-    assert (out["key"], out["headers"]["h"]) == ("\ufffd", "\ufffd")
+    assert (out["base64"], b64decode(out["key"]), b64decode(out["headers"]["h"])) == (True, b"\xfe", b"\xfd")
+    assert b64decode(out["value"]) == b"{"
 
 
 @pytest.mark.parametrize("timestamp", [0, -1, SENT, 2**63 - 1, -(2**63)])

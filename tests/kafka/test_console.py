@@ -3,20 +3,27 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.protocol.admin import CreateAclsRequest
 from click.testing import CliRunner
 
 from tests.kafka.topics import Record, create, high_watermarks, own, produce, read, send
 from worker.cli import main
 from worker.domain.model import Rules
 from worker.local import console
+from worker.local.kafka import LocalKafka
+from worker.local.sender import Limits, NotSent
 from worker.local.simulator import simulate
+from worker.pipeline.lines import FORM, Line
 from worker.pipeline.lines import read as lines_of
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.replay import Replay
@@ -182,7 +189,10 @@ LINE = '{"key": "s-1", "value": {}, "timestamp": 0}\n'
 @pytest.mark.parametrize(
     ("bad", "told"),
     [
-        ("{\n", "line 3: Input data was truncated"),
+        (
+            "{\n",
+            "line 3: this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` makes it so. {form}",
+        ),
         ('{"value": {}, "timestamp": 0, "partition": 2}\n', "line 3: partition 2, but {topic} has 2"),
     ],
 )
@@ -191,7 +201,8 @@ def test_a_bad_line_is_named_and_those_before_it_are_sent(kafka, bad, told):
     asyncio.run(create(kafka, topic, partitions=2))
     result = run(kafka, "send", "-", "--topic", topic, given=LINE * 2 + bad + LINE)
     assert result.exit_code == 2
-    assert result.stderr == f"Error: <stdin>, {told.format(topic=topic)}; what is before it was sent\n"
+    told = told.format(topic=topic, form=f"A valid line is {FORM}")
+    assert result.stderr == f"Error: <stdin>, {told}; 2 records before it are on {topic}\n"
     assert len(asyncio.run(read(kafka, topic))) == 2
 
 
@@ -207,15 +218,195 @@ def test_a_broker_that_is_not_there_is_one_line():
     assert "127.0.0.1" in result.stderr
 
 
-def test_what_the_broker_refuses_is_one_line_and_what_is_far_behind_it_is_not_sent(kafka):
-    topic = own("future")
+# ------------------------------------------------------------------------------- records that the topic does not take
+
+
+NOW = time.time_ns() // 1_000_000
+YEARS_AHEAD = NOW + 3 * 365 * 86_400_000
+YEARS_AGO = 1_000_000_000_000
+
+
+def record(number, key="s-1", **more):
+    return {"key": key, "value": {"n": number}, "timestamp": NOW, **more}
+
+
+def sent(kafka, topic, records):
+    """Send records, one a line; give the exit status, standard error, and the numbers in each partition of the topic."""
+    result = run(kafka, "send", "-", "--topic", topic, given="".join(json.dumps(it) + "\n" for it in records))
+    found: dict[int, list[int]] = {}
+    for it in asyncio.run(read(kafka, topic)):
+        found.setdefault(it.partition, []).append(json.loads(it.value or b"")["n"])
+    return result.exit_code, result.stderr, found
+
+
+def expected(records, partitions, refused):
+    """Give the numbers that are in each partition when nothing of a partition follows its refused record."""
+    placed: dict[int, list[int]] = {}
+    for it in records[: refused - 1]:
+        placed.setdefault(partition_of(it["key"].encode(), partitions), []).append(it["value"]["n"])
+    return placed
+
+
+LIMITS = [
+    ("message_timestamp_after_max_ms", "3600000", {"timestamp": YEARS_AHEAD}),
+    ("message_timestamp_before_max_ms", "3600000", {"timestamp": YEARS_AGO}),
+    ("max_message_bytes", "20000", {"value": {"n": 2000, "x": "x" * 20_000}}),
+    ("cleanup_policy", "compact", {"key": None, "partition": 1}),
+]
+
+
+@pytest.mark.parametrize(("limit", "value", "wrong"), LIMITS, ids=[it[0] for it in LIMITS])
+def test_nothing_follows_a_record_that_a_limit_refuses(kafka, limit, value, wrong):
+    topic = own("limited")
+    asyncio.run(create(kafka, topic, partitions=4, **{limit: value}))
+    records = [record(n, f"s-{n % 50}") for n in range(1, 3001)]
+    records[1999] |= wrong
+    partition = records[1999].get("partition", partition_of(b"s-0", 4))
+    status, error, found = sent(kafka, topic, records)
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith(f"Error: <stdin>, line 2000: not sent to partition {partition} of {topic}: ")
+    assert f"{limit.replace('_', '.')}={value}" in error
+    assert error.endswith("; 1,999 records are on the topic: all before this line\n")
+    assert found == expected(records, 4, refused=2000)
+
+
+def test_nothing_of_a_partition_follows_a_record_that_only_the_broker_knows_to_refuse(kafka, monkeypatch):
+    """As where the principal may not read the topic's configuration: the broker refuses the whole batch."""
+    topic = own("unknown")
     asyncio.run(create(kafka, topic, partitions=2))
-    future = json.dumps({"key": None, "value": "x" * 200_000, "timestamp": 4_000_000_000_000, "partition": 0}) + "\n"
-    others = json.dumps({"key": None, "value": "x" * 1000, "timestamp": 0, "partition": 1}) + "\n"
-    result = run(kafka, "send", "-", "--topic", topic, given=future * 2 + others * 20_000)
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "InvalidTimestamp" in result.stderr
-    assert len(asyncio.run(read(kafka, topic))) < 15_000
+
+    async def unknown(*_):
+        return Limits()
+
+    monkeypatch.setattr(console, "limits_of", unknown)
+    records = [record(n, partition=n % 2, value={"n": n, "x": "x" * 500}) for n in range(1, 3001)]
+    records[1000]["timestamp"] = YEARS_AHEAD  # line 1,001, in the middle of a batch of partition 1
+    status, error, found = sent(kafka, topic, records)
+    assert status == 2
+    assert "line 1001: not sent to partition 1 of" in error
+    assert "message.timestamp.before.max.ms, which cannot be read without DescribeConfigs" in error
+    assert found[1] == list(range(1, 1000, 2)), "what precedes it in its batch is there, nothing that follows"
+    assert found[0] == list(range(2, 2 * len(found[0]) + 1, 2)), "the other partition has no gap"
+    account = re.search(r"; ([0-9,]+) records are on the topic: all up to line ([0-9,]+), but none (.*)\n$", error)
+    assert account is not None
+    assert account[1] == f"{len(found[0]) + len(found[1]):,}"
+    assert int(account[2].replace(",", "")) // 2 == len(found[0]), "that line is the last that was read"
+    assert account[3] == "of partition 1 from line 1,001 on"
+
+
+def test_small_records_are_sent_where_a_topic_takes_no_large_batch(kafka):
+    topic = own("narrow")
+    asyncio.run(create(kafka, topic, max_message_bytes="5000"))
+    status, error, found = sent(kafka, topic, [record(n) for n in range(2000)])
+    assert (status, error) == (0, f"2,000 records sent to {topic}\n")
+    assert found == {0: list(range(2000))}
+
+
+def test_a_topic_that_stamps_records_takes_any_time(kafka):
+    topic = own("stamped")
+    asyncio.run(create(kafka, topic, message_timestamp_type="LogAppendTime", message_timestamp_after_max_ms="1000"))
+    assert sent(kafka, topic, [record(1, timestamp=YEARS_AHEAD), record(2)])[::2] == (0, {0: [1, 2]})
+
+
+def test_the_broker_decides_on_a_record_that_the_clock_here_finds_too_late(kafka, monkeypatch):
+    topic = own("clock")
+    asyncio.run(create(kafka, topic, message_timestamp_after_max_ms="3600000"))
+    limits_of = console.limits_of
+
+    async def slow_clock(*arguments):
+        return (await limits_of(*arguments))._replace(latest=NOW - 86_400_000)
+
+    monkeypatch.setattr(console, "limits_of", slow_clock)
+    assert sent(kafka, topic, [record(n) for n in range(20)])[::2] == (0, {0: list(range(20))})
+
+
+def test_a_topic_deleted_while_send_waits_is_named_with_what_was_sent(kafka, monkeypatch):
+    topic = own("deleted")
+    monkeypatch.setattr("worker.local.sender._LOOK_SECONDS", 0.2)
+    asyncio.run(create(kafka, topic))
+
+    async def delete():
+        async with console.administration({"bootstrap_servers": kafka}) as admin:
+            await admin.delete_topics([topic])
+            async with asyncio.timeout(30):
+                while any(it["topic"] == topic for it in await admin.describe_topics()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+
+    def lines():
+        for number in range(1, 3001):
+            if number == 2000:
+                with ThreadPoolExecutor() as pool:
+                    pool.submit(asyncio.run, delete()).result(30)
+            yield Line(number, 0, None, NOW, b"s-1", b"x" * 1000, [])
+
+    with pytest.raises(
+        NotSent, match=f"partition 0 of {topic}: the topic was deleted meanwhile; [0-9,]+ records are on"
+    ):
+        asyncio.run(console.send({"bootstrap_servers": kafka}, topic, lines()))
+
+
+@pytest.mark.parametrize(
+    ("value", "values"),
+    [
+        ([{"a": 1}, {"b": [1.0, "ü"]}], [b'{"a":1}', '{"b":[1.0,"ü"]}'.encode()]),
+        ('[{"a": 1}, {"b": 2}]', [b'{"a": 1}', b'{"b": 2}']),
+        ('{"a":1}\n\n{"b":2}\n', [b'{"a":1}', b'{"b":2}']),
+        ('{"a":1}', [b'{"a":1}']),
+    ],
+    ids=["array", "array as text", "NDJSON", "one object"],
+)
+def test_split_makes_a_record_of_each_element(kafka, value, values):
+    topic = own("split")
+    asyncio.run(create(kafka, topic, partitions=3))
+    line = json.dumps({"key": "s-1", "value": value, "timestamp": AT, "headers": {"a": "b"}})
+    result = run(kafka, "send", "-", "--topic", topic, "--split", given=line)
+    assert (result.exit_code, result.stderr) == (0, f"{len(values):,} records sent to {topic}\n")
+    partition = partition_of(b"s-1", 3)
+    assert content(asyncio.run(read(kafka, topic))) == [
+        Record(b"s-1", it, (("a", b"b"),), partition, AT) for it in values
+    ]
+
+
+def test_without_rights_send_says_which_is_missing_and_what_is_on_the_topic(tmp_path, monkeypatch):
+    properties = {
+        "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.name.client.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.client.plain.sasl.jaas.config": (
+            'org.apache.kafka.common.security.plain.PlainLoginModule required user_shop="secret";'
+        ),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+    }
+    for name, value in (
+        ("SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+        ("SASL_USERNAME", "shop"),
+        ("SASL_PASSWORD", "secret"),
+    ):
+        monkeypatch.setenv(f"SESSION_WORKER_{name}", value)
+    seen, written = own("seen"), own("written")
+    with LocalKafka(tmp_path, properties=properties) as cluster:
+        inside, outside = cluster.internal_servers, cluster.bootstrap_servers
+        asyncio.run(create(inside, seen, written))
+        asyncio.run(grant(inside, seen, operation=8))  # Describe
+        lines = [record(1), record(2, timestamp=YEARS_AHEAD), record(3)]
+        text = "".join(json.dumps(it) + "\n" for it in lines)
+        first = run(outside, "send", "-", "--topic", seen, given=text)
+        asyncio.run(grant(inside, written, operation=4))  # Write; not DescribeConfigs
+        second = run(outside, "send", "-", "--topic", written, given=text)
+        third = run(outside, "send", "-", "--topic", seen, given=text)
+        there = [len(asyncio.run(read(inside, topic))) for topic in (seen, written)]
+    remedy = "the broker does not permit it: grant the principal Write on the topic"
+    assert first.stderr == f"Error: <stdin>, nothing is sent to {seen}: {remedy}\n"
+    assert "max.ms, which cannot be read without DescribeConfigs); 1 record is on the topic" in second.stderr
+    assert f"line 1: not sent to partition 0 of {seen}: {remedy}; 0 records are on the topic" in third.stderr
+    assert [it.exit_code for it in (first, second, third)] == [2, 2, 2]
+    assert there == [0, 1]
+
+
+async def grant(kafka, topic, operation):
+    async with console.administration({"bootstrap_servers": kafka}) as admin:
+        answer: Any = await admin._send_request(CreateAclsRequest(2, topic, 3, "User:shop", "*", operation, 3))
+    assert [row[0] for row in answer.creation_responses] == [0]
 
 
 # ------------------------------------------------------------------------------------------------------ tail
@@ -257,6 +448,24 @@ def test_tail_prints_the_snapshots_of_a_key_until_ctrl_c(kafka):
     assert (process.returncode, rest, errors) == (0, "", "")
 
 
+def test_tail_finds_a_key_in_every_partition_of_a_topic_that_is_not_partitioned_by_key(kafka, monkeypatch):
+    rejections, unknown, sessions = own("rejections"), own("unknown"), own("sessions")
+    monkeypatch.setenv("SESSION_WORKER_REJECTIONS_TOPIC", rejections)
+    monkeypatch.setenv("SESSION_WORKER_SESSIONS_TOPIC", sessions)
+    asyncio.run(create(kafka, rejections, unknown, sessions, partitions=3))
+    for topic in (rejections, unknown, sessions):
+        records = [snapshot(key, n, partition=n) for n in range(3) for key in (b"s-1", b"s-2")]
+        asyncio.run(produce(kafka, topic, records))
+    home = partition_of(b"s-1", 3)
+    for topic, expected in ((rejections, [0, 1, 2]), (unknown, [0, 1, 2]), (sessions, [home])):
+        with follow(kafka, "--topic", topic, "--key", "s-1", "--from-beginning", "--json") as process:
+            assert process.stdout is not None
+            found = [json.loads(process.stdout.readline())["updateCount"] for _ in expected]
+            process.send_signal(signal.SIGTERM)
+            rest, errors = process.communicate(timeout=10)
+        assert (sorted(found), rest, errors, process.returncode) == (expected, "", "", 0)
+
+
 def test_tail_begins_with_what_comes_and_prints_values_as_they_are(kafka):
     topic = own("snapshots")
     asyncio.run(create(kafka, topic))
@@ -282,5 +491,5 @@ def test_a_reader_that_goes_away_ends_tail_in_silence(kafka):
         assert process.stderr is not None
         process.stdout.close()
         asyncio.run(produce(kafka, topic, [snapshot(b"s-1", 1)]))
-        assert process.wait(20) is not None
+        assert process.wait(20) == 141
         assert process.stderr.read() == ""

@@ -135,6 +135,23 @@ def test_no_process_outlives_the_one_that_serves(tmp_path, sent):
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signal_that_the_parent_had_ignored_ends_the_kafka_command_with_status_0(tmp_path, sent):
+    script = f"trap '' INT TERM; exec '{sys.executable}' -m worker kafka --port 0 --data '{tmp_path}'"
+    with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        assert server.stdout.readline().startswith(b"127.0.0.1:")
+        broker, watcher = children(server.pid)
+        server.send_signal(sent)
+        assert server.wait(30) == 0
+        assert server.stderr.read() == b""
+    deadline = time.monotonic() + 10
+    while runs(broker) or runs(watcher):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_port_in_use_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

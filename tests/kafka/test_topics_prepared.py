@@ -1,6 +1,7 @@
 """The topics that a worker makes or finds at its start, on a real Kafka."""
 
 import asyncio
+import logging
 import re
 import shlex
 import socket
@@ -114,6 +115,20 @@ def test_what_is_missing_is_created_with_the_configuration_it_needs(settings):
         field: len(asyncio.run(high_watermarks(settings().brokers, name))) for field, name in topology.named().items()
     }
     assert counts == dict.fromkeys(TOPICS, 3)
+
+
+@pytest.mark.parametrize(("factor", "replicas"), [(-1, "the broker's default"), (1, "1")])
+def test_each_topic_that_is_created_is_logged_with_the_setting_that_names_it(settings, caplog, factor, replicas):
+    caplog.set_level(logging.INFO)
+    names = prepared(settings(replication_factor=factor)).named()
+    facts = f"partitions=3 replication_factor={replicas}"
+    assert sorted(caplog.messages) == sorted(
+        f"Topic {name} created, because there was none: {facts} (SESSION_WORKER_{field.upper()}_TOPIC)"
+        for field, name in names.items()
+    )
+    caplog.clear()
+    prepared(settings())
+    assert caplog.messages == []
 
 
 def test_without_a_v1_topic_none_is_created(settings):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.pipeline.lines import BadLine, Line, dumped, read
-from worker.pipeline.wire import ConsumerRecord
+from worker.pipeline.lines import FORM, BadLine, Line, dumped, read, written
+from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 
 VALUES = (
     None,
@@ -34,7 +34,7 @@ VALUES = (
     b"\x00\xff\xfe",
     b'\xef\xbb\xbf{"a":1}',
     b'{"a":' + b"[" * 100 + b"]" * 100 + b"}",
-    *(b'{"a":' + b"[" * depth + b"]" * depth + b"}" for depth in (700, 780, 790, 800, 900, 960, 1000, 5000)),
+    *(b'{"a":' + b"[" * depth + b"]" * depth + b"}" for depth in (509, 510, 511, 512, 700, 1000, 5000)),
 )
 
 
@@ -104,3 +104,184 @@ def test_a_bad_line_is_named(text):
     with pytest.raises(BadLine, match="line 2: ") as found:
         next(lines)
     assert found.value.number == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- depth
+
+
+def nested(depth: int) -> bytes:
+    """Write a line that nests so deep, the line's own object included."""
+    return b'{"timestamp": 0, "value": ' + b'{"a":' * (depth - 1) + b"1" + b"}" * (depth - 1) + b"}"
+
+
+def test_a_line_may_nest_512_levels_deep_on_every_python():
+    assert back(nested(512)).value == b'{"a":' * 511 + b"1" + b"}" * 511
+    with pytest.raises(BadLine, match=r"^line 1: it nests deeper than 512 levels; write such a value as text"):
+        back(nested(513))
+
+
+@pytest.mark.parametrize("value", [b'{"a":[' + b"[]," * 600 + b"[]]}", b'{"a":"' + b"[" * 600 + rb"\"{\\" + b'"}'])
+def test_brackets_side_by_side_and_in_strings_are_not_levels(value):
+    assert back(b'{"timestamp": 0, "value": ' + value + b"}").value == value
+    assert back(dumped(0, ConsumerRecord(0, 0, None, value))).value == value
+    assert b'"value":{' in dumped(0, ConsumerRecord(0, 0, None, value))
+
+
+# ------------------------------------------------------------------------------------------- kinds of wrong files
+
+TIME = 1795372800000
+GOOD = b'{"key": "s-1", "value": {}, "timestamp": 0}'
+BODY = '{"customerSession": {"state": "open"}}'
+KINDS: dict[str, tuple[bytes, str]] = {
+    "CSV": (b"key,value,timestamp\n", "this looks like CSV (with ',' between columns), not JSON Lines"),
+    "CSV, semicolon": (b'"key";"value"\n', "this looks like CSV (with ';' between columns), not JSON Lines"),
+    "TSV": (b"key\tvalue\n", r"this looks like CSV (with '\t' between columns), not JSON Lines"),
+    "CSV, quoted": (b'"key","value"\n', "this looks like CSV (with ',' between columns), not JSON Lines"),
+    "UTF-16, BOM": ("\ufeff{}".encode("utf-16-le"), "this is UTF-16 text; save the file as UTF-8"),
+    "UTF-16, BE": ("\ufeff{}".encode("utf-16-be"), "this is UTF-16 text; save the file as UTF-8"),
+    "UTF-16, no BOM": ('{"key"'.encode("utf-16-le"), "this is UTF-16 text; save the file as UTF-8"),
+    "UTF-32": ("\ufeff{}".encode("utf-32-le"), "this is UTF-32 text; save the file as UTF-8"),
+    "Latin-1": ('{"key": "\xfc"}'.encode("latin-1"), "this is not UTF-8; save the file as UTF-8"),
+    "array": (
+        b"[" + GOOD + b"]\n",
+        "this is a JSON array, not JSON Lines; each record is one line: `jq -c '.[]'` makes it so",
+    ),
+    "array, pretty": (
+        b"[\n",
+        "this is a JSON array, not JSON Lines; each record is one line: `jq -c '.[]'` makes it so",
+    ),
+    "pretty": (b"{\n", "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` makes it so"),
+    "pretty, later": (
+        b'{ "key": "s-1",\n',
+        "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` makes it so",
+    ),
+    "end of pretty": (b"},\n", "this is no JSON object"),
+    "body": (
+        BODY.encode(),
+        'this is the body of a request, not a record; put it under "value", beside "key" and "timestamp"',
+    ),
+    "bare body": (
+        b'{"cartItems": []}',
+        'this is the body of a request, not a record; put it under "value", beside "key" and "timestamp"',
+    ),
+    "output": (
+        b'{"topic": "t", "value": {}, "timestamp": 0}',
+        "this is a record that replay has published, with its topic; the input holds update records",
+    ),
+    "pandas": (
+        b'{"value": {}, "timestamp": 1795372800000.0}',
+        '"timestamp" is 1795372800000.0; write 1795372800000, milliseconds since 1970',
+    ),
+    "pandas, partition": (b'{"value": {}, "timestamp": 0, "partition": 1.0}', '"partition" is 1.0; write 1'),
+    "half a millisecond": (
+        b'{"value": {}, "timestamp": 0.5}',
+        '"timestamp" is 0.5; write an integer, milliseconds since 1970',
+    ),
+    "ISO time": (
+        b'{"value": {}, "timestamp": "2026-11-23T00:00:00Z"}',
+        '"timestamp" is "2026-11-23T00:00:00Z"; write an integer, milliseconds since 1970',
+    ),
+    "null time": (
+        b'{"value": {}, "timestamp": null}',
+        '"timestamp" is null; write an integer, milliseconds since 1970',
+    ),
+    "true offset": (b'{"value": {}, "timestamp": 0, "offset": true}', '"offset" is true; write an integer'),
+    "no time": (b'{"value": {}}', '"timestamp" is missing'),
+    "nothing": (b"{}", '"value" and "timestamp" are missing'),
+    "misspelt": (b'{"value": {}, "timestamp": 0, "Key": "s-1"}', 'there is no field "Key" in a line'),
+    "array as value": (
+        b'{"value": [], "timestamp": 0}',
+        '"value" is a JSON array; `session-worker send --split` makes a record of each of its elements',
+    ),
+    "number as value": (b'{"value": 5, "timestamp": 0}', "value is neither an object nor a string nor null"),
+    "key of another type": (
+        b'{"key": 5, "value": {}, "timestamp": 0}',
+        "Expected `str | null`, got `int` - at `$.key`",
+    ),
+    "partition": (b'{"value": {}, "timestamp": 0, "partition": -1}', "partition -1 is not one of 0 to 8191"),
+    "offset": (b'{"value": {}, "timestamp": 0, "offset": -1}', "offset -1 is not one of 0 to 2^40 - 1"),
+    "Excel": (b"PK\x03\x04\x14\x00", "this is an Excel workbook or another ZIP archive; export its rows as JSON Lines"),
+    "old Excel": (b"\xd0\xcf\x11\xe0\xa1", "this is an Excel workbook; export its rows as JSON Lines"),
+    "Parquet": (b"PAR1\x15\x04", "this is a Parquet file; export its rows as JSON Lines"),
+    "bzip2": (b"BZh91AY", "this is a bzip2 file; decompress it, or use gzip or zstd"),
+    "tar": (b"updates.jsonl" + bytes(244) + b"ustar", "this is a tar archive; extract the file from it"),
+    "binary": (b"\x7fELF\x02\x00\x00", "this is no text"),
+    "HTML": (b"<html>\n", "this is XML or HTML"),
+    "BOM in the middle": (
+        b"\xef\xbb\xbf{}",
+        "this is text with a byte order mark, which may only be at the beginning of the file",
+    ),
+    "Python": (b"{'key': 's-1'}", "this is a Python dict, not JSON: write it with json.dumps"),
+    "text": (b"hello\n", "this is no JSON object"),
+    "number": (b"5\n", "this is no JSON object"),
+    "cut off": (b'{"key": "s-1', "Input data was truncated"),
+    "two on a line": (GOOD + GOOD, "JSON is malformed: trailing characters (byte 44)"),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), KINDS.values(), ids=KINDS)
+def test_the_error_says_what_the_line_is_and_shows_a_valid_one(text, told):
+    with pytest.raises(BadLine) as found:
+        list(read([b"\n", text]))
+    assert str(found.value) == f"line 2: {told}. A valid line is {FORM}"
+    assert "\n" not in str(found.value)
+
+
+def test_the_valid_line_that_errors_show_is_valid():
+    assert back(FORM.encode()).value == b'{"customerSession":{"state":"open"}}'
+
+
+def test_a_byte_order_mark_is_skipped_at_the_beginning_only():
+    mark = b"\xef\xbb\xbf"
+    assert [it.number for it in read([mark + GOOD, GOOD])] == [1, 2]
+    assert list(read([mark])) == list(read([mark + b"\n"])) == list(read([b""])) == []
+    with pytest.raises(BadLine, match=r"^line 2: this is text with a byte order mark"):
+        list(read([GOOD, mark + GOOD]))
+
+
+# ----------------------------------------------------------------------------------------------------------- split
+
+
+@pytest.mark.parametrize(
+    ("value", "values"),
+    [
+        ([{"a": 1}, {"b": [2.0]}], [b'{"a":1}', b'{"b":[2.0]}']),
+        ([], []),
+        (' [{"a": 1}, {"b":2} ]\n', [b'{"a": 1}', b'{"b":2}']),
+        ('{"a":1}\n{"b":2}\n', [b'{"a":1}', b'{"b":2}']),
+        ('{"a":1}\r\n\r\n{"b":2}\r\n', [b'{"a":1}', b'{"b":2}']),
+        ('{"a":1}\nbroken', [b'{"a":1}', b"broken"]),
+        ('{\n"a":1\n}', [b'{\n"a":1\n}']),
+        ("broken\n{}", [b"broken\n{}"]),
+        ("5\n6", [b"5\n6"]),
+        ({"a": [1]}, [b'{"a":[1]}']),
+        (None, [None]),
+        ("", [b""]),
+        ("5", [b"5"]),
+    ],
+    ids=repr,
+)
+def test_split_makes_records_of_an_array_and_of_lines_of_json(value, values):
+    line = {"key": "s-1", "value": value, "timestamp": TIME, "partition": 3, "headers": {"a": "b"}}
+    found = list(read([b"\n", json.dumps(line).encode()], is_split=True))
+    assert [it.value for it in found] == values
+    assert all(it[:4] == (2, 3, None, TIME) and it[6:] == ([("a", b"b")],) for it in map(tuple_of, found))
+
+
+def tuple_of(line: Line) -> tuple[Any, ...]:
+    return (line.number, line.partition, line.offset, line.timestamp, line.key, line.value, line.headers)
+
+
+@pytest.mark.parametrize("value", [[1], '["a"]', [{}, None]])
+def test_split_refuses_an_element_that_is_no_object(value):
+    with pytest.raises(BadLine, match=r"^line 1: element [12] of the array is no JSON object\. A valid line"):
+        list(read([json.dumps({"value": value, "timestamp": 0}).encode()], is_split=True))
+
+
+# ---------------------------------------------------------------------------------------------------------- output
+
+
+def test_published_bytes_that_are_not_utf_8_are_written_in_base64():
+    record = ProducerRecord("session-rejections", 0, b"\xff", b"{", 0, [("h", b"x")])
+    line = orjson.loads(written(record, "session-rejections"))
+    assert (line["base64"], line["key"], line["value"], line["headers"]) == (True, "/w==", "ew==", {"h": "eA=="})

@@ -9,17 +9,21 @@ import aiokafka
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import ClusterAuthorizationFailedError
 
 from worker.domain.model import instant
-from worker.local.sender import NoSuchPartition, Sender, producer
+from worker.local.sender import BATCH_BYTES, NOT_PERMITTED, Limits, NoSuchPartition, NotSent, Sender, producer
 from worker.pipeline.lines import BadLine, Line, dumped
 from worker.pipeline.partitioner import partition_of
+from worker.pipeline.topology import TOPICS, Topology
 from worker.pipeline.wire import TYPES, ConsumerRecord
 
 PATIENCE_SECONDS = 5
 
 _POLL_MS = 200
 _FETCH_BYTES = 4 << 20
+_IDS = {"integrationId", "profileId"}
 
 Fetched = aiokafka.ConsumerRecord[bytes, bytes]
 
@@ -31,23 +35,36 @@ class NoSuchTopic(Exception):
     """The topic is not there; the message names it."""
 
 
+class NotRead(Exception):
+    """A line cannot be sent; the message names it, and says what is on the topic."""
+
+
 async def send(connection: Connection, topic: str, lines: Iterable[Line]) -> int:
     """Put the records of a file on a topic and count them.
 
-    Raises what reading *lines* raises, and NoSuchPartition, after what came before is on the topic.
+    Raises NotSent; and, after what came before is on the topic, NotRead for what reading *lines* raises.
     """
     partitions = await partitions_of(connection, topic)
-    async with producer(connection) as opened:
-        sender = Sender(opened, topic, len(partitions))
-        sent = 0
+    limits = await limits_of(connection, topic)
+    async with _permitted(topic), producer(connection, min(BATCH_BYTES, limits.max_bytes)) as opened:
+        sender = Sender(opened, topic, len(partitions), limits=limits)
         try:
-            for sent, line in enumerate(lines, 1):  # noqa: B007 (the count of all)
+            for line in lines:
                 await sender.put(line)
-        except (BadLine, NoSuchPartition):
+        except (BadLine, NoSuchPartition) as error:
             await sender.finish()
-            raise
+            raise NotRead(f"{error}; {sender.sent:,} records before it are on {topic}") from error
         await sender.finish()
-    return sent
+        return sender.sent
+
+
+@asynccontextmanager
+async def _permitted(topic: str) -> AsyncIterator[None]:
+    """Say what is missing where a broker gives no producer id; it does for who may write to any topic."""
+    try:
+        yield
+    except ClusterAuthorizationFailedError as error:
+        raise NotSent(f"nothing is sent to {topic}: {NOT_PERMITTED}") from error
 
 
 async def dump(connection: Connection, topic: str, out: BinaryIO) -> dict[int, int]:
@@ -85,11 +102,15 @@ async def tail(
     show: Callable[[Fetched], None],
     key: bytes | None = None,
     *,
+    is_keyed: bool = False,
     from_beginning: bool = False,
 ) -> None:
-    """Show a topic's committed records as they come, for ever; with a *key* only those that have it."""
+    """Show a topic's committed records as they come, for ever; with a *key* only those that have it.
+
+    They are in one partition if the topic *is_keyed*, else in any.
+    """
     partitions = await partitions_of(connection, topic)
-    if key is not None:
+    if key is not None and is_keyed:
         partitions = [partitions[partition_of(key, len(partitions))]]
     async with reader(connection) as consumer:
         consumer.assign(partitions)
@@ -102,6 +123,11 @@ async def tail(
                 for record in records:
                     if key is None or record.key == key:
                         show(record)
+
+
+def is_keyed(topology: Topology, topic: str) -> bool:
+    """Return True if the worker writes all records of a topic to the partitions of their keys."""
+    return any(name == topic and TOPICS[field].key in _IDS for field, name in topology.named().items())
 
 
 def line_of(record: Fetched) -> str:
@@ -175,6 +201,24 @@ async def partitions_of(connection: Connection, topic: str) -> list[TopicPartiti
     if topic not in described:
         raise NoSuchTopic(f"there is no topic {topic} at {connection['bootstrap_servers']}")
     return [TopicPartition(topic, number) for number in sorted(it["partition"] for it in described[topic])]
+
+
+async def limits_of(connection: Connection, topic: str) -> Limits:
+    """Ask what a topic takes; what the principal may not see is no limit here."""
+    async with administration(connection) as admin:
+        (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    (described,) = answer.to_object()["resources"]
+    known = {it["config_names"]: it["config_value"] for it in described["config_entries"]}
+    now, unlimited = time.time_ns() // 1_000_000, Limits()
+    before, after = (known.get(f"message.timestamp.{side}.max.ms") for side in ("before", "after"))
+    is_checked = known.get("message.timestamp.type") == "CreateTime"
+    return Limits(
+        now - int(before) if before and is_checked else unlimited.earliest,
+        now + int(after) if after and is_checked else unlimited.latest,
+        int(known.get("max.message.bytes", unlimited.max_bytes)),
+        "compact" in known.get("cleanup.policy", ""),
+        known,
+    )
 
 
 async def high_watermarks(connection: Connection, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:

@@ -1,5 +1,6 @@
 """The composition root: `build_app(settings, topology)`."""
 
+import errno
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from worker.runtime.driver import AsFetched
 from worker.runtime.opening import Opening, Parts, Tables
 from worker.runtime.tables import InMemory, Kept, Table
 from worker.runtime.transaction import TransactionalProducer
-from worker.settings import Settings
+from worker.settings import PREFIX, Settings, WrongSetting
 
 _HEARTBEATS = 4  # in a session timeout
 
@@ -55,7 +56,7 @@ class App(faust.App):
             web_host=host,
             web_bind=host,
             web_enabled=settings.web_port is not None,
-            web_port=settings.web_port or _free_port(host),
+            web_port=_port(settings),
             TableManager=Tables,
             agent_supervisor=CrashingSupervisor,
         )
@@ -132,7 +133,11 @@ class App(faust.App):
             return lambda _name: lambda _number: InMemory()
         from worker.runtime.disk import Folder  # noqa: PLC0415 (what it needs is an extra)
 
-        folder = Folder(settings.data_dir / settings.app_id)
+        try:
+            folder = Folder(settings.data_dir / settings.app_id)
+        except OSError as error:
+            told = f"{error.filename or settings.data_dir} cannot be used: {error.strerror}; set a folder that can be written"
+            raise WrongSetting(f"{PREFIX}DATA_DIR={settings.data_dir}: {told}") from error
         self._opened.callback(folder.close)
         return folder.opener
 
@@ -159,8 +164,23 @@ def _credentials(connection: Mapping[str, Any]) -> OAuthCredentials | SASLCreden
     return None if context is None else SSLCredentials(context=context)
 
 
-def _free_port(host: str) -> int:
-    """Find a port for an address of one's own: Faust tells workers apart by those of their web servers, also of none."""
-    with socket.create_server((host, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def _port(settings: Settings) -> int:
+    """Find the port of the web server; Faust tells workers apart by these ports, so one without a server has one too.
+
+    Raises WrongSetting for an address or a port at which this process cannot listen.
+    """
+    host, port = settings.web_host, settings.web_port or 0
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        with socket.create_server((host, port), family=family) as server:
+            found: int = server.getsockname()[1]
+            return found
+    except (OSError, UnicodeError) as error:
+        is_port = isinstance(error, OSError) and error.errno in {errno.EADDRINUSE, errno.EACCES}
+        setting, remedy = (
+            (f"WEB_PORT={port}", "set another port, or 0 for any free one")
+            if is_port
+            else (f"WEB_HOST={host}", "set an address of this machine, for example 127.0.0.1 or 0.0.0.0")
+        )
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # Python adds the address
+        raise WrongSetting(f"{PREFIX}{setting}: the web server cannot listen at {host}: {reason}; {remedy}") from error

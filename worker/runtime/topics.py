@@ -1,6 +1,7 @@
 """Creates the topics that are missing, and refuses those that would lose or mix up what the worker writes."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
@@ -17,6 +18,8 @@ from aiokafka.errors import (
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
 from worker.runtime.cluster import DENIED, GRANT, Identity
 from worker.settings import PREFIX, Settings
+
+log = logging.getLogger(__name__)
 
 LEADERS_SECONDS: Final = 30
 
@@ -120,7 +123,12 @@ async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: Mappi
         for field, name in missing.items()
     ]
     answer = await admin.create_topics(wanted)
+    variables = {name: f"{PREFIX}{field.upper()}_TOPIC" for field, name in missing.items()}
+    replicas = "the broker's default" if factor < 0 else factor
     for it in answer.to_object()["topic_errors"]:
+        if not it["error_code"]:
+            told = it["topic"], partitions, replicas, variables[it["topic"]]
+            log.info("Topic %s created, because there was none: partitions=%s replication_factor=%s (%s)", *told)
         if it["error_code"] not in {0, TopicAlreadyExistsError.errno}:
             raise _refused("cannot be created", it["topic"], it)
 
