@@ -201,12 +201,18 @@ def simulate(count: int, seed: int, out: str) -> None:
 
 
 @main.command()
-def run() -> None:
+@click.pass_obj
+def run(ending: Ending) -> None:
     """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
     settings = _settings()
     _check_store(f"{PREFIX}STORE", settings.store)
+<<<<<<< ours
     stop = StopRequest()
     stop.catch()
+=======
+    process.configure_logging()
+    ending.release()  # a worker has handlers of its own
+>>>>>>> theirs
     try:
         from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
 

@@ -1,12 +1,14 @@
 """What a person does beside a worker, on a real Kafka: send a file, dump a topic, watch snapshots."""
 
 import asyncio
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -365,6 +367,26 @@ def test_split_makes_a_record_of_each_element(kafka, value, values):
     assert content(asyncio.run(read(kafka, topic))) == [
         Record(b"s-1", it, (("a", b"b"),), partition, AT) for it in values
     ]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_send_while_it_waits_for_a_line(kafka, sent):
+    topic = own("waiting")
+    asyncio.run(create(kafka, topic))
+    script = f"trap '' INT TERM; exec '{sys.executable}' -m worker send - --topic {topic}"
+    env = {**os.environ, "SESSION_WORKER_BROKERS": kafka}
+    with subprocess.Popen(["/bin/sh", "-c", script], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(LINE.encode())
+        process.stdin.flush()
+        deadline = time.monotonic() + 30
+        while fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)) != bytes(4):  # until the line is taken
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(sent)
+        assert process.wait(20) == 128 + sent
+        assert process.stderr.read() == b""
 
 
 def test_without_rights_send_says_which_is_missing_and_what_is_on_the_topic(tmp_path, monkeypatch):

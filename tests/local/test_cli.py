@@ -95,7 +95,7 @@ COMMANDS = {
 def process(command: str, **environment: str):
     """Run a line of a shell in which `worker` is the command line."""
     shell = f'worker() {{ "{sys.executable}" -m worker "$@"; }}; {command}'
-    env = {**os.environ, "PYTHONPATH": ROOT, **environment}
+    env = {**os.environ, "PYTHONPATH": ROOT, "PYTHONUNBUFFERED": "", **environment}
     return subprocess.run(
         ["/bin/bash", "-c", shell], env=env, capture_output=True, text=True, errors="replace", timeout=60, check=False
     )

@@ -229,10 +229,20 @@ def test_what_is_no_regular_file_is_written_as_it_is():
     assert len(process("worker replay in.jsonl --output /dev/stdout").stdout.splitlines()) == count
     assert process("worker replay in.jsonl --output /dev/stdout > out").returncode == 0
     assert len(Path("out").read_bytes().splitlines()) == count
+    Path("link").symlink_to("/dev/stdout")
+    assert process("worker replay in.jsonl --output link > out").returncode == 0
+    assert len(Path("out").read_bytes().splitlines()) == count
+    assert Path("link").readlink() == Path("/dev/stdout")
+    with Path("appended").open("ab") as end:
+        end.write(OLD)
+        end.flush()
+        command = [sys.executable, "-m", "worker", "replay", "in.jsonl", "--output", "appended"]
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": ROOT}, stdout=end, check=True)
+        assert os.path.samestat(os.fstat(end.fileno()), Path("appended").stat())
     assert process("worker replay in.jsonl --output /dev/fd/5 5> five").returncode == 0
     assert len(Path("five").read_bytes().splitlines()) == count
     assert Path("/dev/null").is_char_device()
-    assert names() == ["five", "in.jsonl", "out", "pipe"]
+    assert names() == ["appended", "five", "in.jsonl", "link", "out", "pipe"]
 
 
 def test_an_error_that_is_not_of_the_output_is_passed_on():

@@ -12,7 +12,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ class Ending:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._before: dict[int, Any] = {}
         self._is_running = False
         self._task: asyncio.Task[Any] | None = None
 
@@ -32,6 +33,19 @@ class Ending:
     def status(self) -> int:
         """The exit status of a command that a signal ends: 128 and the number of the signal."""
         return 128 + (self.signal or signal.SIGINT)
+
+    def install(self, numbers: Iterable[int]) -> None:
+        """Install the handlers of these signals."""
+        self._before = {number: signal.signal(number, self.receive) for number in numbers}
+
+    def release(self) -> None:
+        """Put back the earlier handlers, or ignore the signals if one of them has come.
+
+        Python starts no handler while it shuts down: there a second SIGTERM would kill a command that has ended well.
+        """
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self.receive:
+                signal.signal(number, handler if self.signal is None else signal.SIG_IGN)
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run a coroutine to its end, or until a signal: then raise KeyboardInterrupt, when it has closed what it opened."""
@@ -65,22 +79,20 @@ class Ending:
 
     @staticmethod
     def _is_in_our_code(task: asyncio.Task[Any], frame: FrameType | None) -> bool:
+        """Return True if the main task runs, and neither the Kafka client nor asyncio was called last."""
         if asyncio.current_task(task.get_loop()) is not task:
             return False
         while frame is not None:
             package = frame.f_globals.get("__name__", "").partition(".")[0]
-            if package in {"aiokafka", "asyncio"}:
-                return bool(package == "asyncio")
+            if package in {"worker", "aiokafka", "asyncio"}:
+                return bool(package == "worker")
             frame = frame.f_back
-        return True
+        return False
 
 
 @contextmanager
 def ending_signals() -> Iterator[Ending]:
-    """Install the handlers. At the end put back the earlier ones, or ignore the signals if one of them has come.
-
-    Python starts no handler while it shuts down: there a second SIGTERM would kill a command that has ended well.
-    """
+    """Install the handlers for as long as a command runs."""
     ending = Ending()
     if threading.current_thread() is not threading.main_thread():
         yield ending
@@ -88,10 +100,8 @@ def ending_signals() -> Iterator[Ending]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, ending.receive) for number in numbers}
+    ending.install(numbers)
     try:
         yield ending
     finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) == ending.receive:
-                signal.signal(number, handler if ending.signal is None else signal.SIG_IGN)
+        ending.release()

@@ -106,19 +106,14 @@ _REMEDIES: Final[Mapping[int, str]] = {
         "the brokers do not take this session timeout. Set {session_timeout} to a value from "
         "group.min.session.timeout.ms to group.max.session.timeout.ms of the brokers"
     ),
-    Code.INVALID_TRANSACTION_TIMEOUT: (
-        "the brokers do not take this transaction timeout. Set {transaction_timeout} to at most transaction.max.timeout.ms "
-        "of the brokers"
-    ),
     Code.FENCED_INSTANCE_ID: "another member has the same group.instance.id. Stop it, then start the worker again",
     Code.UNSUPPORTED_VERSION: "the brokers are too old for the worker. Update them, or set {brokers} to newer ones",
     **dict.fromkeys(DENIED, f"the worker's principal may not do this; {GRANT}"),
 }
-_UNKNOWN: Final = "the worker cannot retry this. Read the log of the broker for the cause, then start the worker again"
+_UNKNOWN: Final = "the worker cannot retry this. Read the log of the broker for the cause, then start the worker again with session-worker run"
 _SETTINGS: Final = {
     "app_id": f"{PREFIX}APP_ID",
     "session_timeout": f"{PREFIX}SESSION_TIMEOUT_SECONDS",
-    "transaction_timeout": f"{PREFIX}TRANSACTION_TIMEOUT_SECONDS",
     "brokers": f"{PREFIX}BROKERS",
 }
 
