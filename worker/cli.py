@@ -206,13 +206,9 @@ def run(ending: Ending) -> None:
     """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
     settings = _settings()
     _check_store(f"{PREFIX}STORE", settings.store)
-<<<<<<< ours
+    ending.release()  # a worker has handlers of its own
     stop = StopRequest()
     stop.catch()
-=======
-    process.configure_logging()
-    ending.release()  # a worker has handlers of its own
->>>>>>> theirs
     try:
         from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
 
