@@ -187,6 +187,42 @@ def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
     asyncio.run(scenario())
 
 
+def test_offset_set_back_by_another_client_while_the_worker_runs_ends_it(settings):
+    """It is not what a coordinator has forgotten (O5): no wait brings the offset back."""
+
+    async def scenario():
+        it = settings()
+        async with running(it) as app, Cluster(it.connection()) as cluster:
+            await opened(app)
+            await send(it, update("s-1"))
+            await until(lambda: app.cycle.committed[source(it)] == Ledger(1).commit())
+            await cluster.commit(app.consumer.membership, {source(it): (0, "")})
+            app.cycle._lose("so that the offsets are read")
+            reason = await crashed(app)
+        assert isinstance(reason, OffsetsMoved)
+        assert f"{it.updates_topic}/0: offset 0 of the group {it.app_id} was not committed by a worker" in str(reason)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("field", ["rekeyed", "claims", "verdicts"])
+def test_offset_of_an_internal_topic_with_records_ends_the_worker_also_in_a_new_lane(settings, field):
+    """What a worker sent there is not an operator's to skip, although nothing is published yet (O4)."""
+
+    async def scenario():
+        it = settings()
+        await prepare(it)
+        await produce(it.brokers, getattr(it, f"{field}_topic"), [Record(b"s-1", b"{}")])
+        async with member(it.brokers, it.updates_topic, it.app_id) as membership, Cluster(it.connection()) as cluster:
+            await cluster.commit(membership, {source(it, field): (1, "")})
+        async with running(it) as app:
+            reason = await crashed(app)
+        assert isinstance(reason, OffsetsMoved)
+        assert f"but {source(it, field).topic}/0 holds records" in str(reason)
+
+    asyncio.run(scenario())
+
+
 def test_owners_without_a_name_are_passed_over(settings):
     """kafka-consumer-groups --reset-offsets --all-topics leaves commits without metadata."""
 
