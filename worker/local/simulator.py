@@ -559,7 +559,10 @@ BROKEN: dict[str, tuple[Target, *tuple[Callable[[Day, Visit], Any], ...]]] = {
         lambda d, v: _update(d, v, state="paid"),
         lambda d, v: _update(d, v) | {"occurredAt": "22.11.2026 10:00"},
         lambda d, v: _update(d, v) | {"dry": "yes"},
-        lambda _, v: {"integrationId": v.integration_id, "cartItems": [{"sku": "dairy-01", "quantity": "2", "price": 1}]},
+        lambda _, v: {
+            "integrationId": v.integration_id,
+            "cartItems": [{"sku": "dairy-01", "quantity": "2", "price": 1}],
+        },
         lambda d, v: _update(d, v, attributes=["channel", "till"]),
         lambda _, v: {"type": "update", "integrationId": v.integration_id},
     ),
