@@ -394,7 +394,7 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
     asked = record.customerSession
     cart = cost_total = None
     if asked is not None:
-        items, costs = asked.cartItems, asked.additionalCosts
+        items, costs, attributes = asked.cartItems, asked.additionalCosts, asked.attributes
         units = 0
         if items is not None:
             cart, units, unfit = _read_cart(items)
@@ -403,8 +403,11 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
         if costs is not None:
             asked.additionalCosts = costs = costs or {}
             cost_total = rounded(*_read_costs(costs))
-        if asked.attributes is not None and (unfit := _fit_attributes(asked, "/customerSession")):
-            return _must_be(text, unfit, _FIT, "number_out_of_range")
+        if attributes:
+            if unfit := _fit(attributes, "/customerSession/attributes"):
+                return _must_be(text, unfit, _FIT, "number_out_of_range")
+        elif attributes is not None:
+            asked.attributes = {}
         if units > MAX_ITEMS and (refused := _judge_counts(len(items), units, text)):  # no item has less than one unit
             return refused
         asked.cartItems = None
@@ -419,15 +422,13 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
     ):
         rule = f"at most one hour after the record's Kafka timestamp {instant(timestamp)}"
         return must_be(placed("/occurredAt", text[1]), rule, shown(occurred_at), "occurred_in_future")
-    dry = record.dry or False
-    if dry and kind == "reopen":
-        return _must_be(text, "/dry", "false or left out of a reopen", "dry_not_supported")
     returned: Sequence[ReturnedCartItem] = ()
-    if kind == "return":
-        returned = to_builtins(_returned(record).returnedCartItems)
-        if refused := _judge_entries(returned, text):
-            return refused
-    event_id, places = record.eventId, text[1]
+    if kind != "update":
+        entries = _read_entries(record, text)
+        if isinstance(entries, Rejection):
+            return entries
+        returned = entries
+    event_id, dry, places = record.eventId, record.dry or False, text[1]
     return Request(
         kind or "update", integration_id, occurred_at, event_id, dry, changes, cart, cost_total, returned, places
     )
@@ -443,8 +444,12 @@ def _judge_counts(items: int, units: int, text: _Text) -> Rejection | None:
     return None
 
 
-def _judge_entries(entries: Sequence[ReturnedCartItem], text: _Text) -> Rejection | None:
-    where = "/return/returnedCartItems"
+def _read_entries(record: Any, text: _Text) -> Sequence[ReturnedCartItem] | Rejection:
+    """Return the entries of a return; a reopen has none."""
+    returned, where = _returned(record), "/return/returnedCartItems"
+    if returned is None:
+        return _must_be(text, "/dry", "false or left out of a reopen", "dry_not_supported") if record.dry else ()
+    entries: Sequence[ReturnedCartItem] = to_builtins(returned.returnedCartItems)
     if not entries:
         return _must_be(text, where, "an array of at least one entry", "empty_return")
     for index, entry in enumerate(entries):
@@ -453,7 +458,7 @@ def _judge_entries(entries: Sequence[ReturnedCartItem], text: _Text) -> Rejectio
             return _must_be(text, f"{where}/{index}", "an object with a position or a sku, not both", "ambiguous_item")
         if not by_position and not by_sku:
             return _must_be(text, f"{where}/{index}", "an object with a position or a sku", "missing_item")
-    return None
+    return entries
 
 
 # ------------------------------------------------------------------------------------------------- money in carts
@@ -488,7 +493,9 @@ def _read_cart(items: list[Any]) -> tuple[Cart, int, str]:
                 costs, fine = _read_costs(item.additionalCosts)
                 item_costs += costs * quantity
                 fine_costs += fine * quantity
-    return Cart(Raw(_encode(items)), rounded(item_total, fine_total), rounded(item_costs, fine_costs)), units, ""
+    if fine_total or fine_costs:
+        item_total, item_costs = rounded(item_total, fine_total), rounded(item_costs, fine_costs)
+    return Cart(Raw(_encode(items)), item_total, item_costs), units, ""
 
 
 _NO_CART = Cart(Raw(b"[]"), 0, 0)
@@ -504,7 +511,10 @@ def _read_rare(item: Any) -> str:
             setattr(item, name, size + 0.0)
     if item.additionalCosts is not None:
         item.additionalCosts = item.additionalCosts or {}
-    return "" if item.attributes is None else _fit_attributes(item, "")
+    if item.attributes is None:
+        return ""
+    item.attributes = item.attributes or {}
+    return _fit(item.attributes, "/attributes")
 
 
 def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
@@ -518,12 +528,6 @@ def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
         cost.price += 0.0
         total += scaled
     return total, fine_total
-
-
-def _fit_attributes(of: Any, where: str) -> str:
-    """Bring the attributes of a session or an item to the form in which they are kept, in place; return like `_fit`."""
-    of.attributes = of.attributes or {}
-    return _fit(of.attributes, f"{where}/attributes")
 
 
 def _fit(values: Any, where: str) -> str:
