@@ -24,7 +24,7 @@ from worker.domain.model import ROW_OF, Rejection, Rules, Snapshot
 from worker.domain.request import read
 from worker.pipeline.replay import Replay
 from worker.pipeline.wire import ProducerRecord
-from worker.pipeline.wrapping import Unwrapped, unwrap
+from worker.pipeline.wrapping import unwrap
 from worker.testing import Fault, StreamDriver, Update
 
 if sys.version_info >= (3, 14):
@@ -93,8 +93,8 @@ def run(data: bytes) -> None:
         if isinstance(update.value, bytes):
             timestamp = _NOW if update.timestamp is None else update.timestamp
             text = unwrap(update.value, update.headers, RULES)
-            if isinstance(text, Unwrapped):
-                judged(text.value, _key(update), timestamp, RULES, text.envelope)
+            if not isinstance(text, Rejection):
+                judged(text[0], _key(update), timestamp, RULES, text[1])
     driver = _folded(sent)
     published = driver._published
     assert published == _folded(sent)._published
@@ -151,11 +151,9 @@ def _has_order(updates: list[Record]) -> bool:
     """Return True if each session's update records arrive through one partition; otherwise one may overtake another."""
     partitions = defaultdict(set)
     for update in updates:
-        unwrapped: Unwrapped | Rejection = Unwrapped(update["value"])
-        if update["value"] is not None:
-            unwrapped = unwrap(update["value"], update["headers"], RULES)
-        if isinstance(unwrapped, Unwrapped):
-            request = read(unwrapped.value, update["key"], update["timestamp"], RULES, unwrapped.envelope)
+        unwrapped = unwrap(update["value"], update["headers"], RULES) if update["value"] is not None else (None, None)
+        if not isinstance(unwrapped, Rejection):
+            request = read(unwrapped[0], update["key"], update["timestamp"], RULES, unwrapped[1])
             if not isinstance(request, Rejection):
                 partitions[request.integration_id].add(update["partition"])
     return all(len(taken) == 1 for taken in partitions.values())

@@ -209,7 +209,7 @@ def test_a_snapshot_larger_than_its_topic_takes_is_a_rejection_and_stops_nothing
     assert sorted(snapshots) == sorted([b"s-1", b"s-1", b"s-2", b"s-4", *(b"t-%d" % number for number in range(20))])
     assert sorted(key for key, _code, _message in rejections) == [b"s-1", b"s-2", b"s-3"]
     assert {code for _key, code, _message in rejections} == {b"record_too_large"}
-    assert all(message.endswith(f"max.message.bytes of {topic} is 3000.") for _key, _code, message in rejections)
+    assert all(f"at most 3000 bytes (max.message.bytes of {topic})" in message for _key, _code, message in rejections)
     assert last["firstSession"], "s-3 was refused, so it claimed nothing"
     assert again == [b"s-1"]
 

@@ -284,8 +284,8 @@ class ExperimentVariantAllocation(TypedDict):
     variantID: Integer
 
 
-class _SessionFields(TypedDict, total=False):
-    """What an update may ask of a session, and what a client echoes that received one."""
+class Changes(TypedDict, total=False):
+    """What an update may ask of a session."""
 
     profileId: Text1000 | None
     storeIntegrationId: Annotated[Text1000, Field(min_length=1)] | None
@@ -304,6 +304,11 @@ class _SessionFields(TypedDict, total=False):
         | None
     )
     referral: Annotated[Text100, Field(description="The v1 name of referralCode.")] | None
+
+
+class _Echoed(Changes, total=False):
+    """And what a client sends back that received a session."""
+
     id: Annotated[Any, _IGNORED]
     created: Annotated[Any, _IGNORED]
     firstSession: Annotated[Any, _IGNORED]
@@ -318,20 +323,16 @@ class _SessionFields(TypedDict, total=False):
 
 
 @with_config(_FORBID)
-class CustomerSession(_SessionFields, total=False):
+class CustomerSession(_Echoed, total=False):
     """What an update asks of a session; omitted or null keeps what the session has."""
 
     integrationId: Annotated[Any, _IGNORED]
     applicationId: Annotated[Any, _IGNORED]
 
 
-IGNORED_SESSION_FIELDS = frozenset(
-    name
-    for name, hint in get_type_hints(CustomerSession, include_extras=True).items()
-    if _IGNORED in getattr(hint, "__metadata__", ())
-)
-SESSION_FIELDS = frozenset(get_type_hints(CustomerSession)) - IGNORED_SESSION_FIELDS
+SESSION_FIELDS = frozenset(get_type_hints(Changes))
 """What an update may ask of a session. One of these makes an object a bare body."""
+IGNORED_SESSION_FIELDS = frozenset(get_type_hints(CustomerSession)) - SESSION_FIELDS
 
 
 @with_config(_FORBID)
@@ -375,8 +376,15 @@ class UpdateRecord(Head, _ReturnField, total=False):
     customerSession: CustomerSession | None
 
 
+class PlainUpdateRecord(Head, _ReturnField, total=False):
+    """An update record without what is accepted and ignored in a customerSession: what is read in one go."""
+
+    type: Kind | None
+    customerSession: Changes | None
+
+
 @with_config(_FORBID)
-class BareBody(Head, _SessionFields, _NoReturnField, total=False):
+class BareBody(Head, _Echoed, _NoReturnField, total=False):
     """A session as the value of an update record: what would be inside customerSession, and the record's own fields."""
 
     type: None

@@ -35,11 +35,12 @@ from worker.domain.model import (
     BareBody,
     Cart,
     CartItem,
-    CustomerSession,
+    Changes,
     ExperimentVariantAllocation,
     Head,
     Integer,
     Kind,
+    PlainUpdateRecord,
     Rejection,
     Request,
     ReturnedCartItem,
@@ -73,20 +74,21 @@ Envelope = Mapping[str, tuple[Any, str]]
 """What an event gives of the fields of Head, each with its place in the record that arrived."""
 
 _RECORD: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
-_Record: Any = struct_of(UpdateRecord)
+_Record: Any = struct_of(PlainUpdateRecord)
 _Head: Any = struct_of(Head)
-_HEAD: tuple[str, ...] = _Head.__struct_fields__
-_Changes: Any = struct_of(CustomerSession)
+_HEAD = frozenset(_Head.__struct_fields__)
+_Changes: Any = struct_of(Changes)
 _CHANGES: tuple[str, ...] = _Changes.__struct_fields__
 _returned = attrgetter("return")  # a keyword of Python
 _decode: Callable[[bytes], Any] = Decoder(_Record).decode
-_decode_known: Callable[[bytes], Any] = Decoder(struct_of(UpdateRecord, forbid_unknown_fields=False)).decode
+_decode_known: Callable[[bytes], Any] = Decoder(struct_of(PlainUpdateRecord, forbid_unknown_fields=False)).decode
+_decode_echoed: Callable[[bytes], Any] = Decoder(struct_of(UpdateRecord)).decode
 _decode_bare: Callable[[bytes], Any] = Decoder(struct_of(BareBody)).decode
 _decode_known_bare: Callable[[bytes], Any] = Decoder(struct_of(BareBody, forbid_unknown_fields=False)).decode
 _AS_THEY_ARE: dict[str, str] = {}
 _BARE = {"/customerSession": ""}
 """The places of a bare body: it is what a customerSession would be."""
-_WHOLE = ("type", "customerSession", "return")
+_WHOLE = frozenset(("type", "customerSession", "return"))
 """The fields of which a bare body has none."""
 _ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
     (outer, inner): (TypeAdapter(element), frozenset(getattr(element, "__annotations__", ())))
@@ -134,26 +136,24 @@ def read(
             try:
                 record = _decode(value)
             except msgspec.ValidationError:
-                record, places = _from_bare(_decode_bare(value)), _BARE
+                record, places = _in_another_form(value)
         if envelope:
             places = _complete(record, key, envelope, places)
         if record.occurredAt is not None:
             record.occurredAt = to_instant(record.occurredAt)
     except (msgspec.MsgspecError, ValueError):
         return _judge(value, key, timestamp, rules, envelope)
-    return _settle(record, key, timestamp, rules, _Text(value, places))
+    return _settle(record, key, timestamp, rules, (value, places))
 
 
-class _Text(Struct, frozen=True, gc=False):
-    """An update record as it arrived: its bytes, and where they have the fields that are not in their place."""
+_Text = tuple[bytes, dict[str, str]]
+"""An update record as it arrived: its bytes, and where they have the fields that are not in their place."""
 
-    value: bytes
-    places: dict[str, str]
 
-    def must_be(self, pointer: str, rule: str, code: str = "invalid_field") -> Rejection:
-        """Refuse what the text has at *pointer*."""
-        place = placed(pointer, self.places)
-        return must_be(place, rule, shown_at(self.value, place), code)
+def _must_be(text: _Text, pointer: str, rule: str, code: str = "invalid_field") -> Rejection:
+    """Refuse what the text has at *pointer*."""
+    place = placed(pointer, text[1])
+    return must_be(place, rule, shown_at(text[0], place), code)
 
 
 def too_large(value: bytes, rules: Rules) -> Rejection:
@@ -175,12 +175,22 @@ def _deletion(key: bytes | None, timestamp: int) -> Request | Rejection:
 # --------------------------------------------------------------------------------------- bare bodies and envelopes
 
 
+def _in_another_form(value: bytes) -> tuple[Any, dict[str, str]]:
+    """Read a record with fields that are ignored, or a bare body; also return its places."""
+    try:
+        record = _decode_echoed(value)
+    except msgspec.ValidationError:
+        return _from_bare(_decode_bare(value)), _BARE
+    record.customerSession = _Changes(**{name: getattr(record.customerSession, name) for name in _CHANGES})
+    return record, _AS_THEY_ARE
+
+
 def _from_bare(bare: Any) -> Any:
     """Return a bare body as an update record; raise ValueError for an object that is none."""
-    given = {name: field for name in SESSION_FIELDS if (field := getattr(bare, name)) is not None}
-    if not given:
+    changes = _Changes(**{name: getattr(bare, name) for name in _CHANGES})
+    if changes == _Changes():
         raise ValueError("no field of a customerSession")
-    return _Record(customerSession=_Changes(**given), **{name: getattr(bare, name) for name in _HEAD})
+    return _Record(customerSession=changes, **{name: getattr(bare, name) for name in _HEAD})
 
 
 def _complete(record: Any, key: bytes | None, envelope: Envelope, places: dict[str, str]) -> dict[str, str]:
@@ -206,8 +216,11 @@ def _in_its_place(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return any document as an update record, and the places where it has what that moved."""
     places = {}
-    if _is_bare(document):
-        body = {name: field for name, field in document.items() if name not in _HEAD and name not in _WHOLE}
+    body = document.get("customerSession")
+    if type(body) is dict:
+        document = {**document, "customerSession": _without_ignored(body)}
+    elif _is_bare(document):
+        body = _without_ignored({name: document[name] for name in document.keys() - _HEAD - _WHOLE})
         document = {name: field for name, field in document.items() if name in _HEAD} | {"customerSession": body}
         places = _BARE
     if envelope:
@@ -215,6 +228,10 @@ def _in_its_place(
         document = {**document, **missing}
         places = {**places, **{f"/{name}": envelope[name][1] for name in missing}}
     return document, places
+
+
+def _without_ignored(session: dict[str, Any]) -> dict[str, Any]:
+    return {name: field for name, field in session.items() if name not in IGNORED_SESSION_FIELDS}
 
 
 def _is_bare(document: dict[str, Any]) -> bool:
@@ -241,7 +258,7 @@ def _judge(
     if isinstance(parsed, Rejection):
         return parsed
     document, places = _in_its_place(parsed, key, envelope)
-    text = _Text(value, places)
+    text = value, places
     try:
         record = msgspec.convert(_RECORD.validate_python(document, extra=extra), _Record)
     except ValidationError:
@@ -318,25 +335,25 @@ def _head(
     changes, returned, application_id = record.customerSession, _returned(record), record.applicationId
     if application_id is not None and application_id != rules.application_id and type(application_id) in (int, float):
         rule = f"{rules.application_id}, the worker's own (SESSION_WORKER_APPLICATION_ID)"
-        return text.must_be("/applicationId", rule, "wrong_application")
+        return _must_be(text, "/applicationId", rule, "wrong_application")
     if changes is not None and kind != "update":
-        return text.must_be("/customerSession", f"left out of a {kind}", "ambiguous_field")
+        return _must_be(text, "/customerSession", f"left out of a {kind}", "ambiguous_field")
     if returned is not None and kind != "return":
-        return text.must_be("/return", f"left out of a record of type {kind}", "ambiguous_field")
+        return _must_be(text, "/return", f"left out of a record of type {kind}", "ambiguous_field")
     if kind == "update":
         if changes is None:
             return Rejection("invalid_field", "/customerSession", _NEEDED.format("An update", "customerSession"))
         for old, new in _V1_NAMES if isinstance(changes, Struct) else ():
             if getattr(changes, old) is not None and getattr(changes, new) is not None:
                 rule = f"left out where {new} is given, since it is the v1 name of that"
-                return text.must_be(f"/customerSession/{old}", rule, "ambiguous_field")
+                return _must_be(text, f"/customerSession/{old}", rule, "ambiguous_field")
     elif kind == "return" and returned is None:
         return Rejection("invalid_field", "/return", _NEEDED.format("A return", "return"))
     if record.occurredAt is None and timestamp < 0:
         needed = f"a time, since the record's Kafka timestamp is {timestamp} and so gives none"
-        return must_be(placed("/occurredAt", text.places), needed, "null")
+        return must_be(placed("/occurredAt", text[1]), needed, "null")
     is_too_long = type(integration_id) is str and len(integration_id) > MAX_TEXT
-    return _long_identity(integration_id, text.places) if is_too_long else None
+    return _long_identity(integration_id, text[1]) if is_too_long else None
 
 
 _NEEDED = "{} must have an object {}, but that is missing or null."
@@ -358,8 +375,8 @@ def _shown_key(key: bytes | None) -> str:
 
 def _no_kind(record: Any, text: _Text) -> Rejection:
     if record.type is not None:
-        return text.must_be("/type", '"update", "return" or "reopen"', "unknown_type")
-    has = shown(names(text.value))
+        return _must_be(text, "/type", '"update", "return" or "reopen"', "unknown_type")
+    has = shown(names(text[0]))
     if record.customerSession is not None:
         message = f"With both customerSession and return a record must have a type, but it has only the fields {has}."
     else:
@@ -377,23 +394,24 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
     asked = record.customerSession
     cart = cost_total = None
     if asked is not None:
-        items, costs = asked.cartItems, asked.additionalCosts
+        items, costs, attributes = asked.cartItems, asked.additionalCosts, asked.attributes
         units = 0
         if items is not None:
             cart, units, unfit = _read_cart(items)
             if unfit:
-                return text.must_be(unfit, _FIT, "number_out_of_range")
+                return _must_be(text, unfit, _FIT, "number_out_of_range")
         if costs is not None:
             asked.additionalCosts = costs = costs or {}
             cost_total = rounded(*_read_costs(costs))
-        if asked.attributes is not None and (unfit := _fit_attributes(asked, "/customerSession")):
-            return text.must_be(unfit, _FIT, "number_out_of_range")
+        if attributes:
+            if unfit := _fit(attributes, "/customerSession/attributes"):
+                return _must_be(text, unfit, _FIT, "number_out_of_range")
+        elif attributes is not None:
+            asked.attributes = {}
         if units > MAX_ITEMS and (refused := _judge_counts(len(items), units, text)):  # no item has less than one unit
             return refused
         asked.cartItems = None
         changes = to_builtins(asked)
-        if not IGNORED_SESSION_FIELDS.isdisjoint(changes):
-            changes = _without_ignored(changes)
     occurred_at = record.occurredAt
     if occurred_at is None:
         occurred_at = instant(timestamp)
@@ -403,27 +421,21 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
         and timestamp >= 0
     ):
         rule = f"at most one hour after the record's Kafka timestamp {instant(timestamp)}"
-        return must_be(placed("/occurredAt", text.places), rule, shown(occurred_at), "occurred_in_future")
-    dry = record.dry or False
-    if dry and kind == "reopen":
-        return text.must_be("/dry", "false or left out of a reopen", "dry_not_supported")
+        return must_be(placed("/occurredAt", text[1]), rule, shown(occurred_at), "occurred_in_future")
     returned: Sequence[ReturnedCartItem] = ()
-    if kind == "return":
-        returned = to_builtins(_returned(record).returnedCartItems)
-        if refused := _judge_entries(returned, text):
-            return refused
-    event_id, places = record.eventId, text.places
+    if kind != "update":
+        entries = _read_entries(record, text)
+        if isinstance(entries, Rejection):
+            return entries
+        returned = entries
+    event_id, dry, places = record.eventId, record.dry or False, text[1]
     return Request(
         kind or "update", integration_id, occurred_at, event_id, dry, changes, cart, cost_total, returned, places
     )
 
 
-def _without_ignored(changes: dict[str, Any]) -> dict[str, Any]:
-    return {name: field for name, field in changes.items() if name not in IGNORED_SESSION_FIELDS}
-
-
 def _judge_counts(items: int, units: int, text: _Text) -> Rejection | None:
-    where = placed("/customerSession/cartItems", text.places)
+    where = placed("/customerSession/cartItems", text[1])
     if items > MAX_ITEMS:
         return Rejection("too_many_items", where, f"A cart must have at most {MAX_ITEMS} items, but it has {items}.")
     if units > MAX_UNITS:
@@ -432,17 +444,21 @@ def _judge_counts(items: int, units: int, text: _Text) -> Rejection | None:
     return None
 
 
-def _judge_entries(entries: Sequence[ReturnedCartItem], text: _Text) -> Rejection | None:
-    where = "/return/returnedCartItems"
+def _read_entries(record: Any, text: _Text) -> Sequence[ReturnedCartItem] | Rejection:
+    """Return the entries of a return; a reopen has none."""
+    returned, where = _returned(record), "/return/returnedCartItems"
+    if returned is None:
+        return _must_be(text, "/dry", "false or left out of a reopen", "dry_not_supported") if record.dry else ()
+    entries: Sequence[ReturnedCartItem] = to_builtins(returned.returnedCartItems)
     if not entries:
-        return text.must_be(where, "an array of at least one entry", "empty_return")
+        return _must_be(text, where, "an array of at least one entry", "empty_return")
     for index, entry in enumerate(entries):
         by_position, by_sku = "position" in entry, "sku" in entry
         if by_position and by_sku:
-            return text.must_be(f"{where}/{index}", "an object with a position or a sku, not both", "ambiguous_item")
+            return _must_be(text, f"{where}/{index}", "an object with a position or a sku, not both", "ambiguous_item")
         if not by_position and not by_sku:
-            return text.must_be(f"{where}/{index}", "an object with a position or a sku", "missing_item")
-    return None
+            return _must_be(text, f"{where}/{index}", "an object with a position or a sku", "missing_item")
+    return entries
 
 
 # ------------------------------------------------------------------------------------------------- money in carts
@@ -477,7 +493,9 @@ def _read_cart(items: list[Any]) -> tuple[Cart, int, str]:
                 costs, fine = _read_costs(item.additionalCosts)
                 item_costs += costs * quantity
                 fine_costs += fine * quantity
-    return Cart(Raw(_encode(items)), rounded(item_total, fine_total), rounded(item_costs, fine_costs)), units, ""
+    if fine_total or fine_costs:
+        item_total, item_costs = rounded(item_total, fine_total), rounded(item_costs, fine_costs)
+    return Cart(Raw(_encode(items)), item_total, item_costs), units, ""
 
 
 _NO_CART = Cart(Raw(b"[]"), 0, 0)
@@ -493,7 +511,10 @@ def _read_rare(item: Any) -> str:
             setattr(item, name, size + 0.0)
     if item.additionalCosts is not None:
         item.additionalCosts = item.additionalCosts or {}
-    return "" if item.attributes is None else _fit_attributes(item, "")
+    if item.attributes is None:
+        return ""
+    item.attributes = item.attributes or {}
+    return _fit(item.attributes, "/attributes")
 
 
 def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
@@ -507,12 +528,6 @@ def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
         cost.price += 0.0
         total += scaled
     return total, fine_total
-
-
-def _fit_attributes(of: Any, where: str) -> str:
-    """Bring the attributes of a session or an item to the form in which they are kept, in place; return like `_fit`."""
-    of.attributes = of.attributes or {}
-    return _fit(of.attributes, f"{where}/attributes")
 
 
 def _fit(values: Any, where: str) -> str:
@@ -638,10 +653,10 @@ def _rejection(found: _Finding, text: _Text, envelope: Envelope | None) -> Rejec
     """Write what was found, with the value that was given."""
     code, path, details = found
     pointer = "".join(f"/{escaped(name)}" for name in path)
-    place = placed(pointer, text.places)
-    if envelope and pointer[1:] in envelope and pointer in text.places:
+    place = placed(pointer, text[1])
+    if envelope and pointer[1:] in envelope and pointer in text[1]:
         return must_be(place, expected(details, code, str(path[-1])), shown(details["input"]))
-    return unlike_its_type(details, code, path, place, text.value)
+    return unlike_its_type(details, code, path, place, text[0])
 
 
 _NUMBER_ERRORS = {"integer", "finite_number", "greater_than", "less_than", "greater_than_equal", "less_than_equal"}

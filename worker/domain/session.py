@@ -204,10 +204,10 @@ def _write_totals(session: Session, request: Request) -> Rejection | None:
         item_cost_total = total_nanos(session.cartItemAdditionalCostTotal)
     if cost_total is None:
         cost_total = total_nanos(session.additionalCostTotal)
-    totals = item_total + cost_total + item_cost_total, item_total, cost_total, item_cost_total
-    written: tuple[Any, ...] = tuple(map(amount, totals))
+    total = item_total + cost_total + item_cost_total
+    written: tuple[Any, ...] = amount(total), amount(item_total), amount(cost_total), amount(item_cost_total)
     if None in written:
-        which = written.index(None)
+        totals, which = (total, item_total, cost_total, item_cost_total), written.index(None)
         rule = f"a session whose {_TOTALS[which]} has at most {MAX_DIGITS} significant digits"
         return must_be(placed("/customerSession", request.places), rule, decimal(totals[which]), "number_out_of_range")
     session.total, session.cartItemTotal, session.additionalCostTotal, session.cartItemAdditionalCostTotal = written

@@ -31,7 +31,7 @@ from worker.pipeline import wire
 from worker.pipeline.lane import Arrival, Overlay, Pending
 from worker.pipeline.topology import HEADERS_BYTES, Topology
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
-from worker.pipeline.wrapping import Unwrapped, is_bare, unwrap
+from worker.pipeline.wrapping import unwrap
 
 _DEMOTION_BYTES = 640
 """How much longer the headers may be that tell of a demotion: they name another record and its traceparent (S8)."""
@@ -70,7 +70,7 @@ class Sessions:
                 return False
             origin = told
         text, envelope = value, None
-        if value is not None and not is_bare(value, origin.headers):
+        if value is not None and (value[:1] != b"{" or origin.headers):
             unwrapped = unwrap(value, origin.headers, self.rules)
             if isinstance(unwrapped, Rejection):
                 self._refuse(overlay, value, origin, unwrapped)
@@ -309,10 +309,11 @@ def _lost(record: ConsumerRecord, rules: Rules) -> Rejection:
     """Refuse a record on the topic of strays that does not tell its origin; only its size is judged before that."""
     value = record.value
     unwrapped = unwrap(value, record.headers, rules) if value is not None else None
-    if isinstance(unwrapped, Unwrapped) and len(unwrapped.value) > rules.max_record_bytes:
-        return too_large(unwrapped.value, rules)
-    if isinstance(unwrapped, Rejection) and unwrapped.code == "record_too_large":
-        return unwrapped
+    if isinstance(unwrapped, Rejection):
+        if unwrapped.code == "record_too_large":
+            return unwrapped
+    elif unwrapped is not None and len(unwrapped[0]) > rules.max_record_bytes:
+        return too_large(unwrapped[0], rules)
     names = shown([name for name, _value in record.headers])
     message = (
         f"A record on this topic must have its origin in its last headers, as a worker writes it, but it has {names}."

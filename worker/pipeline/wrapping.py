@@ -17,7 +17,7 @@ import sys
 import zlib
 from binascii import a2b_base64
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from msgspec import Raw
 from msgspec.json import decode
@@ -44,18 +44,15 @@ _WINDOW_LOG: Final = 27
 _STRUCTURED: Final = b"application/cloudevents+json"
 
 
-class Unwrapped(NamedTuple):
-    """The update record's own bytes, and what its envelope gives."""
-
-    value: bytes
-    envelope: Envelope | None = None
+Unwrapped = tuple[bytes, Envelope | None]
+"""The update record's own bytes, and what its envelope gives."""
 
 
 def unwrap(value: bytes, headers: Headers, rules: Rules) -> Unwrapped | Rejection:
-    r"""Return what is wrapped in *value*.
+    r"""Return what is wrapped in *value*. Without headers, a value that begins with `{` is not wrapped.
 
-    >>> unwrap(b"\x00\x00\x00\x00\x07{}", (), Rules()).value
-    b'{}'
+    >>> unwrap(b"\x00\x00\x00\x00\x07{}", (), Rules())
+    (b'{}', None)
     """
     if value and value[0] in _FIRST_BYTES:  # W1
         inner = _inflated(value[_FRAME_BYTES:] if value[0] == _FRAME else value, rules)
@@ -63,15 +60,10 @@ def unwrap(value: bytes, headers: Headers, rules: Rules) -> Unwrapped | Rejectio
             return inner
         value = inner
     if not headers:
-        return Unwrapped(value)
+        return value, None
     if _is_structured(headers):
         return too_large(value, rules) if len(value) > rules.max_record_bytes else _structured(value)
-    return Unwrapped(value, _binary(headers) if rules.cloudevents else None)
-
-
-def is_bare(value: bytes, headers: Headers) -> bool:
-    """Return True if nothing can be wrapped in *value*: what most records cost is this one look (W1)."""
-    return not headers and value[:1] == b"{"
+    return value, _binary(headers) if rules.cloudevents else None
 
 
 # -------------------------------------------------------------------------------------------------------- compression
@@ -139,8 +131,15 @@ def _members(value: bytes, decoder_of: Callable[[], Any], rules: Rules) -> bytes
 
 def _is_structured(headers: Headers) -> bool:
     """Return True if the last header `content-type` names an event as JSON (W4)."""
-    given = [content for name, content in headers if content is not None and name.lower() == "content-type"]
-    return bool(given) and given[-1].lower().startswith(_STRUCTURED)
+    content = None
+    for name, given in headers:
+        if len(name) == _NAME_LENGTH and given is not None and name.lower() == _CONTENT_TYPE:
+            content = given
+    return content is not None and content.lower().startswith(_STRUCTURED)
+
+
+_CONTENT_TYPE: Final = "content-type"
+_NAME_LENGTH: Final = len(_CONTENT_TYPE)
 
 
 def _structured(value: bytes) -> Unwrapped | Rejection:
@@ -156,7 +155,7 @@ def _structured(value: bytes) -> Unwrapped | Rejection:
     encoded = parsed.get("data_base64")
     if parsed.get("data") is not None:
         data = bytes(members["data"])
-        return Unwrapped(data, envelope) if type(parsed["data"]) is dict else not_an_object(data)
+        return (data, envelope) if type(parsed["data"]) is dict else not_an_object(data)
     if encoded is None:
         has = f"in an event with the members {shown(list(parsed))}"
         how = "null" if "data" in parsed else "missing"
@@ -164,7 +163,7 @@ def _structured(value: bytes) -> Unwrapped | Rejection:
             "invalid_field", "/data", f"/data must be the update record, an object, but it is {how} {has}."
         )
     try:
-        return Unwrapped(a2b_base64(encoded.encode("ascii"), strict_mode=True), envelope)
+        return a2b_base64(encoded.encode("ascii"), strict_mode=True), envelope
     except (AttributeError, ValueError):
         return must_be("/data_base64", "a string of standard Base64", shown(encoded))
 
