@@ -1,5 +1,8 @@
 """Record bytes to requests and back: origins, private state, claims and verdicts, rejections that have to fit."""
 
+import sys
+import tracemalloc
+
 import orjson
 import pytest
 from hypothesis import given
@@ -168,3 +171,25 @@ def test_a_pointer_into_long_names_leads_as_deep_as_fits():
     why = WHY._replace(pointer="/customerSession/attributes/" + "n" * 2000)
     record = wire.rejected("session-rejections", 2, b"{}", ORIGIN, why, 100)
     assert dict(record.headers)["rejection-pointer"] == b"/customerSession/attributes"
+
+
+def test_kept_entries_have_no_spare_memory():
+    """`sys.getsizeof` does not see the buffer behind a bytes object; the allocator does."""
+
+    def kept_bytes(make):
+        tracemalloc.start()
+        try:
+            kept = [make(number) for number in range(1000)]
+            return sum(map(len, kept)), tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    def first(number):
+        return wire.encode_first(Claim("2026-11-22T18:40:00.000Z", f"s-{number}"))
+
+    def snapshot(number):
+        return wire.encode({"integrationId": f"s-{number}", "attributes": {"note": "x" * 600}})
+
+    for make in (first, snapshot):
+        content, traced = kept_bytes(make)
+        assert traced <= content + 1000 * (sys.getsizeof(b"") + 8) + 4096

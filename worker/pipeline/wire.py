@@ -151,8 +151,18 @@ def stored(record: ConsumerRecord) -> bytes | None:
     return record.value if last is None or last[0] != _EVENTS else pack(record.value, last[1])
 
 
-encode: Final = Encoder().encode
-"""Write a session as a snapshot's value, or its v1 view."""
+_encoder: Final = Encoder()
+_buffer: Final = bytearray()
+
+
+def encode(value: object) -> bytes:
+    """Return a session, its v1 view or a table entry as JSON, in an object of just its size; for one thread at a time.
+
+    Tables keep what this returns. What the encoders of msgspec and orjson return keeps the buffer that they wrote into: 86 bytes
+    more a snapshot, 4 KB for a profile's 53 bytes. Writing into one buffer and copying costs 0.05 µs.
+    """
+    _encoder.encode_into(value, _buffer)
+    return bytes(_buffer)
 
 
 decode: Final = Decoder(Session).decode
@@ -364,7 +374,7 @@ def decode_verdict(record: ConsumerRecord) -> VerdictMessage | None:
 
 def encode_first(claim: Claim) -> bytes:
     """Write a profile's first claim as the profiles table and its changelog hold it."""
-    return orjson.dumps({"integrationId": claim.integration_id, "created": claim.created})
+    return encode({"integrationId": claim.integration_id, "created": claim.created})
 
 
 def decode_first(entry: bytes) -> Claim:
