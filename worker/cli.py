@@ -139,9 +139,9 @@ def send(ending: Ending, source: str, topic: str | None, *, split: bool) -> None
     FILE may be compressed with gzip or zstd. A line that is not in the form, or a record that the topic refuses, ends the
     command with status 2; nothing that follows it in its partition is sent.
     """
-    settings = _kafka_settings(ending)
-    topic = topic or settings.updates_topic
     with _files(), _kafkas_errors(), opened_input(source) as file:
+        settings = _kafka_settings(ending)
+        topic = topic or settings.updates_topic
         lines = read(_shown(file, "sending"), is_split=split)
         try:
             sent = ending.run(partial(console.send, settings.connection(), topic, lines))

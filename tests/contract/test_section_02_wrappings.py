@@ -270,7 +270,7 @@ def test_a_time_in_the_future_is_named_where_it_stands(till):
     assert (rejection.code, rejection.pointer) == ("occurred_in_future", "/time")
 
 
-@pytest.mark.parametrize("data", ["e30", "e3=0", "e30=\n", "e30-", "=", 5, {}, "é"])
+@pytest.mark.parametrize("data", ["e30", "e3=0", "e30=\n", "e30-", "=", "e30==", "e30=====", "QUJD=", 5, {}, "é"])
 def test_data_that_is_not_standard_base64_is_refused(till, data):
     envelope = in_base64(b"")
     envelope["data_base64"] = data

@@ -23,6 +23,7 @@ from tests.kafka.topics import administration, read
 from tests.kafka.workers import Crew, update
 from worker.local.kafka import LocalKafka
 from worker.local.live import WORKER
+from worker.pipeline.partitioner import partition_of
 from worker.runtime.topics import prepare
 from worker.settings import PREFIX, Settings
 
@@ -138,7 +139,7 @@ def crew(cluster, authority, tmp_path):
         "ssl_keyfile": papers.key,
         "ssl_password": KEY_PASSWORD,
     }
-    with Crew(cluster.internal_servers, tmp_path, 1, **settings) as it:
+    with Crew(cluster.internal_servers, tmp_path, 2, **settings) as it:
         yield it
     said = [log.read_text("utf-8") for log in tmp_path.glob("*.log")]
     assert len(said) == len(it.workers) > 0
@@ -173,7 +174,7 @@ async def revoke(crew: Crew, right: Right) -> None:
 async def create_topics(crew: Crew) -> None:
     """Create the topics as the super user, as an operator does for a worker that may not."""
     names: dict[str, Any] = {f"{field}_topic": name for field, name in crew.topology.named().items()}
-    await prepare(Settings(brokers=crew.kafka, partitions=1, **names))
+    await prepare(Settings(brokers=crew.kafka, partitions=2, **names))
 
 
 def test_with_exactly_the_least_rights_records_are_processed(crew):
@@ -252,7 +253,7 @@ def test_without_any_one_right_the_worker_ends_and_says_what_is_missing(crew, fi
         await crew.send([
             update("s-1", profileId="p-1"),
             update("s-2", state="nonsense"),
-            update("stray", partition=0, keyed=False),
+            update("stray", partition=1 - partition_of(b"stray", 2)),
         ])  # fmt: skip
         return await worker.ends(), worker.said()[-1]
 

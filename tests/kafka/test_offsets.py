@@ -1,6 +1,7 @@
 """Offsets that no worker committed: the worker refuses them, `session-worker offsets accept` judges and accepts them."""
 
 import asyncio
+from itertools import count
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -12,6 +13,7 @@ from tests.kafka.account import flaws, found
 from tests.kafka.topics import Record, administration, own, send
 from tests.kafka.workers import update
 from worker.pipeline.ledger import Ledger
+from worker.pipeline.partitioner import partition_of
 
 NOTHING_CHANGED = "Error: nothing was changed; session-worker offsets accept --yes accepts these offsets\n"
 
@@ -192,12 +194,17 @@ def test_deleted_offsets_of_a_partition_whose_records_were_all_sent_home_end_the
     asyncio.run(scenario())
 
 
+def at_home(name):
+    """Return an id that begins with a name and is at home in the first of two partitions."""
+    return next(key for key in (f"{name}-{number}" for number in count()) if partition_of(key.encode(), 2) == 0)
+
+
 @pytest.mark.parametrize("field", ["rekeyed", "claims", "verdicts"])
 def test_offset_of_an_internal_topic_that_no_worker_committed_ends_the_worker(crew, field):
     async def scenario():
-        it = crew(1)
+        it = crew(2)
         topic = getattr(it.topology, field)
-        await worked(it, update("s-1", profileId="p"), update("s-2", keyed=False))
+        await worked(it, update(at_home("s"), profileId=at_home("p")), update(at_home("stray"), partition=1))
         await move(it, topic, 0)
         assert f"{topic}/0: offset 0 of the group {it.name} was not committed by a worker" in await refusal(it)
         _status, said, _failed = await it.run("offsets", "accept")

@@ -177,7 +177,7 @@ def silent():
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.usefixtures("lines")
+@pytest.mark.usefixtures("lines", "heeded_hangups")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("command", WAITING.values(), ids=WAITING)
 def test_signal_ends_a_command_though_the_parent_had_it_ignored(command, sent, silent):
@@ -195,7 +195,7 @@ def test_signal_ends_a_command_though_the_parent_had_it_ignored(command, sent, s
         deadline = time.monotonic() + 30
         while not is_caught(started.pid, sent):
             assert started.poll() is None
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, f"the command does not catch signal {sent}"
             time.sleep(0.01)
         started.send_signal(sent)
         status = started.wait(20)

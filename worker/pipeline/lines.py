@@ -9,14 +9,14 @@ the depth of the calls. A deeper value is written as text.
 
 import json
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
 
-from worker.pipeline.wire import ConsumerRecord, ProducerRecord
+from worker.pipeline.wire import ConsumerRecord, ProducerRecord, from_base64
 
 FORM: Final = '{"key": "s-1", "value": {"customerSession": {"state": "open"}}, "timestamp": 1795372800000}'
 """A valid line, to show in messages."""
@@ -94,7 +94,7 @@ def _line(number: int, form: _Form) -> Line:
         raise _NotInForm(f"partition {partition} is not one of 0 to 8191")
     if offset is not None and not 0 <= offset < 1 << 40:
         raise _NotInForm(f"offset {offset} is not one of 0 to 2^40 - 1")
-    decode = _from_base64 if form.base64 else str.encode
+    decode = from_base64 if form.base64 else str.encode
     headers = [(name, decode(text)) for name, text in form.headers.items()]
     key = None if form.key is None else decode(form.key)
     return Line(number, partition, offset, form.timestamp, key, _value(form.value, decode), headers)
@@ -250,10 +250,6 @@ def _is_too_deep(text: bytes, levels: int = _MAX_DEPTH) -> bool:
 
 def _to_base64(data: bytes) -> str:
     return b64encode(data).decode()
-
-
-def _from_base64(text: str) -> bytes:
-    return b64decode(text, validate=True)
 
 
 # ------------------------------------------------------------------------------------------- what is not in the form

@@ -15,7 +15,6 @@ W5. An envelope's id, time and subject stand in for fields that the record lacks
 
 import sys
 import zlib
-from binascii import a2b_base64
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from msgspec.json import decode
 from worker.domain.model import MAX_DEPTH, Rejection, Rules
 from worker.domain.refusals import malformed, must_be, not_an_object, shown
 from worker.domain.request import Envelope, parse, too_large
-from worker.pipeline.wire import Headers
+from worker.pipeline.wire import Headers, from_base64
 
 if sys.version_info >= (3, 14):  # pragma: no cover - the same module, there in the standard library
     from compression import zstd
@@ -163,8 +162,8 @@ def _structured(value: bytes) -> Unwrapped | Rejection:
             "invalid_field", "/data", f"/data must be the update record, an object, but it is {how} {has}."
         )
     try:
-        return a2b_base64(encoded.encode("ascii"), strict_mode=True), envelope
-    except (AttributeError, ValueError):
+        return from_base64(encoded), envelope
+    except (TypeError, ValueError):
         return must_be("/data_base64", "a string of standard Base64", shown(encoded))
 
 
