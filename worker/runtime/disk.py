@@ -18,7 +18,7 @@ _STALE_SECONDS = 20 * 60 * 60  # below delete.retention.ms, a day by default, wi
 _WRITE_BUFFER_BYTES = 16 << 20  # half of it saves a worker 30 MB, but now and then strays took half as long again
 _CACHE_BYTES = 32 << 20
 _BLOOM_BITS = 10  # a key: what is looked for and not there, or further down, costs 6 µs instead of 15
-_RECENT_BYTES = 4 << 20
+RECENT_BYTES = 4 << 20
 _ENTRY_BYTES = 150  # of Python's objects, beside key and entry
 _LOGS_KEPT = 2
 _MAX_WORKERS = 1000
@@ -51,8 +51,8 @@ class Damaged(Exception):
     """What a partition has on disk cannot be read."""
 
 
-class _Recent:
-    """The entries that were written or read last, since those are read next; up to twice _RECENT_BYTES of them.
+class Recent:
+    """The entries that were written or read last, since those are read next; up to twice RECENT_BYTES of them.
 
     They are kept in two generations: when the young ones are too many they become the old ones, whose place they take.
     """
@@ -73,7 +73,7 @@ class _Recent:
         """Take up what was written or read."""
         self._young.update(changes)
         self._size += sum(len(key) + len(entry or b"") + _ENTRY_BYTES for key, entry in changes.items())
-        if self._size > _RECENT_BYTES:
+        if self._size > RECENT_BYTES:
             self._old, self._young, self._size = self._young, {}, 0
 
 
@@ -159,7 +159,7 @@ class OnDisk:
         self._unlogged = WriteOptions()
         setattr(self._unlogged, "disable_wal", True)  # noqa: B010 (its stub takes it for a method)
         self._db = Rdict(str(self._folder), options)
-        self._recent = _Recent()
+        self._recent = Recent()
         try:
             end, written = (self._db.get(_END) or b"-1 0").split()
         except Exception:
