@@ -2,12 +2,15 @@
 
 import asyncio
 from contextlib import ExitStack
+from uuid import uuid4
 
 import pytest
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
 from tests.kafka.account import flaws
+from tests.kafka.faults import wire_of
+from tests.kafka.inside import opened, running, settings_for, source
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, simulated
 from worker.runtime.cluster import Cluster
 from worker.runtime.instance import claim
@@ -84,23 +87,26 @@ def test_two_workers_on_a_machine_have_two_transactional_ids(crew):
     assert len(asyncio.run(scenario())) == 2
 
 
-def test_members_with_the_transactional_id_of_a_dead_owner_are_not_fenced(crew):
-    """A worker that starts again at once is a member when the others find it recorded as the owner that died."""
+def test_id_of_a_dead_owner_is_fenced_unless_a_member_uses_it(kafka, tmp_path, monkeypatch):
+    """A worker that starts again at once is a member when the others find it recorded as the owner that died (O2)."""
+    monkeypatch.chdir(tmp_path)
 
     async def scenario():
-        it = crew(session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
-        first, second = it.start(instance="a"), it.start(instance="b")
-        await first.says("Opened 4 lanes")
-        await second.says("Opened 4 lanes")
-        first.kill()
-        again = it.start(instance="a")
-        await again.says("Opened")
-        await it.send(DAY[:400])
-        return await flaws(it), again.said() + second.said()
+        settings = settings_for(kafka)
+        taps = []
+        async with running(settings, lambda app: taps.append(wire_of(app))) as app:
+            await opened(app)
+            tap, opening = taps[0], app.tables.recovery
+            name, dead = f"{settings.app_id}-:a", f"{settings.app_id}-:a-{uuid4()}"
+            recorded = {source(settings, "sessions"): (0, f"{name} {dead}")}
+            fenced = []
+            for members in ({f"{name}-{uuid4()}"}, {f"{name}-2-{uuid4()}"}, set()):
+                before = tap.sent.count("InitProducerId")
+                await opening._fence(members, recorded)
+                fenced.append(tap.sent.count("InitProducerId") - before)
+            return fenced
 
-    flaws_found, said = asyncio.run(scenario())
-    assert flaws_found == []
-    assert [line for line in said if "PRODUCER" in line] == []
+    assert asyncio.run(scenario()) == [0, 1, 1]
 
 
 def test_of_two_live_workers_with_one_name_one_ends_with_one_line(crew):
