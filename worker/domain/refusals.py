@@ -160,7 +160,34 @@ def unlike_its_type(
         parent = pointer.rpartition("/")[0]
         rule = f"{_cut_pointer(pointer)} is required and must be {_REQUIRED[last]}"
         return Rejection(code, pointer, f"{rule}, but it is missing in {shown_at(value, parent)}.")
-    return must_be(pointer, expected(details, code, last), shown_at(value, pointer), code)
+    given = shown_at(value, pointer)
+    return must_be(pointer, expected(details, code, last), f"{given}{_advice(error, path, details['input'])}", code)
+
+
+def _advice(error: str, path: Sequence[str | int], given: object) -> str:
+    """Return how PHP came to write an object for an array, or an array for an object, and what to do; empty if it did not.
+
+    >>> _advice("list_type", ["couponCodes"], {"0": "A", "2": "B"}), _advice("list_type", ["cartItems"], {"sku": "a"})
+    ('; PHP writes an array with gaps in its keys as an object: array_values removes the gaps', '')
+    """
+    if error == "list_type" and type(given) is dict:
+        if not given:
+            return "; PHP writes an empty array as an object with JSON_FORCE_OBJECT: leave that flag out"
+        if all(map(_PHP_INDEX.fullmatch, given)):
+            return "; PHP writes an array with gaps in its keys as an object: array_values removes the gaps"
+    if error == "dict_type" and given == []:
+        return "; PHP writes an empty array as []: cast it to (object)"
+    if error == "dict_type" and path[-1] in _MAPS and path[-2] != "additionalCosts" and type(given) is list:
+        return (
+            "; PHP writes an array with the keys 0 to n as a JSON array: use names as keys, or cast it to (object) "
+            "(JSON_FORCE_OBJECT would also turn the arrays of the record into objects)"
+        )
+    return ""
+
+
+_MAPS = ("additionalCosts", "attributes")
+"""The fields that hold an object with names of the sender's choice."""
+_PHP_INDEX = re.compile(r"-?[0-9]+")
 
 
 def expected(details: ErrorDetails, code: str, last: str) -> str:

@@ -34,6 +34,7 @@ from aiokafka.structs import RecordMetadata, TopicPartition
 from worker.domain.model import instant
 from worker.pipeline.lines import Line
 from worker.pipeline.partitioner import partition_of
+from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6
 
 BATCH_BYTES: Final = 1 << 17
 NOT_PERMITTED: Final = "the broker does not permit it: grant the principal Write on the topic"
@@ -263,7 +264,7 @@ class Sender:
         known, names = limits.configuration, tuple[str, ...]()
         match error:
             case InvalidTimestampError():
-                names = "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"
+                names = tuple(ANY_TIME | BEFORE_KAFKA_3_6)
                 said = f"its timestamp {line.timestamp} ({instant(line.timestamp)}) is too far from the broker's clock"
             case MessageSizeTooLargeError() | RecordListTooLargeError():
                 names = ("max.message.bytes",)

@@ -1,5 +1,6 @@
 """Every topic with its key, cleanup policy, writer and reader, as data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -11,9 +12,11 @@ MAX_PARTITIONS: Final = 1 << 13
 HEADERS_BYTES: Final = 128 << 10
 """What an output leaves for a record's key and headers, beside its value."""
 _FOREVER: Final = {"retention.ms": "-1", "retention.bytes": "-1", "segment.bytes": str(50 << 20)}
-_ANY_TIME: Final = dict.fromkeys(
-    ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms"), str((1 << 63) - 1)
-)
+_EVER: Final = str((1 << 63) - 1)
+ANY_TIME: Final = dict.fromkeys(("message.timestamp.before.max.ms", "message.timestamp.after.max.ms"), _EVER)
+"""The limits of timestamps by which a broker takes any."""
+BEFORE_KAFKA_3_6: Final = {"message.timestamp.difference.max.ms": _EVER}
+"""What stands for ANY_TIME before Kafka 3.6, which knows no other. Kafka 3.6 to 3.9 know both, Kafka 4 only the newer."""
 
 
 class Topic(NamedTuple):
@@ -36,9 +39,10 @@ class Topic(NamedTuple):
         """Tell whether only the worker's stages use it."""
         return self.is_ours and self.reader != "anyone"
 
-    def configuration(self, largest_bytes: int) -> dict[str, str]:
-        """Give the configuration, in Kafka's words, that the topic is created with; no value has more bytes.
+    def configuration(self, largest_bytes: int, times: Mapping[str, str] = ANY_TIME) -> dict[str, str]:
+        """Return the configuration, in Kafka's words, that the topic is created with; no value has more bytes.
 
+        - *times* are the limits of timestamps: those of Kafka 3.6 and newer, or BEFORE_KAFKA_3_6.
         - What the worker writes has its source's timestamp. A broker refuses one that is over an hour ahead, unless it
           is told not to; a source that took it would then stop the worker for ever.
         - What one stage sends to another stays until the worker purges it. That frees whole segments: small ones.
@@ -50,7 +54,7 @@ class Topic(NamedTuple):
             "cleanup.policy": self.cleanup,
             "message.timestamp.type": "CreateTime",
             **({"max.message.bytes": str(largest_bytes + HEADERS_BYTES)} if self.has_bodies else {}),
-            **(_ANY_TIME if self.is_ours else {}),
+            **(times if self.is_ours else {}),
             **(_FOREVER if self.is_internal and self.cleanup == "delete" else {}),
         }
 

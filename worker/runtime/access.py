@@ -5,7 +5,7 @@ is asked before a client is: first what it speaks, then for the login, then for 
 and together they take less than 10 seconds, for all addresses at once.
 
 W1. An address where Kafka answers as configured is enough.
-W2. What a broker refuses for good, such as a login, is not tried again: NotLetIn.
+W2. What a broker refuses for good, such as a login, is not tried again: NotLetIn. So is a broker that is too old.
 W3. Everything else may pass: Unreachable. Its message says what answers there instead, and names the setting.
 """
 
@@ -13,6 +13,7 @@ import asyncio
 import socket
 import ssl
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final, NamedTuple
@@ -29,6 +30,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.runtime.cluster import DENIED, GRANT, Refused
 from worker.runtime.refusals import ClientEnded, remedy
+from worker.runtime.versions import too_old
 from worker.settings import PREFIX, Settings
 
 ANSWER_SECONDS: Final = 3
@@ -115,6 +117,8 @@ async def _refusal(place: "_Place", settings: Settings) -> str | None:
     opened = create(place.host, place.port, request_timeout_ms=ANSWER_SECONDS * 1000, **connection)
     try:
         await opened.connect()
+        if problem := too_old(opened.versions):
+            raise NotLetIn(f"Kafka at {place.address} {problem}")
         brokers = (await opened.send(MetadataRequest([]))).brokers
     except (KafkaError, OSError, TimeoutError) as error:
         if why := _told(error, settings):
@@ -272,6 +276,12 @@ class _Login(OAuthAuthenticator):
 
 
 class _Connection(AIOKafkaConnection):
+    @property
+    def versions(self) -> Mapping[int, tuple[int, int]]:
+        """The requests that the broker answers: the oldest and the newest version, by API key."""
+        found: Mapping[int, tuple[int, int]] = self._versions
+        return found
+
     def authenticator_oauth(self) -> Any:
         create: Any = _Login
         return create(sasl_oauth_token_provider=self._sasl_oauth_token_provider)

@@ -3,9 +3,8 @@
 import errno
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
-from uuid import uuid4
 
 import faust
 from faust.app.base import BootStrategy
@@ -21,9 +20,10 @@ from worker.pipeline.topology import Topology
 from worker.runtime.cluster import Cluster
 from worker.runtime.cycle import Cycle
 from worker.runtime.driver import AsFetched
+from worker.runtime.instance import claim
 from worker.runtime.opening import Opening, Parts, Tables
 from worker.runtime.tables import InMemory, Kept, Table
-from worker.runtime.transaction import TransactionalProducer
+from worker.runtime.transaction import TransactionalProducer, Unknown
 from worker.settings import PREFIX, Settings, WrongSetting
 
 _HEARTBEATS = 4  # in a session timeout
@@ -40,9 +40,12 @@ class App(faust.App):
 
     def __init__(self, settings: Settings, topology: Topology) -> None:
         host = settings.web_host
+        opened = ExitStack()
+        instance = claim(settings, opened)
         super().__init__(
             settings.app_id,
             broker=[URL(f"batched://{address}") for address in settings.brokers.split(",")],
+            broker_client_id=instance,
             broker_credentials=_credentials(settings.connection()),
             broker_session_timeout=settings.session_timeout_seconds,
             broker_heartbeat_interval=settings.session_timeout_seconds / _HEARTBEATS,
@@ -60,7 +63,7 @@ class App(faust.App):
             TableManager=Tables,
             agent_supervisor=CrashingSupervisor,
         )
-        self._opened = ExitStack()
+        self._opened = opened
         sessions = Sessions(settings.rules(), topology)
         stages: tuple[Stage, ...] = sessions, Profiles(topology)
         opener = self._openers(settings)
@@ -71,8 +74,7 @@ class App(faust.App):
             )
         }
         cluster = Cluster(settings.connection())
-        transactional_id = f"{settings.app_id}-{uuid4().hex[:12]}"
-        producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
+        producer = TransactionalProducer(cluster, instance, settings.transaction_timeout_seconds)
         self.cycle = Cycle(
             cluster,
             producer,
@@ -86,9 +88,14 @@ class App(faust.App):
         self.on_partitions_revoked.connect(self._on_revoked)
 
     async def on_start(self) -> None:
-        """Connect before anything else runs; who may not see the group would wait for ever to join it."""
+        """Connect before anything else runs; who may not see the group would wait for ever to join it.
+
+        What an earlier process of the same transactional.id left open is ended here: members of the group do not fence it.
+        """
         await self.parts.cluster.start()
         await self.parts.cluster.members(self.conf.id)
+        with suppress(Unknown):  # the opening does the same
+            await self.parts.producer.init()
         await super().on_start()
         if self.conf.web_enabled:
             self.log.info("Web pages at %s", self.conf.canonical_url)

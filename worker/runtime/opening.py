@@ -22,6 +22,8 @@ O1. Safe are the pinned generation (2: a worker that has lost its assignment can
     table, or in neither. A mistake in them fails silently, so each has a test that takes it out.
 O2. Fencing only makes it fast: without it the broker ends what a dead worker left open after its transaction
     timeout. Never are owners fenced that are members: live workers would end each other's transactions for ever.
+    A worker that was started again has the transactional.id of before and another member id. A broker makes a member id
+    of the client id, which is the transactional.id here, a dash and a UUID. So the member ids show which are in use.
 O3. Faust drives it: `Opening` takes the place of its table recovery and adds the steps around it. Faust gives up a step
     when another rebalance comes, so each may be cut short anywhere and is done again from the start. A step takes as
     long as it takes: Faust's own limit would end its recovery for ever. From the moment when the partitions are revoked
@@ -37,6 +39,9 @@ O5. What this process has committed itself it does not take for less. A coordina
     (seen with Kafka 4.4, whose brokers had all been killed): to read on from there would double.
 O6. A snapshot of a record that is not done by its ledger shows an offset that was set back together with its mark, or
     that a coordinator has forgotten newer ones. The worker ends, if what it restored holds such a snapshot.
+O8. Two live workers with one transactional.id would fence each other forever: a folder with its name was copied, or an
+    operator gave two workers one name. A dead member leaves the group after the session timeout. So a member that is
+    there for twice that time is alive. Then the worker whose member id is the greater of the two ends.
 """
 
 import asyncio
@@ -66,6 +71,9 @@ log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.2
 _OWNER_WORDS = 2
+_UUID_CHARACTERS = 36
+_ALIVE_TIMEOUTS = 2
+"""Number of session timeouts after which a member that is still there is alive (O8)."""
 _REMEDIES = (
     "Stop all workers; `session-worker offsets accept` shows what would be skipped or counted twice. Set another offset "
     "with kafka-consumer-groups.sh --reset-offsets if need be, then `session-worker offsets accept --yes`. Or process "
@@ -75,6 +83,10 @@ _REMEDIES = (
 
 class OffsetsMoved(Exception):
     """A worker cannot know which records of a source are done: no worker committed the offset, or there is none."""
+
+
+class SharedName(Exception):
+    """Another live worker has the same transactional.id."""
 
 
 class Parts(NamedTuple):
@@ -130,6 +142,7 @@ class Opening(Recovery):
         self._signal_recovery_end = self._restored = Latch()
         self._began = 0.0
         self._is_assigned = False
+        self._seen_twins: dict[str, float] = {}
 
     def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Open nothing until the next assignment."""
@@ -204,10 +217,12 @@ class Opening(Recovery):
         topic = sessions.topology.sessions
         sessions.topic_bytes = await cluster.largest_batch_bytes(topic)
         producer.limits = {topic: sessions.topic_bytes}
+        members = await cluster.members(membership.group)
+        self._check_name(membership.member, members)
         await producer.init()
         changelogs = [changelog for _stage, changelog in lanes]
         owners = await cluster.stable_offsets(membership.group, changelogs)
-        await self._fence(membership, owners)
+        await self._fence(members, owners)
         sources = {
             TopicPartition(topic, changelog.partition): changelog
             for stage, changelog in lanes
@@ -242,17 +257,31 @@ class Opening(Recovery):
         await cluster.commit(membership, beginnings | owned)
         return Prepared(membership, lanes, ledgers)
 
-    async def _fence(self, membership: Membership, recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
+    async def _fence(self, members: set[str], recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
         """End what the recorded owners left open of whom no member is left (step 4)."""
-        cluster, producer, *_ = self._parts
+        producer = self._parts.producer
         owners = [tuple(owner.split()) for _generation, owner in filter(None, recorded.values())]
         owners = [
             owner for owner in owners if len(owner) == _OWNER_WORDS
         ]  # a tool that resets offsets leaves no metadata
-        members = await cluster.members(membership.group) if owners else set()
         present = {transactional_id for transactional_id, member in owners if member in members}
-        for transactional_id in {it for it, _member in owners} - present - {producer.transactional_id}:
+        present |= {producer.transactional_id, *map(_client_of, members)}
+        for transactional_id in {it for it, _member in owners} - present:
             await producer.fence(transactional_id)
+
+    def _check_name(self, own: str, members: set[str]) -> None:
+        """Raise SharedName when another live worker has the same transactional.id, and this one has to end (O8)."""
+        name, now = self._parts.producer.transactional_id, time.monotonic()
+        twins = {it for it in members if it != own and _client_of(it) == name}
+        self._seen_twins = {twin: self._seen_twins.get(twin, now) for twin in twins}
+        alive_seconds = _ALIVE_TIMEOUTS * self.app.conf.broker_session_timeout
+        for twin, since in self._seen_twins.items():
+            if now - since > alive_seconds and twin < own:
+                raise SharedName(
+                    f"another live worker (member {twin}) has the transactional id {name}, and two with one would end each "
+                    f"other's transactions. Set {PREFIX}INSTANCE to a name that no other worker has; or, if "
+                    f"{PREFIX}DATA_DIR was copied from another machine, delete its folder `instances`"
+                )
 
     # ------------------------------------------------------------------------------------------------------- step 6
 
@@ -343,6 +372,11 @@ class Opening(Recovery):
                 self.log.warning("%s/%d is restored to %s only", *changelog, end)
                 return False
         return True
+
+
+def _client_of(member: str) -> str:
+    """Return the client id of which a broker made a member id."""
+    return member[: -_UUID_CHARACTERS - 1]
 
 
 def _outputs(topology: Topology, changelog: TopicPartition) -> list[TopicPartition]:

@@ -15,7 +15,7 @@ from aiokafka.errors import (
     for_code,
 )
 
-from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
+from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6, MAX_PARTITIONS, TOPICS, Topology
 from worker.runtime.cluster import DENIED, GRANT, Identity
 from worker.settings import PREFIX, Settings
 
@@ -24,7 +24,12 @@ log = logging.getLogger(__name__)
 LEADERS_SECONDS: Final = 30
 
 _POLL_SECONDS: Final = 0.1
-_AT_LEAST: Final = {"max.message.bytes", "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"}
+_AT_LEAST: Final = {
+    "max.message.bytes",
+    "message.timestamp.before.max.ms",
+    "message.timestamp.after.max.ms",
+    *BEFORE_KAFKA_3_6,
+}
 _ADVICE: Final = {"segment.bytes"}
 """What a topic is created with, and what is no error where it is otherwise."""
 _PLAIN: Final = {"rejections", "dry_runs", "v1"}
@@ -107,30 +112,52 @@ async def _found(admin: AIOKafkaAdminClient, names: Mapping[str, str]) -> dict[s
             if it["error_code"] not in {0, UnknownTopicOrPartitionError.errno}:  # another broker may not know it yet
                 raise _refused("its configuration cannot be read", name, it)
             if not it["error_code"]:
-                configuration = {entry["config_names"]: entry["config_value"] for entry in it["config_entries"]}
+                configuration = {
+                    entry["config_names"]: entry["config_value"]
+                    for entry in it["config_entries"]
+                    if entry["config_value"] is not None  # of a configuration that this broker does not know
+                }
                 found[fields[name]] = _Found(len(led[name]), sum(led[name]), configuration)
     return found
 
 
 async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: Mapping[str, str], partitions: int) -> None:
-    """Create topics; that another worker was faster is as good."""
+    """Create topics; that another worker was faster is as good.
+
+    A topic that the broker refuses because it does not know a configuration is created with the older one.
+    """
     if not missing:
         return
-    factor = settings.replication_factor
-    assignments: dict[int, list[int]] | None = {} if factor < 0 else None  # NewTopic wants the one or the other
-    wanted = [
-        NewTopic(name, partitions, factor, assignments, TOPICS[field].configuration(_largest(settings)))
+    largest = _largest(settings)
+    wanted = {name: TOPICS[field].configuration(largest) for field, name in missing.items()}
+    answers = await _answers(admin, settings, partitions, wanted)
+    older = {
+        name: TOPICS[field].configuration(largest, BEFORE_KAFKA_3_6)
         for field, name in missing.items()
-    ]
-    answer = await admin.create_topics(wanted)
+        if any(unknown in (answers[name]["error_message"] or "") for unknown in wanted[name].keys() & ANY_TIME)
+    }
+    answers |= await _answers(admin, settings, partitions, older)
     variables = {name: f"{PREFIX}{field.upper()}_TOPIC" for field, name in missing.items()}
-    replicas = "the broker's default" if factor < 0 else factor
-    for it in answer.to_object()["topic_errors"]:
+    replicas = "the broker's default" if settings.replication_factor < 0 else settings.replication_factor
+    for it in answers.values():
         if not it["error_code"]:
             told = it["topic"], partitions, replicas, variables[it["topic"]]
             log.info("Topic %s created, because there was none: partitions=%s replication_factor=%s (%s)", *told)
         if it["error_code"] not in {0, TopicAlreadyExistsError.errno}:
             raise _refused("cannot be created", it["topic"], it)
+
+
+async def _answers(
+    admin: AIOKafkaAdminClient, settings: Settings, partitions: int, wanted: Mapping[str, Mapping[str, str]]
+) -> dict[str, Mapping[str, Any]]:
+    """Ask for topics with these configurations; return the broker's answer about each."""
+    if not wanted:
+        return {}
+    factor = settings.replication_factor
+    assignments: dict[int, list[int]] | None = {} if factor < 0 else None  # NewTopic wants the one or the other
+    topics = [NewTopic(name, partitions, factor, assignments, configs) for name, configs in wanted.items()]
+    answer = await admin.create_topics(topics)
+    return {it["topic"]: it for it in answer.to_object()["topic_errors"]}
 
 
 def _refused(what: str, topic: str, answer: Mapping[str, Any]) -> Exception:
@@ -249,12 +276,15 @@ def changes(topology: Topology, before: Identity, now: Identity) -> Iterator[str
 
 
 def _misconfigured(settings: Settings, field: str, found: Mapping[str, _Found]) -> Iterator[tuple[str, str]]:
-    """Give what a topic should have, where it has something else.
+    """Yield what a topic should have, where it has something else.
 
+    A broker has the older limit of timestamps, the newer two, or all three: what the broker does not have is not judged.
     Of the updates topic only the cleanup policy is ours to judge. Outputs need not take a time that cannot come in.
     """
     arriving = found["updates"].configuration if "updates" in found else {}
-    for name, wanted in TOPICS[field].configuration(_largest(settings)).items():
+    largest = _largest(settings)
+    judged = TOPICS[field].configuration(largest) | TOPICS[field].configuration(largest, BEFORE_KAFKA_3_6)
+    for name, wanted in judged.items():
         if name in _ADVICE or (field == "updates" and name != "cleanup.policy"):
             continue
         has = found[field].configuration.get(name, wanted)

@@ -85,7 +85,8 @@ _MAYBE_WRITTEN: Final = frozenset(
 _REMEDIES: Final[Mapping[int, str]] = {
     Code.MESSAGE_TOO_LARGE: "raise the topic's max.message.bytes",
     Code.RECORD_LIST_TOO_LARGE: "raise the topic's segment.bytes",
-    Code.INVALID_TIMESTAMP: "widen the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms",
+    Code.INVALID_TIMESTAMP: "widen the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms "
+    "(before Kafka 3.6: message.timestamp.difference.max.ms)",
     Code.INVALID_RECORD: "a compacted topic takes no record without a key",
     Code.INVALID_TOPIC_EXCEPTION: "name another topic",
     Code.POLICY_VIOLATION: "change the cluster's policy",
@@ -99,7 +100,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
     Code.INVALID_TRANSACTION_TIMEOUT: "shorten the transaction timeout or raise the brokers' transaction.max.timeout.ms",
     Code.UNSUPPORTED_COMPRESSION_TYPE: "choose another compression",
     Code.UNSUPPORTED_FOR_MESSAGE_FORMAT: "upgrade the topic's message format",
-    Code.UNSUPPORTED_VERSION: "the brokers are too old or too new: Kafka 2.5 to 4 is known to work",
+    Code.UNSUPPORTED_VERSION: "the brokers are too old or too new: Kafka 3.1 to 4.4 is known to work",
 }
 
 
