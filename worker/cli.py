@@ -4,7 +4,7 @@ Every command ends the same way (`_Commands`): what it cannot do is one line on 
 
 | status | when |
 | --- | --- |
-| 0 | all is done; `tail` and `kafka`: a signal has ended them |
+| 0 | all is done; `run`, `tail` and `kafka`: a signal has ended them |
 | 1 | Kafka, an output or this machine failed |
 | 2 | a setting, an option or an input is wrong; nothing that follows it was done |
 | 128 + n | signal n has ended the command: 129 SIGHUP, 130 SIGINT, 143 SIGTERM; 141: the reader of its output has ended |
@@ -36,20 +36,19 @@ from worker.local.console import NoSuchTopic, NotRead
 from worker.local.files import BadFile, Input, opened_input, opened_output, write_files
 from worker.local.offsets import NotAccepted
 from worker.local.sender import NotSent
-from worker.local.signals import Ending, ending_signals
 from worker.local.simulator import simulate as simulated
 from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, read, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
 from worker.runtime.access import NotLetIn, Unreachable, check_brokers
-from worker.runtime.signals import StopRequest
 from worker.runtime.unreadable import unreadable
 from worker.settings import PREFIX, Settings, WrongSetting, example_file, in_force, load
+from worker.signals import Ending, ending_signals
 
 _COLLECTED_EVERY = 50_000
 """Objects made and not freed before garbage is looked for: what records are made of has no cycles."""
-_UNTIL_A_SIGNAL = {"tail", "kafka"}
+_UNTIL_A_SIGNAL = {"run", "tail", "kafka"}
 _NO_READER_STATUS = 128 + 13
 """The exit status of a command that SIGPIPE ends, as shells show it."""
 
@@ -84,7 +83,7 @@ class _Commands(click.Group):
         sys.exit(status)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with ending_signals() as ctx.obj:
+        with ending_signals(ctx.obj) as ctx.obj:
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt:
@@ -95,8 +94,10 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="session-worker")
-def main() -> None:
+@click.pass_obj
+def main(ending: Ending) -> None:
     """Fold session-update records of shops into exact CustomerSessionV2 snapshots."""
+    ending.begin()
     gc.set_threshold(_COLLECTED_EVERY)
 
 
@@ -206,18 +207,17 @@ def run(ending: Ending) -> None:
     """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
     settings = _settings()
     _check_store(f"{PREFIX}STORE", settings.store)
-    ending.release()  # a worker has handlers of its own
-    stop = StopRequest()
-    stop.catch()
+    ending.stop_seconds = settings.stop_seconds
+    ending.defer()
     try:
         from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
 
         process.configure_logging()
-        process.run(settings, stop)
+        process.run(settings, ending)
     except Exception as error:
         raise click.ClickException(str(error) or repr(error)) from error
     finally:
-        stop.ignore()
+        ending.ignore()
 
 
 @main.command()

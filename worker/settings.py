@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from worker.domain.model import Rules
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
+from worker.signals import STOP_SECONDS
 
 PREFIX: Final = "SESSION_WORKER_"
 ENV_FILE: Final = ".env"
@@ -171,6 +172,12 @@ class Settings(BaseSettings):
     )
     transaction_timeout_seconds: int = Field(
         default=10, ge=1, le=900, description="So long a dead worker's transaction may stay open."
+    )
+    stop_seconds: float = Field(
+        default=STOP_SECONDS,
+        ge=1,
+        le=3600,
+        description="Upper bound in seconds for the end of a worker after a signal or an error; set it below the grace period of the container.",
     )
     web_host: Text = Field(default="127.0.0.1", description="The address at which the worker's web server listens.")
     web_port: int | None = Field(

@@ -11,9 +11,9 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from worker.pipeline.topology import Topology
 from worker.runtime.access import Unreachable, check_brokers, explained
 from worker.runtime.app import App, build_app
-from worker.runtime.signals import StopRequest
 from worker.runtime.topics import prepare
 from worker.settings import Settings
+from worker.signals import Ending
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,11 @@ def configure_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def run(settings: Settings, stop: StopRequest) -> None:
+def run(settings: Settings, ending: Ending) -> None:
     """Run a worker until it is asked to stop; raise what ends it otherwise."""
     _keep_freed_memory()
     try:
-        asyncio.run(_run(settings, stop))
+        asyncio.run(_run(settings, ending))
     except Exception as error:
         raise explained(error) from error
 
@@ -72,8 +72,8 @@ def _keep_freed_memory() -> None:
             mallopt(parameter, size)
 
 
-async def _run(settings: Settings, stop: StopRequest) -> None:
-    waiting = asyncio.ensure_future(stop.wait())
+async def _run(settings: Settings, ending: Ending) -> None:
+    waiting = asyncio.ensure_future(ending.requested())
     while not waiting.done():
         preparing = asyncio.ensure_future(_prepared(settings))
         await asyncio.wait([waiting, preparing], return_when=asyncio.FIRST_COMPLETED)
@@ -81,14 +81,14 @@ async def _run(settings: Settings, stop: StopRequest) -> None:
             preparing.cancel()
             return
         try:
-            await _live(build_app(settings, preparing.result()), waiting)
+            await _live(build_app(settings, preparing.result()), waiting, ending)
         except KafkaConnectionError:
             log.warning("Kafka at %s is unreachable again", settings.brokers)
         else:
             return
 
 
-async def _live(app: App, waiting: asyncio.Future[Any]) -> None:
+async def _live(app: App, waiting: asyncio.Future[Any], ending: Ending) -> None:
     """Run an app until it is told to stop; raises what kept it from starting, or ended it."""
     starting = asyncio.ensure_future(app.start())
     crashing = asyncio.ensure_future(app.wait_until_stopped())
@@ -96,6 +96,9 @@ async def _live(app: App, waiting: asyncio.Future[Any]) -> None:
     if done == {starting} and starting.exception() is None:
         await asyncio.wait([waiting, crashing], return_when=asyncio.FIRST_COMPLETED)
     log.info("Stopping")
+    failure = app.crash_reason or (starting.exception() if starting.done() and not starting.cancelled() else None)
+    if isinstance(failure, Exception) and not isinstance(failure, KafkaConnectionError):  # which is tried again
+        ending.start_limit(explained(failure))
     await app.stop()
     starting.cancel()
     with suppress(asyncio.CancelledError):
