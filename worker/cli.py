@@ -17,12 +17,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import orjson
@@ -30,6 +30,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from worker.connection import OtherCluster
 from worker.local import console
 from worker.local import offsets as committed
 from worker.local.console import NoSuchTopic, NotRead
@@ -41,10 +42,12 @@ from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, read, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
-from worker.runtime.access import NotLetIn, Unreachable, check_brokers
+from worker.runtime.access import NotLetIn, Unreachable, check_brokers, watched
 from worker.runtime.unreadable import unreadable
 from worker.settings import PREFIX, Settings, WrongSetting, example_file, in_force, load
 from worker.signals import Ending, ending_signals
+
+T = TypeVar("T")
 
 _COLLECTED_EVERY = 50_000
 """Objects made and not freed before garbage is looked for: what records are made of has no cycles."""
@@ -145,7 +148,7 @@ def send(ending: Ending, source: str, topic: str | None, *, split: bool) -> None
     with _files(), _kafkas_errors(), opened_input(source) as file:
         lines = read(_shown(file, "sending"), is_split=split)
         try:
-            sent = ending.run(partial(console.send, settings.connection(), topic, lines))
+            sent = _run_watched(ending, settings, partial(console.send, settings.connection(), topic, lines))
         except (NotRead, NotSent) as error:
             raise BadInput(f"{file.name}, {error}") from error
     click.echo(f"{sent:,} records sent to {topic}", err=True)
@@ -159,7 +162,7 @@ def dump(ending: Ending, topic: str, out: str) -> None:
     """Write what is committed on TOPIC, up to its end as it is now, as JSON Lines, for send and replay."""
     settings = _kafka_settings(ending)
     with _files(), _kafkas_errors(), opened_output(out) as file:
-        open_at = ending.run(partial(console.dump, settings.connection(), topic, file))
+        open_at = _run_watched(ending, settings, partial(console.dump, settings.connection(), topic, file))
     for partition, offset in open_at.items():
         click.echo(f"partition {partition} ends at offset {offset}: there a transaction is open", err=True)
 
@@ -188,7 +191,7 @@ def tail(ending: Ending, key: str | None, topic: str | None, *, from_beginning: 
         from_beginning=from_beginning,
     )
     with _kafkas_errors():
-        ending.run(following)
+        _run_watched(ending, settings, following)
 
 
 @main.command()
@@ -284,12 +287,12 @@ def accept(ending: Ending, *, yes: bool) -> None:
     settings = _kafka_settings(ending)
     connection, group = settings.connection(), settings.app_id
     with _kafkas_errors():
-        findings = ending.run(partial(committed.review, connection, group, settings.topology(None)))
+        findings = _run_watched(ending, settings, partial(committed.review, connection, group, settings.topology(None)))
         for line in committed.summary(group, findings):
             click.echo(line)
         due = [finding for finding in findings if finding.accepted is not None]
         if yes and due:
-            ending.run(partial(committed.accept, connection, group, due))
+            _run_watched(ending, settings, partial(committed.accept, connection, group, due))
             click.echo(f"{len(due)} offsets are accepted.")
     wrong = sum(finding.is_wrong for finding in findings)
     if wrong:
@@ -371,6 +374,11 @@ def _kafka_settings(ending: Ending) -> Settings:
     return settings
 
 
+def _run_watched(ending: Ending, settings: Settings, function: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine that uses Kafka, until a signal, or until brokers have refused the login for a minute."""
+    return ending.run(lambda: watched(function(), settings))
+
+
 def _settings() -> Settings:
     try:
         return load()
@@ -384,7 +392,7 @@ def _kafkas_errors() -> Iterator[None]:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         yield
-    except (KafkaError, NoSuchTopic, NotAccepted, NotLetIn, NotSent, Unreachable) as error:
+    except (KafkaError, NoSuchTopic, NotAccepted, NotLetIn, NotSent, OtherCluster, Unreachable) as error:
         raise click.ClickException(str(unreadable(error) or error)) from error
     except Exception as error:
         if damage := unreadable(error):

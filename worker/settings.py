@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar, get_args
 
 from aiokafka.abc import AbstractTokenProvider
 from dotenv.parser import parse_stream
@@ -25,6 +25,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from worker.connection import FreshContext, PasswordFile
 from worker.domain.model import Rules
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
 from worker.signals import STOP_SECONDS
@@ -32,6 +33,8 @@ from worker.signals import STOP_SECONDS
 PREFIX: Final = "SESSION_WORKER_"
 ENV_FILE: Final = ".env"
 TOML_FILE: Final = "session-worker.toml"
+
+Context = TypeVar("Context", bound=ssl.SSLContext)
 
 _ENCODING: Final = "utf-8-sig"
 """UTF-8, of which a byte order mark is skipped."""
@@ -173,7 +176,7 @@ class Settings(BaseSettings):
     transaction_timeout_seconds: int = Field(
         default=10, ge=1, le=900, description="So long a dead worker's transaction may stay open."
     )
-    stop_seconds: float = Field(
+    stop_seconds: int = Field(
         default=STOP_SECONDS,
         ge=1,
         le=3600,
@@ -193,8 +196,11 @@ class Settings(BaseSettings):
     )
     sasl_username: Text | None = Field(default=None, description="Who the worker logs in as.")
     sasl_password: SecretStr | None = Field(default=None, min_length=1, description="Its password.")
+    sasl_password_file: File | None = Field(
+        default=None, description="The file with its password, instead; it is read again for each new connection."
+    )
     sasl_token_file: File | None = Field(
-        default=None, description="The file with the token of `OAUTHBEARER`; it is read anew at each login."
+        default=None, description="The file with the token of `OAUTHBEARER`; it is read again for each new connection."
     )
     ssl_cafile: File | None = Field(
         default=None, description="Certificates (PEM) by which brokers are believed; the system's by default."
@@ -232,9 +238,10 @@ class Settings(BaseSettings):
     def _security_is_whole(self) -> Self:
         """Refuse half a login and half a certificate, and either where the protocol would silently leave it out."""
         fields = type(self).model_fields
-        login, useless = ["sasl_username", "sasl_password"], ["sasl_token_file"]
+        secret = "sasl_password_file" if self.sasl_password_file else "sasl_password"
+        login, useless = ["sasl_username", secret], ["sasl_token_file"]
         if self.sasl_mechanism == "OAUTHBEARER":
-            login, useless = useless, login
+            login, useless = useless, ["sasl_username", "sasl_password", "sasl_password_file"]
         unused = [kind for kind, is_used in (("sasl_", self._has_sasl), ("ssl_", self._has_ssl)) if not is_used]
         ineffective = [("security_protocol", name) for name in fields if name.startswith(tuple(unused))]
         for cause, name in [*ineffective, *(("sasl_mechanism", name) for name in useless)]:
@@ -247,8 +254,14 @@ class Settings(BaseSettings):
         for name, needed in pairs:
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f"{_variable(needed)}: is missing, and {_variable(name)} needs it")
-        if self._has_ssl:
-            self._ssl_context()
+        if self.sasl_password and self.sasl_password_file:
+            both = f"{_variable('sasl_password')} and {_variable('sasl_password_file')}"
+            raise ValueError(f"{both} are both set: set one of them")
+        if self._has_ssl or self._has_sasl:
+            try:
+                self.connection()
+            except OSError as error:
+                raise ValueError(f"{_variable('sasl_password_file')}: {error}") from error
         return self
 
     def rules(self) -> Rules:
@@ -274,12 +287,17 @@ class Settings(BaseSettings):
             "security_protocol": self.security_protocol,
         }
         if self._has_ssl:
-            keywords["ssl_context"] = self._ssl_context()
+            context = self._load_certificates(FreshContext(ssl.PROTOCOL_TLS_CLIENT))
+            context.load = lambda: self._load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+            keywords["ssl_context"] = context
         if self._has_sasl:
             keywords["sasl_mechanism"] = self.sasl_mechanism
         if self._has_sasl and self.sasl_password is not None:
             keywords["sasl_plain_username"] = self.sasl_username
             keywords["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        if self._has_sasl and self.sasl_password_file is not None:
+            keywords["sasl_plain_username"] = self.sasl_username
+            keywords["sasl_plain_password"] = PasswordFile(self.sasl_password_file)
         if self._has_sasl and self.sasl_token_file is not None:
             keywords["sasl_oauth_token_provider"] = TokenFile(self.sasl_token_file)
         return keywords
@@ -292,10 +310,13 @@ class Settings(BaseSettings):
     def _has_ssl(self) -> bool:
         return self.security_protocol.endswith("SSL")
 
-    def _ssl_context(self) -> ssl.SSLContext:
+    def _load_certificates(self, context: Context) -> Context:
         """Load the certificates; a key that needs a password is refused without one, where OpenSSL would ask for it."""
         try:
-            context = ssl.create_default_context(cafile=self.ssl_cafile)
+            if self.ssl_cafile is None:
+                context.load_default_certs()
+            else:
+                context.load_verify_locations(self.ssl_cafile)
         except OSError as error:
             raise ValueError(f"{_variable('ssl_cafile')}: cannot be loaded: {error}") from error
         if self.ssl_certfile is not None:

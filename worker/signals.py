@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 10
 """Upper bound in seconds for the end of a worker, until its settings are read."""
 
 _LOG_SECONDS = 1.0
@@ -48,7 +48,7 @@ class Ending:
         self.signal: int | None = None
         self.failure: Exception | None = None
         """What ends the worker, where that is no signal."""
-        self.stop_seconds = STOP_SECONDS
+        self.stop_seconds: float = STOP_SECONDS
         self._before: dict[int, Any] = {}
         self._act: Callable[[int, FrameType | None, bool], None] = self._keep
         self._is_running = False
