@@ -178,7 +178,7 @@ class Ending:
             "The worker did not stop in order within SESSION_WORKER_STOP_SECONDS=%g and ends now. An open transaction is "
             "aborted by the broker; its records are processed again. The worker waited for: %s",
             self.stop_seconds,
-            "; ".join(list(_waits())[:_SHOWN]) or "nothing that is known",
+            "; ".join(sorted(set(_waits()))[:_SHOWN]) or "nothing that is known",
         )
         logging.shutdown()
         if self.failure is not None:
@@ -204,15 +204,15 @@ def _is_in_our_code(task: "asyncio.Task[Any]", frame: FrameType | None) -> bool:
     if asyncio.current_task(task.get_loop()) is not task:
         return False
     while frame is not None:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        package = _package(frame)
         if package in {"worker", "aiokafka", "asyncio"}:
-            return bool(package == "worker")
+            return package == "worker"
         frame = frame.f_back
     return False
 
 
 def _waits() -> Iterator[str]:
-    """Yield where each task of each event loop waits, and each thread that runs no event loop or is blocked in one."""
+    """Yield where the tasks of each event loop wait, and each thread that runs no event loop or is blocked in one."""
     import asyncio  # noqa: PLC0415 (rule 1)
 
     frames = sys._current_frames()  # noqa: SLF001 (the only way to a thread's frame)
@@ -228,17 +228,23 @@ def _waits() -> Iterator[str]:
         if loop is None or inner.f_code.co_name != "select":
             yield f"thread {thread.name} at {_place(inner)}"
         if loop is not None:
-            yield from (f"task {_path(task)}" for task in asyncio.all_tasks(loop))
+            yield from filter(None, map(_inner_place, asyncio.all_tasks(loop)))
 
 
-def _path(task: "asyncio.Task[Any]") -> str:
-    """Return where a task began and where it waits."""
-    outer: Any = task.get_coro()
-    inner = outer
-    while hasattr(following := getattr(inner, "cr_await", None), "cr_frame"):
-        inner = following
-    frame = getattr(inner, "cr_frame", None)
-    return f"{getattr(outer, '__qualname__', outer)} at {_place(frame) if frame else 'its start'}"
+def _inner_place(task: "asyncio.Task[Any]") -> str | None:
+    """Return where a task waits in our code or in the Kafka client; None for a task of the libraries alone."""
+    place = None
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None)
+        if frame is not None and _package(frame) in {"worker", "aiokafka"}:
+            place = _place(frame)
+        awaited = getattr(awaited, "cr_await", None)
+    return place
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _place(frame: FrameType) -> str:

@@ -128,7 +128,7 @@ def test_moved_brokers_are_found_again_by_each_kind_of_client(tmp_path):
                 async with asyncio.timeout(AGAIN_SECONDS):
                     assert await cluster.identity([]) == before
                     for client in (producer.client, consumer._client, admin._client):
-                        while not await client.ready(0):
+                        while not await client.ready(0):  # noqa: ASYNC110
                             await asyncio.sleep(0.1)
                 await consumer.stop()
                 await admin.close()
@@ -138,12 +138,11 @@ def test_moved_brokers_are_found_again_by_each_kind_of_client(tmp_path):
 
 def test_other_cluster_behind_the_bootstrap_address_ends_a_client(tmp_path):
     async def scenario():
-        async with moving(tmp_path / "kafka") as it:
-            async with Cluster({"bootstrap_servers": it.bootstrap}) as cluster:
-                await cluster.identity([])
-                await it.move("refusing", tmp_path / "other")
-                with pytest.raises(OtherCluster, match="set SESSION_WORKER_BROKERS"):
-                    await asyncio.wait_for(cluster.identity([]), AGAIN_SECONDS)
+        async with moving(tmp_path / "kafka") as it, Cluster({"bootstrap_servers": it.bootstrap}) as cluster:
+            await cluster.identity([])
+            await it.move("refusing", tmp_path / "other")
+            with pytest.raises(OtherCluster, match="set SESSION_WORKER_BROKERS"):
+                await asyncio.wait_for(cluster.identity([]), AGAIN_SECONDS)
 
     asyncio.run(scenario())
 

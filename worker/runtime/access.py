@@ -102,8 +102,8 @@ async def watched(working: Awaitable[T], settings: Settings) -> T:
     task: Any = asyncio.current_task()
 
     async def watch() -> Exception:
-        while (error := failure()) is None:
-            await asyncio.sleep(_LOOK_SECONDS)  # noqa: ASYNC110 (clients of several threads report)
+        while (error := failure()) is None:  # noqa: ASYNC110 (clients of several threads report)
+            await asyncio.sleep(_LOOK_SECONDS)
         task.cancel()
         if not isinstance(error, Refusal):
             return error
