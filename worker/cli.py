@@ -388,8 +388,9 @@ def _settings() -> Settings:
 
 @contextmanager
 def _kafkas_errors() -> Iterator[None]:
-    """Say in one line what keeps Kafka from being used; aiokafka's log would say it in many."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    """Say in one line what keeps Kafka from being used; the client's log would say it in many."""
+    for name in ("aiokafka", "worker.connection"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     except (KafkaError, NoSuchTopic, NotAccepted, NotLetIn, NotSent, OtherCluster, Unreachable) as error:

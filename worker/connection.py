@@ -27,7 +27,7 @@ import aiokafka.client
 import aiokafka.conn
 import aiokafka.consumer.consumer
 import aiokafka.producer.producer
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection, CloseReason, OAuthAuthenticator
 from aiokafka.errors import (
@@ -43,7 +43,7 @@ CONNECT_SECONDS: Final = 10.0
 """Upper bound in seconds for a new connection, its login included."""
 NEXT_SECONDS: Final = 3.0
 """How long a client waits for one address before it also tries the next one."""
-KNOWN_SECONDS: Final = 10.0
+KNOWN_SECONDS: Final = 5.0
 """How long a client tries the brokers that it knows before it asks the bootstrap servers."""
 REFUSED_SECONDS: Final = 60.0
 """How long a broker may refuse a login before the process ends."""
@@ -130,7 +130,6 @@ class _Refusals:
         with self._lock:
             since, _last, _cause = self._since.get(address, (now, now, cause))
             self._since[address] = since, now, cause
-        _log.warning("Kafka at %s: the login is refused: %s. Trying again", address, cause)
 
     def remove(self, address: str) -> None:
         with self._lock:
@@ -164,6 +163,11 @@ def refused_by(error: BaseException | None) -> BaseException | None:
                 return error
         error = error.__cause__
     return None
+
+
+def _report(what: str, host: str, port: int, error: Exception) -> None:
+    how = "cannot be reached" if refused_by(error) is None else "and the client do not accept each other"
+    _log.warning("%s at %s:%s %s: %s. Trying again", what, host, port, how, str(error) or type(error).__name__)
 
 
 # ------------------------------------------------------------------------------------------- what replaces aiokafka's
@@ -235,6 +239,7 @@ class Client(AIOKafkaClient):
         create: Any = _Metadata
         self.cluster = create(metadata_max_age_ms=self._metadata_max_age_ms)
         self._other: OtherCluster | None = None
+        self._opening: dict[tuple[Any, ...], asyncio.Task[Any]] = {}
 
     async def bootstrap(self) -> None:
         """Ask the bootstrap servers for the brokers; raises KafkaConnectionError when none answers."""
@@ -245,6 +250,13 @@ class Client(AIOKafkaClient):
         if self._sync_task is None:
             synchronize: Any = self._md_synchronizer
             self._sync_task = asyncio.ensure_future(synchronize())
+
+    async def close(self) -> None:
+        """Close all connections, those too that are being opened."""
+        for task in self._opening.values():
+            task.cancel()
+        close: Any = super().close
+        await close()
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
         """Ask a known broker, and else the bootstrap servers."""
@@ -272,12 +284,55 @@ class Client(AIOKafkaClient):
         self._close_former()
         return True
 
+    def _refresh(self) -> None:
+        """Have the metadata asked for again, in the background."""
+        refresh: Any = self.force_metadata_update
+        refresh()
+
     def _close_former(self) -> None:
-        """Close the connections to addresses that are no broker's any more."""
+        """Close the connections to addresses that are no broker's any more, and open none to them."""
         for (node, _group), connection in self._conns.items():
-            broker = self.cluster.broker_metadata(node)
-            if broker is None or (broker.host, broker.port) != (connection.host, connection.port):
+            if self._address(node) != (connection.host, connection.port):
                 connection.close(reason=CloseReason.SHUTDOWN)
+        for (node, _group, *address), task in self._opening.items():
+            if self._address(node) != tuple(address):
+                task.cancel()
+
+    def _address(self, node: Any) -> tuple[str, int] | None:
+        broker = self.cluster.broker_metadata(node)
+        return None if broker is None else (broker.host, broker.port)
+
+    async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:  # noqa: ARG002
+        """Return the connection to a broker, opened if need be; None when this is not possible.
+
+        aiokafka's own opens one connection at a time. An address that does not answer would hold up all others.
+        """
+        connection = self._conns.get((node_id, group))
+        if connection is not None and connection.connected():
+            return connection
+        if (address := self._address(node_id)) is None:
+            self._refresh()
+            return None
+        opening = node_id, group, *address
+        task = self._opening.get(opening)
+        if task is None:
+            task = self._opening[opening] = asyncio.ensure_future(self._open(node_id, group, *address))
+            task.add_done_callback(lambda _: self._opening.pop(opening))
+        await asyncio.wait([task])
+        return None if task.cancelled() else task.result()
+
+    async def _open(self, node_id: Any, group: Any, host: str, port: int) -> Any:
+        connection = self._connection(
+            host, port, on_close=self._on_connection_closed, max_idle_ms=self._connections_max_idle_ms
+        )
+        try:
+            await connection.connect()
+        except (KafkaError, OSError, TimeoutError) as error:
+            _report(f"Broker {node_id}", host, port, error)
+            self._refresh()
+            return None
+        self._conns[node_id, group] = connection
+        return connection
 
     async def send(self, node_id: Any, request: Any, **group: Any) -> Any:
         """Send a request; raises OtherCluster."""
@@ -308,10 +363,22 @@ class Client(AIOKafkaClient):
 
     async def _ask(self, host: str, port: int, request: MetadataRequest) -> Any:
         """Return the answer of one bootstrap server; None when it does not answer."""
+        connection = self._connection(host, port)
+        try:
+            await connection.connect()
+            return await connection.send(request)
+        except (KafkaError, OSError, TimeoutError) as error:
+            _report("Bootstrap server", host, port, error)
+            return None
+        finally:
+            connection.close()
+
+    def _connection(self, host: str, port: int, **keywords: Any) -> Any:
         create: Any = Connection  # which has no types
-        connection = create(
+        return create(
             host,
             port,
+            **keywords,
             client_id=self._client_id,
             request_timeout_ms=self._request_timeout_ms,
             ssl_context=self._ssl_context,
@@ -321,14 +388,6 @@ class Client(AIOKafkaClient):
             sasl_plain_password=self._sasl_plain_password,
             sasl_oauth_token_provider=self._sasl_oauth_token_provider,
         )
-        try:
-            await connection.connect()
-            return await connection.send(request)
-        except (KafkaError, OSError, TimeoutError) as error:
-            _log.warning("Bootstrap server %s:%s does not answer: %s", host, port, str(error) or type(error).__name__)
-            return None
-        finally:
-            connection.close()
 
 
 vars(aiokafka.conn)["AIOKafkaConnection"] = Connection
