@@ -166,8 +166,12 @@ def refused_by(error: BaseException | None) -> BaseException | None:
 
 
 def _report(what: str, host: str, port: int, error: Exception) -> None:
-    how = "cannot be reached" if refused_by(error) is None else "and the client do not accept each other"
-    _log.warning("%s at %s:%s %s: %s. Trying again", what, host, port, how, str(error) or type(error).__name__)
+    """Log why there is no connection; where one side has refused the other, aiokafka's own error may not say so."""
+    if cause := refused_by(error):
+        _log.warning("%s at %s:%s: a login or a certificate is refused: %s. Trying again", what, host, port, cause)
+    else:
+        reason = str(error) or type(error).__name__
+        _log.warning("%s at %s:%s cannot be reached: %s. Trying again", what, host, port, reason)
 
 
 # ------------------------------------------------------------------------------------------- what replaces aiokafka's
