@@ -85,7 +85,7 @@ class PasswordFile(str):  # noqa: SLOT000 (a str takes no slots of an object)
         return password
 
     def read(self) -> str:
-        """Return the password; raises OSError, after which a client tries again."""
+        """Return the password; raises UnusableFile, after which a client tries again."""
         return _line(self._file)
 
 
@@ -102,15 +102,21 @@ class FreshContext(ssl.SSLContext):
             raise UnusableFile(str(error)) from error
         return fresh.wrap_bio(*arguments, **keywords)
 
+    def get_ca_certs(self, *arguments: Any, **keywords: Any) -> Any:
+        """Return the authorities of the next connection."""
+        return self.load().get_ca_certs(*arguments, **keywords)
+
 
 def _line(file: Path) -> str:
     """Return what a file holds, without the end of the line."""
     try:
         text = file.read_text("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UnusableFile(f"{file}: the password is not UTF-8") from error
+        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: the password is not UTF-8") from error
+    except OSError as error:
+        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: cannot be read: {error.strerror}") from error
     if not text:
-        raise UnusableFile(f"{file}: there is no password in it")
+        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: there is no password in it")
     return text
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
 
 from aiokafka.abc import AbstractTokenProvider
 from dotenv.parser import parse_stream
@@ -25,7 +25,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from worker.connection import FreshContext, PasswordFile
+from worker.connection import FreshContext, PasswordFile, UnusableFile
 from worker.domain.model import Rules
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
 from worker.signals import STOP_SECONDS
@@ -33,8 +33,6 @@ from worker.signals import STOP_SECONDS
 PREFIX: Final = "SESSION_WORKER_"
 ENV_FILE: Final = ".env"
 TOML_FILE: Final = "session-worker.toml"
-
-Context = TypeVar("Context", bound=ssl.SSLContext)
 
 _ENCODING: Final = "utf-8-sig"
 """UTF-8, of which a byte order mark is skipped."""
@@ -261,7 +259,7 @@ class Settings(BaseSettings):
             try:
                 self.connection()
             except OSError as error:
-                raise ValueError(f"{_variable('sasl_password_file')}: {error}") from error
+                raise ValueError(str(error)) from error
         return self
 
     def rules(self) -> Rules:
@@ -287,8 +285,9 @@ class Settings(BaseSettings):
             "security_protocol": self.security_protocol,
         }
         if self._has_ssl:
-            context = self._load_certificates(FreshContext(ssl.PROTOCOL_TLS_CLIENT))
-            context.load = lambda: self._load_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+            self._ssl_context()  # raises ValueError
+            context = FreshContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load = self._ssl_context
             keywords["ssl_context"] = context
         if self._has_sasl:
             keywords["sasl_mechanism"] = self.sasl_mechanism
@@ -310,13 +309,10 @@ class Settings(BaseSettings):
     def _has_ssl(self) -> bool:
         return self.security_protocol.endswith("SSL")
 
-    def _load_certificates(self, context: Context) -> Context:
+    def _ssl_context(self) -> ssl.SSLContext:
         """Load the certificates; a key that needs a password is refused without one, where OpenSSL would ask for it."""
         try:
-            if self.ssl_cafile is None:
-                context.load_default_certs()
-            else:
-                context.load_verify_locations(self.ssl_cafile)
+            context = ssl.create_default_context(cafile=self.ssl_cafile)
         except OSError as error:
             raise ValueError(f"{_variable('ssl_cafile')}: cannot be loaded: {error}") from error
         if self.ssl_certfile is not None:
@@ -346,8 +342,11 @@ class TokenFile(AbstractTokenProvider):
         self._file = file
 
     async def token(self) -> str:
-        """Read the token; raises OSError, after which a client tries again."""
-        return self._file.read_text("ascii", "replace").strip()
+        """Read the token; raises UnusableFile, after which a client tries again."""
+        try:
+            return self._file.read_text("ascii", "replace").strip()
+        except OSError as error:
+            raise UnusableFile(f"{_variable('sasl_token_file')}: cannot be read: {error}") from error
 
 
 class InForce(NamedTuple):
