@@ -197,6 +197,20 @@ class _Login(OAuthAuthenticator):
         return await go_on(payload)
 
 
+class _AddressesInTurn:
+    """An event loop that tries the next address of a name when one does not answer within NEXT_SECONDS (K2)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(self, *arguments: Any, **keywords: Any) -> Any:
+        """Connect; aiokafka's connection calls this."""
+        return await self._loop.create_connection(*arguments, happy_eyeballs_delay=NEXT_SECONDS, **keywords)
+
+
 class Connection(AIOKafkaConnection):
     """A connection to a broker, with the secrets of now (K4)."""
 
@@ -207,6 +221,8 @@ class Connection(AIOKafkaConnection):
             if isinstance(self._sasl_plain_password, PasswordFile):
                 self._sasl_plain_password = self._sasl_plain_password.read()
             connect: Any = super().connect
+            loop: Any = self._loop
+            vars(self)["_loop"] = _AddressesInTurn(loop)
             async with asyncio.timeout(CONNECT_SECONDS):
                 opened = await connect()
         except (KafkaError, OSError, TimeoutError) as error:

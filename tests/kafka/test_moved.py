@@ -161,6 +161,29 @@ def test_second_bootstrap_address_is_tried_after_seconds(kafka, first):
         assert max(asyncio.run(scenario(port)) for _ in range(4)) < 5
 
 
+def test_second_address_of_a_bootstrap_name_is_tried_after_seconds(kafka):
+    async def scenario(port):
+        loop = asyncio.get_running_loop()
+        places = [("127.0.0.1", port), ("127.0.0.1", int(kafka.rpartition(":")[2]))]
+
+        async def resolve(*_args, **_kwargs):
+            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place) for place in places]
+
+        vars(loop)["getaddrinfo"] = resolve
+        client = Client(bootstrap_servers="kafka.invalid:9092")
+        began = time.monotonic()
+        await client.bootstrap()
+        await client.close()
+        return time.monotonic() - began
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as opened:
+        for _ in range(3):  # Linux drops what comes to a full backlog
+            filling = opened.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(server.getsockname())
+        assert 2 < asyncio.run(scenario(server.getsockname()[1])) < 6
+
+
 def test_bootstrap_fails_when_no_address_answers():
     async def scenario():
         client = Client(bootstrap_servers=f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}")
