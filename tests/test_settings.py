@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from worker.cli import main
+from worker.connection import UnusableFile
 from worker.domain.model import Rules
 from worker.pipeline.topology import TOPICS, Topology
 from worker.runtime.app import build_app
@@ -432,6 +433,31 @@ def test_a_client_gets_the_token_that_its_file_holds_at_each_login(tmp_path):
     assert asyncio.run(provider.token()) == "second"
 
 
+def test_a_client_gets_the_password_that_its_file_holds_at_each_login(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("first\n", "utf-8")
+    given = {name: value for name, value in SASL.items() if name != "sasl_password"}
+    password = Settings(**{**given, "sasl_password_file": file}).connection()["sasl_plain_password"]
+    assert (password, password.read()) == ("first", "first")
+    file.write_text("sec ond", "utf-8")
+    assert password.read() == "sec ond"
+    file.unlink()
+    with pytest.raises(UnusableFile, match="cannot be read"):
+        password.read()
+    file.write_text("\n", "utf-8")
+    with pytest.raises(UnusableFile, match="there is no password in it"):
+        password.read()
+    with pytest.raises(ValidationError, match=r"SESSION_WORKER_SASL_PASSWORD_FILE=.*: there is no password in it"):
+        Settings(**{**given, "sasl_password_file": file})
+
+
+def test_password_and_password_file_together_are_refused(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("first", "utf-8")
+    with pytest.raises(ValidationError, match="are both set: set one of them"):
+        Settings(**{**SASL, "sasl_password_file": file})
+
+
 def test_a_client_gets_the_login_and_the_certificates():
     plain = Settings(**SASL).connection()
     assert plain == {
@@ -478,5 +504,6 @@ def test_the_compose_file_sets_what_there_is_to_set():
     broker, port = found["brokers"][0].split(":")
     assert f"://{broker}:{port}" in services[broker]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     assert any(volume.endswith(":" + found["data_dir"][0]) for volume in services["worker"]["volumes"])
+    assert int(services["worker"]["stop_grace_period"].removesuffix("s")) > int(found["stop_seconds"][0])
     assert services["worker"]["depends_on"] == {broker: {"condition": "service_healthy"}}
     assert "healthcheck" in services[broker]

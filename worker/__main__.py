@@ -1,6 +1,20 @@
-"""Runs the command line as `python -m worker`."""
+"""Runs the command line, as `python -m worker` and as `session-worker`.
 
-from worker.cli import main
+The signal handlers come first: what the commands import takes a second, in which process 1 of a container would lose a
+SIGTERM.
+"""
+
+from worker.signals import Ending
+
+
+def main() -> None:
+    """Install the handlers of the signals, then import and run the commands."""
+    ending = Ending()
+    ending.install()
+    from worker.cli import main as commands  # noqa: PLC0415 (slow)
+
+    commands(obj=ending)
+
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ Every command ends the same way (`_Commands`): what it cannot do is one line on 
 
 | status | when |
 | --- | --- |
-| 0 | all is done; `tail` and `kafka`: a signal has ended them |
+| 0 | all is done; `run`, `tail` and `kafka`: a signal has ended them |
 | 1 | Kafka, an output or this machine failed |
 | 2 | a setting, an option or an input is wrong; nothing that follows it was done |
 | 128 + n | signal n has ended the command: 129 SIGHUP, 130 SIGINT, 143 SIGTERM; 141: the reader of its output has ended |
@@ -17,12 +17,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import orjson
@@ -30,26 +30,28 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from worker.connection import OtherCluster
 from worker.local import console
 from worker.local import offsets as committed
 from worker.local.console import NoSuchTopic, NotRead
 from worker.local.files import BadFile, Input, opened_input, opened_output, write_files
 from worker.local.offsets import NotAccepted
 from worker.local.sender import NotSent
-from worker.local.signals import Ending, ending_signals
 from worker.local.simulator import simulate as simulated
 from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, read, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
-from worker.runtime.access import NotLetIn, Unreachable, check_brokers
-from worker.runtime.signals import StopRequest
+from worker.runtime.access import NotLetIn, Unreachable, check_brokers, watched
 from worker.runtime.unreadable import unreadable
 from worker.settings import PREFIX, Settings, WrongSetting, example_file, in_force, load
+from worker.signals import Ending, ending_signals
+
+T = TypeVar("T")
 
 _COLLECTED_EVERY = 50_000
 """Objects made and not freed before garbage is looked for: what records are made of has no cycles."""
-_UNTIL_A_SIGNAL = {"tail", "kafka"}
+_UNTIL_A_SIGNAL = {"run", "tail", "kafka"}
 _NO_READER_STATUS = 128 + 13
 """The exit status of a command that SIGPIPE ends, as shells show it."""
 
@@ -84,7 +86,7 @@ class _Commands(click.Group):
         sys.exit(status)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with ending_signals() as ctx.obj:
+        with ending_signals(ctx.obj) as ctx.obj:
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt:
@@ -95,8 +97,10 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="session-worker")
-def main() -> None:
+@click.pass_obj
+def main(ending: Ending) -> None:
     """Fold session-update records of shops into exact CustomerSessionV2 snapshots."""
+    ending.begin()
     gc.set_threshold(_COLLECTED_EVERY)
 
 
@@ -144,7 +148,7 @@ def send(ending: Ending, source: str, topic: str | None, *, split: bool) -> None
         topic = topic or settings.updates_topic
         lines = read(_shown(file, "sending"), is_split=split)
         try:
-            sent = ending.run(partial(console.send, settings.connection(), topic, lines))
+            sent = _run_watched(ending, settings, partial(console.send, settings.connection(), topic, lines))
         except (NotRead, NotSent) as error:
             raise BadInput(f"{file.name}, {error}") from error
     click.echo(f"{sent:,} records sent to {topic}", err=True)
@@ -158,7 +162,7 @@ def dump(ending: Ending, topic: str, out: str) -> None:
     """Write what is committed on TOPIC, up to its end as it is now, as JSON Lines, for send and replay."""
     settings = _kafka_settings(ending)
     with _files(), _kafkas_errors(), opened_output(out) as file:
-        open_at = ending.run(partial(console.dump, settings.connection(), topic, file))
+        open_at = _run_watched(ending, settings, partial(console.dump, settings.connection(), topic, file))
     for partition, offset in open_at.items():
         click.echo(f"partition {partition} ends at offset {offset}: there a transaction is open", err=True)
 
@@ -187,7 +191,7 @@ def tail(ending: Ending, key: str | None, topic: str | None, *, from_beginning: 
         from_beginning=from_beginning,
     )
     with _kafkas_errors():
-        ending.run(following)
+        _run_watched(ending, settings, following)
 
 
 @main.command()
@@ -206,18 +210,17 @@ def run(ending: Ending) -> None:
     """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
     settings = _settings()
     _check_store(f"{PREFIX}STORE", settings.store)
-    ending.release()  # a worker has handlers of its own
-    stop = StopRequest()
-    stop.catch()
+    ending.stop_seconds = settings.stop_seconds
+    ending.defer()
     try:
         from worker.runtime import process  # noqa: PLC0415 (Faust takes a second to import)
 
         process.configure_logging()
-        process.run(settings, stop)
+        process.run(settings, ending)
     except Exception as error:
         raise click.ClickException(str(error) or repr(error)) from error
     finally:
-        stop.ignore()
+        ending.ignore()
 
 
 @main.command()
@@ -284,12 +287,12 @@ def accept(ending: Ending, *, yes: bool) -> None:
     settings = _kafka_settings(ending)
     connection, group = settings.connection(), settings.app_id
     with _kafkas_errors():
-        findings = ending.run(partial(committed.review, connection, group, settings.topology(None)))
+        findings = _run_watched(ending, settings, partial(committed.review, connection, group, settings.topology(None)))
         for line in committed.summary(group, findings):
             click.echo(line)
         due = [finding for finding in findings if finding.accepted is not None]
         if yes and due:
-            ending.run(partial(committed.accept, connection, group, due))
+            _run_watched(ending, settings, partial(committed.accept, connection, group, due))
             click.echo(f"{len(due)} offsets are accepted.")
     wrong = sum(finding.is_wrong for finding in findings)
     if wrong:
@@ -371,6 +374,11 @@ def _kafka_settings(ending: Ending) -> Settings:
     return settings
 
 
+def _run_watched(ending: Ending, settings: Settings, function: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine that uses Kafka, until a signal, or until brokers have refused the login for a minute."""
+    return ending.run(lambda: watched(function(), settings))
+
+
 def _settings() -> Settings:
     try:
         return load()
@@ -380,11 +388,12 @@ def _settings() -> Settings:
 
 @contextmanager
 def _kafkas_errors() -> Iterator[None]:
-    """Say in one line what keeps Kafka from being used; aiokafka's log would say it in many."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    """Say in one line what keeps Kafka from being used; the client's log would say it in many."""
+    for name in ("aiokafka", "worker.connection"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
-    except (KafkaError, NoSuchTopic, NotAccepted, NotLetIn, NotSent, Unreachable) as error:
+    except (KafkaError, NoSuchTopic, NotAccepted, NotLetIn, NotSent, OtherCluster, Unreachable) as error:
         raise click.ClickException(str(unreadable(error) or error)) from error
     except Exception as error:
         if damage := unreadable(error):

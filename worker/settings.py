@@ -25,8 +25,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from worker.connection import FreshContext, PasswordFile, UnusableFile
 from worker.domain.model import Rules
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
+from worker.signals import STOP_SECONDS
 
 PREFIX: Final = "SESSION_WORKER_"
 ENV_FILE: Final = ".env"
@@ -178,6 +180,12 @@ class Settings(BaseSettings):
     transaction_timeout_seconds: int = Field(
         default=10, ge=1, le=900, description="So long a dead worker's transaction may stay open."
     )
+    stop_seconds: int = Field(
+        default=STOP_SECONDS,
+        ge=1,
+        le=3600,
+        description="Upper bound in seconds for the end of a worker after a signal or an error; set it below the grace period of the container.",
+    )
     web_host: Text = Field(default="127.0.0.1", description="The address at which the worker's web server listens.")
     web_port: int | None = Field(
         default=None, ge=0, le=65535, description="Its port; 0: any free port. Without it there is no web server."
@@ -192,8 +200,11 @@ class Settings(BaseSettings):
     )
     sasl_username: Text | None = Field(default=None, description="Who the worker logs in as.")
     sasl_password: SecretStr | None = Field(default=None, min_length=1, description="Its password.")
+    sasl_password_file: File | None = Field(
+        default=None, description="The file with its password, instead; it is read again for each new connection."
+    )
     sasl_token_file: File | None = Field(
-        default=None, description="The file with the token of `OAUTHBEARER`; it is read anew at each login."
+        default=None, description="The file with the token of `OAUTHBEARER`; it is read again for each new connection."
     )
     ssl_cafile: File | None = Field(
         default=None, description="Certificates (PEM) by which brokers are believed; the system's by default."
@@ -231,9 +242,10 @@ class Settings(BaseSettings):
     def _security_is_whole(self) -> Self:
         """Refuse half a login and half a certificate, and either where the protocol would silently leave it out."""
         fields = type(self).model_fields
-        login, useless = ["sasl_username", "sasl_password"], ["sasl_token_file"]
+        secret = "sasl_password_file" if self.sasl_password_file else "sasl_password"
+        login, useless = ["sasl_username", secret], ["sasl_token_file"]
         if self.sasl_mechanism == "OAUTHBEARER":
-            login, useless = useless, login
+            login, useless = useless, ["sasl_username", "sasl_password", "sasl_password_file"]
         unused = [kind for kind, is_used in (("sasl_", self._has_sasl), ("ssl_", self._has_ssl)) if not is_used]
         ineffective = [("security_protocol", name) for name in fields if name.startswith(tuple(unused))]
         for cause, name in [*ineffective, *(("sasl_mechanism", name) for name in useless)]:
@@ -246,8 +258,14 @@ class Settings(BaseSettings):
         for name, needed in pairs:
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f"{_variable(needed)}: is missing, and {_variable(name)} needs it")
-        if self._has_ssl:
-            self._ssl_context()
+        if self.sasl_password and self.sasl_password_file:
+            both = f"{_variable('sasl_password')} and {_variable('sasl_password_file')}"
+            raise ValueError(f"{both} are both set: set one of them")
+        if self._has_ssl or self._has_sasl:
+            try:
+                self.connection()
+            except OSError as error:
+                raise ValueError(str(error)) from error
         return self
 
     def rules(self) -> Rules:
@@ -273,12 +291,18 @@ class Settings(BaseSettings):
             "security_protocol": self.security_protocol,
         }
         if self._has_ssl:
-            keywords["ssl_context"] = self._ssl_context()
+            self._ssl_context()  # raises ValueError
+            context = FreshContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load = self._ssl_context
+            keywords["ssl_context"] = context
         if self._has_sasl:
             keywords["sasl_mechanism"] = self.sasl_mechanism
         if self._has_sasl and self.sasl_password is not None:
             keywords["sasl_plain_username"] = self.sasl_username
             keywords["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        if self._has_sasl and self.sasl_password_file is not None:
+            keywords["sasl_plain_username"] = self.sasl_username
+            keywords["sasl_plain_password"] = PasswordFile(self.sasl_password_file)
         if self._has_sasl and self.sasl_token_file is not None:
             keywords["sasl_oauth_token_provider"] = TokenFile(self.sasl_token_file)
         return keywords
@@ -324,8 +348,11 @@ class TokenFile(AbstractTokenProvider):
         self._file = file
 
     async def token(self) -> str:
-        """Read the token; raises OSError, after which a client tries again."""
-        return self._file.read_text("ascii", "replace").strip()
+        """Read the token; raises UnusableFile, after which a client tries again."""
+        try:
+            return self._file.read_text("ascii", "replace").strip()
+        except OSError as error:
+            raise UnusableFile(f"{_variable('sasl_token_file')}: cannot be read: {error}") from error
 
 
 class InForce(NamedTuple):

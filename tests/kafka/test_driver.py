@@ -459,6 +459,15 @@ REVIEW = {
     "faust.app.base:App.on_rebalance_end": "b7ff69e1e377",
     "faust.app.base:App.on_rebalance_start": "5c1e23de3067",
     "faust.app.base:App.on_stop": "bfe5a933defb",
+    "aiokafka.client:AIOKafkaClient.__init__": "edf3d0229560",
+    "aiokafka.client:AIOKafkaClient._get_conn": "68ce5d839171",
+    "aiokafka.client:AIOKafkaClient._md_synchronizer": "e0421bffa9a7",
+    "aiokafka.client:AIOKafkaClient._metadata_update": "06dc51ed3e0d",
+    "aiokafka.client:AIOKafkaClient.bootstrap": "198943b004e5",
+    "aiokafka.client:AIOKafkaClient.close": "02119d4d618a",
+    "aiokafka.client:AIOKafkaClient.send": "246b277687d7",
+    "aiokafka.conn:create_conn": "673276cbddb4",
+    "aiokafka.conn:AIOKafkaConnection._do_sasl_handshake": "d4f7b5acbbec",
     "aiokafka.consumer.consumer:AIOKafkaConsumer.assignment": "d327de7a3898",
     "aiokafka.consumer.consumer:AIOKafkaConsumer.pause": "d5fc6f423650",
     "aiokafka.consumer.consumer:AIOKafkaConsumer.resume": "9301532efa15",
@@ -495,7 +504,7 @@ def source_hash(path):
 @pytest.mark.parametrize("path", REVIEW)
 def test_what_the_driver_overrides_is_what_it_was_when_it_was_read(path):
     assert source_hash(path) == REVIEW[path], (
-        f"{path} has changed. Read it again beside what overrides or calls it in worker/runtime/driver.py, tables.py "
+        f"{path} has changed. Read it again beside what overrides or calls it in worker/connection.py, worker/runtime/driver.py, tables.py "
         f"and opening.py, run the tests of this folder, then put {source_hash(path)!r} into this table"
     )
 

@@ -13,12 +13,11 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Mapping
+from collections.abc import Awaitable
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator
 from aiokafka.errors import (
     IllegalSaslStateError,
     KafkaConnectionError,
@@ -28,10 +27,13 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
+from worker.connection import Connection, Refusal, UnusableFile, failure
 from worker.runtime.cluster import DENIED, GRANT, Refused
 from worker.runtime.refusals import ClientEnded, remedy
 from worker.runtime.versions import too_old
 from worker.settings import PREFIX, Settings
+
+T = TypeVar("T")
 
 ANSWER_SECONDS: Final = 3
 """Upper bound in seconds for each step: to connect, to answer."""
@@ -39,6 +41,8 @@ ANSWER_SECONDS: Final = 3
 _TRY_SECONDS: Final = 2
 """Upper bound in seconds for a try of another protocol."""
 _CLOSE_SECONDS: Final = 1
+_LOOK_SECONDS: Final = 1
+"""Between two looks whether a login is refused."""
 _NUMBER: Final = b"Sess"
 """The correlation id of the request that asks what an address speaks."""
 _HELLO: Final = struct.pack(">ihh4sh", 10, 18, 0, _NUMBER, 0)
@@ -91,6 +95,32 @@ async def check_brokers(settings: Settings) -> None:
     raise Unreachable("; ".join(str(task.result()) for task in asked))  # NotLetIn where that is the result
 
 
+async def watched(working: Awaitable[T], settings: Settings) -> T:
+    """Return what an awaitable returns; cancel it and raise what ends every client, once there is such an error.
+
+    That is NotLetIn when a broker has refused the login for a minute, and OtherCluster.
+    """
+    task: Any = asyncio.current_task()
+
+    async def watch() -> Exception:
+        while (error := failure()) is None:  # noqa: ASYNC110 (clients of several threads report)
+            await asyncio.sleep(_LOOK_SECONDS)
+        task.cancel()
+        if not isinstance(error, Refusal):
+            return error
+        return NotLetIn(f"Kafka at {error.address} {_told(error.cause, settings)}. It has done so for a minute")
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if watching.done():
+            raise watching.result() from None
+        raise
+    finally:
+        watching.cancel()
+
+
 async def _problem(address: str, settings: Settings) -> str | None:
     """Return what is wrong with an address; raise NotLetIn when a broker there refuses for good."""
     host, _, port = address.rpartition(":")
@@ -113,7 +143,7 @@ async def _problem(address: str, settings: Settings) -> str | None:
 async def _refusal(place: "_Place", settings: Settings) -> str | None:
     """Return what keeps the worker from using a broker that speaks as it should."""
     connection = {name: value for name, value in settings.connection().items() if name != "bootstrap_servers"}
-    create: Any = _Connection  # which has no types
+    create: Any = Connection  # which has no types
     opened = create(place.host, place.port, request_timeout_ms=ANSWER_SECONDS * 1000, **connection)
     try:
         await opened.connect()
@@ -261,32 +291,6 @@ def explained(error: Exception) -> Exception:
     return error
 
 
-class _Login(OAuthAuthenticator):
-    """Waits for the answer to a token: a broker that refuses it says so only after one more step (RFC 7628, 3.2.3).
-
-    aiokafka takes its first answer for the end, and finds the connection closed a moment later.
-    """
-
-    async def step(self, payload: bytes | None) -> Any:
-        """Send the token, and where that is answered with an error, what asks for the end."""
-        if self._token_sent and payload:
-            return b"\x01", True
-        go_on: Any = super().step
-        return await go_on(payload)
-
-
-class _Connection(AIOKafkaConnection):
-    @property
-    def versions(self) -> Mapping[int, tuple[int, int]]:
-        """The requests that the broker answers: the oldest and the newest version, by API key."""
-        found: Mapping[int, tuple[int, int]] = self._versions
-        return found
-
-    def authenticator_oauth(self) -> Any:
-        create: Any = _Login
-        return create(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
-
-
 def _told(error: BaseException, settings: Settings) -> str:
     """Say what was refused and what to do; nothing when it may pass."""
     cause: BaseException | None = error
@@ -295,7 +299,8 @@ def _told(error: BaseException, settings: Settings) -> str:
             case SaslAuthenticationFailed():
                 if settings.sasl_mechanism == "OAUTHBEARER":
                     return f"refuses the token: put one into {PREFIX}SASL_TOKEN_FILE that is valid and has not expired"
-                return f"refuses the login: check {PREFIX}SASL_USERNAME and the secret that goes with it"
+                secret = f"in {PREFIX}SASL_PASSWORD_FILE" if settings.sasl_password_file else "that goes with it"
+                return f"refuses the login: check {PREFIX}SASL_USERNAME and the secret {secret}"
             case UnsupportedSaslMechanismError() | IllegalSaslStateError():
                 return f"does not know the way to log in: set {PREFIX}SASL_MECHANISM to one that it has"
             case ssl.SSLCertVerificationError() if cause.verify_code == _EXPIRED:
@@ -303,6 +308,8 @@ def _told(error: BaseException, settings: Settings) -> str:
             case ssl.SSLCertVerificationError():
                 what = f"shows a certificate that is not believed ({cause.verify_message})"
                 return f"{what}: name the CA that signed it in {PREFIX}SSL_CAFILE, or give that broker another"
+            case UnusableFile():
+                return f"cannot be logged in to: {cause}"
             case ssl.SSLError() if _ALERT in (cause.reason or ""):
                 reason = (cause.reason or "").partition(_ALERT)[2].replace("_", " ").lower()
                 what = f"refuses the worker's certificate ({reason})"

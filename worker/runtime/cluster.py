@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, NodeNotReadyError
 from aiokafka.protocol.admin import DeleteRecordsRequest, DescribeConfigsRequest, DescribeGroupsRequest
 from aiokafka.protocol.api import Request
@@ -22,6 +22,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.offset import OffsetRequest
 
+from worker.connection import Client
 from worker.runtime.protocol import Code, OffsetFetchRequest, TopicsRequest
 
 REQUEST_SECONDS: Final = 5
@@ -238,12 +239,12 @@ class Cluster:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = {"request_timeout_ms": REQUEST_SECONDS * 1000} | dict(settings)
-        self._client: Any  # AIOKafkaClient, which has no types
+        self._client: Any  # Client, whose base has no types
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
 
     async def start(self) -> None:
         """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
-        self._client = AIOKafkaClient(**self._settings)
+        self._client = Client(**self._settings)
         try:
             await self._client.bootstrap()
         except BaseException:

@@ -100,7 +100,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         """Stop the client, also where one of its tasks has failed: that ends the worker already (D9)."""
         try:
             await super().on_thread_stop()
-        except KafkaError as error:
+        except (KafkaError, asyncio.CancelledError) as error:  # the second left the worker waiting for its thread
             self.log.debug("The client does not stop in order: %r", error)
             await self._ensure_consumer()._client.close()
 

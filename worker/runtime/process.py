@@ -3,17 +3,19 @@
 import asyncio
 import ctypes
 import logging
+import time
 from contextlib import suppress
 from typing import Any
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from worker.connection import REFUSED_SECONDS
 from worker.pipeline.topology import Topology
-from worker.runtime.access import Unreachable, check_brokers, explained
+from worker.runtime.access import NotLetIn, Unreachable, check_brokers, explained, watched
 from worker.runtime.app import App, build_app
-from worker.runtime.signals import StopRequest
 from worker.runtime.topics import prepare
 from worker.settings import Settings
+from worker.signals import Ending
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +57,11 @@ def configure_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def run(settings: Settings, stop: StopRequest) -> None:
+def run(settings: Settings, ending: Ending) -> None:
     """Run a worker until it is asked to stop; raise what ends it otherwise."""
     _keep_freed_memory()
     try:
-        asyncio.run(_run(settings, stop))
+        asyncio.run(_run(settings, ending))
     except Exception as error:
         raise explained(error) from error
 
@@ -72,48 +74,59 @@ def _keep_freed_memory() -> None:
             mallopt(parameter, size)
 
 
-async def _run(settings: Settings, stop: StopRequest) -> None:
-    waiting = asyncio.ensure_future(stop.wait())
+async def _run(settings: Settings, ending: Ending) -> None:
+    waiting = asyncio.ensure_future(ending.requested())
+    patience_seconds = 0.0
     while not waiting.done():
-        preparing = asyncio.ensure_future(_prepared(settings))
+        preparing = asyncio.ensure_future(_prepared(settings, patience_seconds))
         await asyncio.wait([waiting, preparing], return_when=asyncio.FIRST_COMPLETED)
         if not preparing.done():
             preparing.cancel()
             return
         try:
-            await _live(build_app(settings, preparing.result()), waiting)
+            await _live(build_app(settings, preparing.result()), waiting, settings, ending)
         except KafkaConnectionError:
             log.warning("Kafka at %s is unreachable again", settings.brokers)
+            patience_seconds = REFUSED_SECONDS
         else:
             return
 
 
-async def _live(app: App, waiting: asyncio.Future[Any]) -> None:
+async def _live(app: App, waiting: asyncio.Future[Any], settings: Settings, ending: Ending) -> None:
     """Run an app until it is told to stop; raises what kept it from starting, or ended it."""
     starting = asyncio.ensure_future(app.start())
-    crashing = asyncio.ensure_future(app.wait_until_stopped())
+    crashing = asyncio.ensure_future(watched(app.wait_until_stopped(), settings))
     done, _ = await asyncio.wait([waiting, crashing, starting], return_when=asyncio.FIRST_COMPLETED)
     if done == {starting} and starting.exception() is None:
         await asyncio.wait([waiting, crashing], return_when=asyncio.FIRST_COMPLETED)
     log.info("Stopping")
+    refused = crashing.exception() if crashing.done() else None
+    failure = refused or app.crash_reason or (starting.exception() if starting.done() else None)
+    if isinstance(failure, Exception) and not isinstance(failure, KafkaConnectionError):  # which is tried again
+        ending.start_limit(explained(failure))
     await app.stop()
     starting.cancel()
     with suppress(asyncio.CancelledError):
         await starting
-    if app.crash_reason is not None:
-        raise app.crash_reason
+    crashing.cancel()
+    if refused or app.crash_reason:
+        raise refused or app.crash_reason
 
 
-async def _prepared(settings: Settings) -> Topology:
+async def _prepared(settings: Settings, patience_seconds: float) -> Topology:
     """Prepare the topics as soon as a broker can be reached.
 
-    The log shows at once, and then every minute, what is wrong until then.
+    The log shows at once, and then every minute, what is wrong until then. A login may be refused for *patience_seconds*:
+    none at the start of the worker, and later as long as it takes to replace a password or a certificate.
     """
+    deadline = time.monotonic() + patience_seconds
     while True:
         try:
             await check_brokers(settings)
             return await prepare(settings)
-        except Unreachable as error:
+        except (Unreachable, NotLetIn) as error:
+            if isinstance(error, NotLetIn) and time.monotonic() >= deadline:
+                raise
             log.warning("%s. Trying again", error)
         except KafkaError as error:
             if not error.retriable:

@@ -1,0 +1,427 @@
+"""What every Kafka client of the project does beyond aiokafka: it bootstraps again, and logs in with what its files hold.
+
+aiokafka's consumer, producer and admin client each make a client of their own, and that makes connections of its own. So
+both classes are replaced in aiokafka, once, when this module is imported; the settings import it.
+
+K1. When no known broker answers within KNOWN_SECONDS, a client asks the bootstrap servers (Kafka's KIP-899 and KIP-1102).
+    All brokers may have moved. Connections to addresses that are no broker's any more are closed.
+K2. A bootstrap server that does not answer within NEXT_SECONDS does not hold up the next one. The same is true of the
+    addresses that a name resolves to.
+K3. A client talks to one cluster. If another cluster answers, the client sends nothing more: OtherCluster.
+K4. Passwords, tokens, certificates and keys are read from their files for each new connection.
+K5. A broker that refuses a login, or whose certificate is refused, may do so while files are replaced. The refusals of
+    each address are kept until it lets the client in; REFUSED_SECONDS later `failure` returns them, for the process to end.
+"""
+
+import asyncio
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import aiokafka.admin.client
+import aiokafka.client
+import aiokafka.conn
+import aiokafka.consumer.consumer
+import aiokafka.producer.producer
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.conn import AIOKafkaConnection, CloseReason, OAuthAuthenticator
+from aiokafka.errors import (
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.metadata import MetadataRequest
+
+CONNECT_SECONDS: Final = 10.0
+"""Upper bound in seconds for a new connection, its login included."""
+NEXT_SECONDS: Final = 3.0
+"""How long a client waits for one address before it also tries the next one."""
+KNOWN_SECONDS: Final = 5.0
+"""How long a client tries the brokers that it knows before it asks the bootstrap servers."""
+REFUSED_SECONDS: Final = 60.0
+"""How long a broker may refuse a login before the process ends."""
+
+_ALERT: Final = "_ALERT_"
+"""In the reason of an SSLError: the broker has refused the client's certificate."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class OtherCluster(Exception):
+    """The brokers belong to another cluster than before; the message says what to do."""
+
+
+class UnusableFile(OSError):
+    """A file with a secret or a certificate cannot be used; the message names the setting."""
+
+
+class Refusal(Exception):
+    """A broker has refused a login for REFUSED_SECONDS; *cause* is the last error."""
+
+    def __init__(self, address: str, cause: BaseException) -> None:
+        self.address = address
+        self.cause = cause
+        super().__init__(f"{address}: {cause}")
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+class PasswordFile(str):  # noqa: SLOT000 (a str takes no slots of an object)
+    """The password that a file held when the settings were read; `read` returns what the file holds now."""
+
+    _file: Path
+
+    def __new__(cls, file: Path) -> Self:
+        password = super().__new__(cls, _line(file))
+        password._file = file
+        return password
+
+    def read(self) -> str:
+        """Return the password; raises UnusableFile, after which a client tries again."""
+        return _line(self._file)
+
+
+class FreshContext(ssl.SSLContext):
+    """A context for TLS that loads its certificates again for each connection, by *load*."""
+
+    load: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(self, *arguments: Any, **keywords: Any) -> ssl.SSLObject:
+        """Begin a connection; raises UnusableFile."""
+        try:
+            fresh = self.load()
+        except ValueError as error:
+            raise UnusableFile(str(error)) from error
+        return fresh.wrap_bio(*arguments, **keywords)
+
+    def get_ca_certs(self, *arguments: Any, **keywords: Any) -> Any:
+        """Return the authorities of the next connection."""
+        return self.load().get_ca_certs(*arguments, **keywords)
+
+
+def _line(file: Path) -> str:
+    """Return what a file holds, without the end of the line."""
+    try:
+        text = file.read_text("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: the password is not UTF-8") from error
+    except OSError as error:
+        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: cannot be read: {error.strerror}") from error
+    if not text:
+        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: there is no password in it")
+    return text
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+
+class _Refusals:
+    """The addresses that refuse a login, each since when (K5). Clients in several threads report to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: dict[str, tuple[float, float, BaseException]] = {}
+        self.other: OtherCluster | None = None
+
+    def add(self, address: str, cause: BaseException) -> None:
+        now = time.monotonic()
+        with self._lock:
+            since, _last, _cause = self._since.get(address, (now, now, cause))
+            self._since[address] = since, now, cause
+
+    def remove(self, address: str) -> None:
+        with self._lock:
+            self._since.pop(address, None)
+
+    def lasting(self) -> Iterator[Refusal]:
+        with self._lock:
+            found = dict(self._since)
+        for address, (since, last, cause) in found.items():
+            if last - since >= REFUSED_SECONDS:
+                yield Refusal(address, cause)
+
+
+_refusals: Final = _Refusals()
+
+
+def failure() -> Refusal | OtherCluster | None:
+    """Return what ends every client: another cluster, or the refusal of a login that has lasted for REFUSED_SECONDS."""
+    return _refusals.other or next(_refusals.lasting(), None)
+
+
+def refused_by(error: BaseException | None) -> BaseException | None:
+    """Return the error with which one side refused the other, found among the causes of *error*; None if it may pass."""
+    while error is not None:
+        match error:
+            case SaslAuthenticationFailed() | UnsupportedSaslMechanismError() | IllegalSaslStateError():
+                return error
+            case ssl.SSLCertVerificationError() | UnusableFile():
+                return error
+            case ssl.SSLError() if _ALERT in (error.reason or ""):
+                return error
+        error = error.__cause__
+    return None
+
+
+def _report(what: str, host: str, port: int, error: Exception) -> None:
+    """Log why there is no connection; where one side has refused the other, aiokafka's own error may not say so."""
+    if cause := refused_by(error):
+        _log.warning("%s at %s:%s: a login or a certificate is refused: %s. Trying again", what, host, port, cause)
+    else:
+        reason = str(error) or type(error).__name__
+        _log.warning("%s at %s:%s cannot be reached: %s. Trying again", what, host, port, reason)
+
+
+# ------------------------------------------------------------------------------------------- what replaces aiokafka's
+
+
+class _Login(OAuthAuthenticator):
+    """Waits for the answer to a token: a broker that refuses it says so only after one more step (RFC 7628, 3.2.3).
+
+    aiokafka takes its first answer for the end, and finds the connection closed a moment later.
+    """
+
+    async def step(self, payload: bytes | None) -> Any:
+        """Send the token, and where that is answered with an error, what asks for the end."""
+        if self._token_sent and payload:
+            return b"\x01", True
+        go_on: Any = super().step
+        return await go_on(payload)
+
+
+class _AddressesInTurn:
+    """An event loop that tries the next address of a name when one does not answer within NEXT_SECONDS (K2)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(self, *arguments: Any, **keywords: Any) -> Any:
+        """Connect; aiokafka's connection calls this."""
+        return await self._loop.create_connection(*arguments, happy_eyeballs_delay=NEXT_SECONDS, **keywords)
+
+
+class Connection(AIOKafkaConnection):
+    """A connection to a broker, with the secrets of now (K4)."""
+
+    @property
+    def versions(self) -> Mapping[int, tuple[int, int]]:
+        """The requests that the broker answers: the oldest and the newest version, by API key."""
+        found: Mapping[int, tuple[int, int]] = self._versions
+        return found
+
+    async def connect(self) -> Any:
+        """Connect and log in within CONNECT_SECONDS; note whether the login was refused (K5)."""
+        address = f"{self.host}:{self.port}"
+        try:
+            if isinstance(self._sasl_plain_password, PasswordFile):
+                self._sasl_plain_password = self._sasl_plain_password.read()
+            connect: Any = super().connect
+            loop: Any = self._loop
+            vars(self)["_loop"] = _AddressesInTurn(loop)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                opened = await connect()
+        except (KafkaError, OSError, TimeoutError) as error:
+            if cause := refused_by(error):
+                _refusals.add(address, cause)
+            raise
+        _refusals.remove(address)
+        return opened
+
+    def authenticator_oauth(self) -> Any:
+        """Return what logs in with a token."""
+        create: Any = _Login
+        return create(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
+
+
+class _Metadata(ClusterMetadata):
+    """What a client knows of the cluster, which stays the same one (K3)."""
+
+    cluster_id: str | None = None
+
+    def update_metadata(self, metadata: Any) -> None:
+        """Take an answer; raises OtherCluster."""
+        answered = getattr(metadata, "cluster_id", None)
+        if self.cluster_id and answered and answered != self.cluster_id:
+            raise OtherCluster(
+                f"the brokers belong to the cluster {answered}, and the client started on {self.cluster_id}: set "
+                f"SESSION_WORKER_BROKERS to the cluster that holds its topics"
+            )
+        self.cluster_id = answered or self.cluster_id
+        update: Any = super().update_metadata
+        update(metadata)
+
+
+class Client(AIOKafkaClient):
+    """A client that finds its cluster again by the bootstrap servers (K1 to K3)."""
+
+    def __init__(self, **keywords: Any) -> None:
+        initialize: Any = super().__init__
+        initialize(**keywords)
+        create: Any = _Metadata
+        self.cluster = create(metadata_max_age_ms=self._metadata_max_age_ms)
+        self._other: OtherCluster | None = None
+        self._opening: dict[tuple[Any, ...], asyncio.Task[Any]] = {}
+
+    async def bootstrap(self) -> None:
+        """Ask the bootstrap servers for the brokers; raises KafkaConnectionError when none answers."""
+        metadata = await self._ask_bootstrap_servers(MetadataRequest([]))
+        if metadata is None:
+            raise KafkaConnectionError(f"Unable to bootstrap from {self.hosts}")
+        self.cluster.update_metadata(metadata)
+        if self._sync_task is None:
+            synchronize: Any = self._md_synchronizer
+            self._sync_task = asyncio.ensure_future(synchronize())
+
+    async def close(self) -> None:
+        """Close all connections, those too that are being opened."""
+        for task in self._opening.values():
+            task.cancel()
+        close: Any = super().close
+        await close()
+
+    async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
+        """Ask a known broker, and else the bootstrap servers."""
+        if self._other is not None:
+            return False
+        ask_known: Any = super()._metadata_update
+        try:
+            try:
+                async with asyncio.timeout(KNOWN_SECONDS):
+                    if await ask_known(cluster_metadata, topics):
+                        return True
+            except TimeoutError:
+                pass
+            metadata = await self._ask_bootstrap_servers(MetadataRequest(list(topics) if topics else None))
+            if metadata is None or not metadata.brokers:
+                return False
+            cluster_metadata.update_metadata(metadata)
+        except OtherCluster as error:
+            self._other = _refusals.other = error
+            for connection in self._conns.values():
+                connection.close(reason=CloseReason.SHUTDOWN, exc=error)
+            return False
+        brokers = ", ".join(f"{it[1]}:{it[2]}" for it in metadata.brokers)
+        _log.info("No known broker answered. A bootstrap server names these: %s", brokers)
+        self._close_former()
+        return True
+
+    def _refresh(self) -> None:
+        """Have the metadata asked for again, in the background."""
+        refresh: Any = self.force_metadata_update
+        refresh()
+
+    def _close_former(self) -> None:
+        """Close the connections to addresses that are no broker's any more, and open none to them."""
+        for (node, _group), connection in self._conns.items():
+            if self._address(node) != (connection.host, connection.port):
+                connection.close(reason=CloseReason.SHUTDOWN)
+        for (node, _group, *address), task in self._opening.items():
+            if self._address(node) != tuple(address):
+                task.cancel()
+
+    def _address(self, node: Any) -> tuple[str, int] | None:
+        broker = self.cluster.broker_metadata(node)
+        return None if broker is None else (broker.host, broker.port)
+
+    async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:  # noqa: ARG002
+        """Return the connection to a broker, opened if need be; None when this is not possible.
+
+        aiokafka's own opens one connection at a time. An address that does not answer would hold up all others.
+        """
+        connection = self._conns.get((node_id, group))
+        if connection is not None and connection.connected():
+            return connection
+        if (address := self._address(node_id)) is None:
+            self._refresh()
+            return None
+        opening = node_id, group, *address
+        task = self._opening.get(opening)
+        if task is None:
+            task = self._opening[opening] = asyncio.ensure_future(self._open(node_id, group, *address))
+            task.add_done_callback(lambda _: self._opening.pop(opening))
+        await asyncio.wait([task])
+        return None if task.cancelled() else task.result()
+
+    async def _open(self, node_id: Any, group: Any, host: str, port: int) -> Any:
+        connection = self._connection(
+            host, port, on_close=self._on_connection_closed, max_idle_ms=self._connections_max_idle_ms
+        )
+        try:
+            await connection.connect()
+        except (KafkaError, OSError, TimeoutError) as error:
+            _report(f"Broker {node_id}", host, port, error)
+            self._refresh()
+            return None
+        self._conns[node_id, group] = connection
+        return connection
+
+    async def send(self, node_id: Any, request: Any, **group: Any) -> Any:
+        """Send a request; raises OtherCluster."""
+        if self._other is not None:
+            raise self._other
+        send: Any = super().send
+        return await send(node_id, request, **group)
+
+    async def _ask_bootstrap_servers(self, request: MetadataRequest) -> Any:
+        """Return the first answer of a bootstrap server; None when none answers (K2)."""
+        hosts = list(self.hosts)
+        asking: set[asyncio.Future[Any]] = set()
+        try:
+            while hosts or asking:
+                if hosts:
+                    host, port, _family = hosts.pop()
+                    asking.add(asyncio.ensure_future(self._ask(host, port, request)))
+                limit = NEXT_SECONDS if hosts else None
+                done, asking = await asyncio.wait(asking, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if (answer := task.result()) is not None:
+                        return answer
+            return None
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _ask(self, host: str, port: int, request: MetadataRequest) -> Any:
+        """Return the answer of one bootstrap server; None when it does not answer."""
+        connection = self._connection(host, port)
+        try:
+            await connection.connect()
+            return await connection.send(request)
+        except (KafkaError, OSError, TimeoutError) as error:
+            _report("Bootstrap server", host, port, error)
+            return None
+        finally:
+            connection.close()
+
+    def _connection(self, host: str, port: int, **keywords: Any) -> Any:
+        create: Any = Connection  # which has no types
+        return create(
+            host,
+            port,
+            **keywords,
+            client_id=self._client_id,
+            request_timeout_ms=self._request_timeout_ms,
+            ssl_context=self._ssl_context,
+            security_protocol=self._security_protocol,
+            sasl_mechanism=self._sasl_mechanism,
+            sasl_plain_username=self._sasl_plain_username,
+            sasl_plain_password=self._sasl_plain_password,
+            sasl_oauth_token_provider=self._sasl_oauth_token_provider,
+        )
+
+
+vars(aiokafka.conn)["AIOKafkaConnection"] = Connection
+for _module in (aiokafka.admin.client, aiokafka.consumer.consumer, aiokafka.producer.producer):
+    vars(_module)["AIOKafkaClient"] = Client
