@@ -22,6 +22,7 @@ from worker.runtime.cluster import Cluster
 from worker.runtime.cycle import Cycle
 from worker.runtime.driver import AsFetched
 from worker.runtime.opening import Opening, Parts, Tables
+from worker.runtime.stalls import Stalls
 from worker.runtime.tables import InMemory, Kept, Table
 from worker.runtime.transaction import TransactionalProducer
 from worker.settings import PREFIX, Settings, WrongSetting
@@ -71,6 +72,8 @@ class App(faust.App):
             )
         }
         cluster = Cluster(settings.connection())
+        security = "" if settings.security_protocol == "PLAINTEXT" else " --command-config client.properties"
+        self._tool = f"--bootstrap-server {settings.brokers}{security}"
         transactional_id = f"{settings.app_id}-{uuid4().hex[:12]}"
         producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
         self.cycle = Cycle(
@@ -92,6 +95,8 @@ class App(faust.App):
         await super().on_start()
         if self.conf.web_enabled:
             self.log.info("Web pages at %s", self.conf.canonical_url)
+        self.stalls = Stalls(self.parts.cluster, self.consumer.standing, self._tool)
+        await self.add_runtime_dependency(self.stalls)
         await self.add_runtime_dependency(self.cycle)
 
     async def on_stop(self) -> None:

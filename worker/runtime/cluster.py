@@ -414,6 +414,17 @@ class Cluster:
         node = self._client.cluster.leader_for_partition(tp)
         return None if node == _NO_LEADER else node
 
+    async def ask_leader(self, tp: TopicPartition, request: Request[Any]) -> Any:
+        """Send one request, once, to the broker that leads a partition; raises what `send` raises."""
+        node = self.leader(tp)
+        if node is None:
+            raise Refused(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]")
+        return await self.send(node, request)
+
+    def nodes(self) -> list[int]:
+        """Return the brokers that are known."""
+        return [broker.nodeId for broker in self._client.cluster.brokers()]
+
     async def overcome(self, failures: Collection[Failed], tps: Iterable[TopicPartition], backoff: Backoff) -> None:
         """Pause after questions to the leaders of partitions that failed, and ask anew who leads them if need be."""
         if not failures:
