@@ -41,9 +41,11 @@ class App(faust.App):
 
     def __init__(self, settings: Settings, topology: Topology) -> None:
         host = settings.web_host
+        instance = f"{settings.app_id}-{uuid4().hex[:12]}"
         super().__init__(
             settings.app_id,
             broker=[URL(f"batched://{address}") for address in settings.brokers.split(",")],
+            broker_client_id=instance,
             broker_credentials=_credentials(settings.connection()),
             broker_session_timeout=settings.session_timeout_seconds,
             broker_heartbeat_interval=settings.session_timeout_seconds / _HEARTBEATS,
@@ -71,11 +73,10 @@ class App(faust.App):
                 stages, ("sessions", "profiles"), (topology.sessions, topology.first_sessions), strict=True
             )
         }
-        cluster = Cluster(settings.connection())
+        cluster = Cluster(settings.connection() | {"client_id": instance})
         security = "" if settings.security_protocol == "PLAINTEXT" else " --command-config client.properties"
         self._tool = f"--bootstrap-server {settings.brokers}{security}"
-        transactional_id = f"{settings.app_id}-{uuid4().hex[:12]}"
-        producer = TransactionalProducer(cluster, transactional_id, settings.transaction_timeout_seconds)
+        producer = TransactionalProducer(cluster, instance, settings.transaction_timeout_seconds)
         self.cycle = Cycle(
             cluster,
             producer,

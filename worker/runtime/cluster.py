@@ -154,6 +154,10 @@ class Membership(NamedTuple):
         if not self.group or self.generation < 0 or not self.member:
             raise ValueError(f"{self} commits past every check of the group: pin the membership when assigned")
 
+    def mark(self, transactional_id: str) -> str:
+        """Return the metadata that records this member, with its *transactional_id*, as the owner of a partition."""
+        return f"{transactional_id} {self.member} {self.generation}"
+
 
 class TopicIdentity(NamedTuple):
     """Which topic a name stands for, and its number of partitions; the id is empty for brokers before Kafka 2.8."""

@@ -12,7 +12,7 @@ unknown, lanes are opened in eight steps:
    the group now;
 5. fetch the committed offsets, with their ledgers, until no transaction with offsets of these partitions is open; then
    record oneself as the owner, by a plain offset commit, checked by generation, for the changelog's partition, which no
-   one else commits;
+   one else commits. The metadata names the owner; the offset is the partition's end, and the cycle keeps it there;
 6. *restore* each changelog partition, read_committed, up to its high watermark;
 7. load the ledgers, seek to each lane's position: from there also the records come again that were not done;
 8. open the gate.
@@ -217,8 +217,8 @@ class Opening(Recovery):
         outputs = {changelog: _outputs(sessions.topology, changelog) for changelog in changelogs}
         marks = await cluster.watermarks({*sources, *chain.from_iterable(outputs.values())})
         parking = {topic for stage, _changelog in lanes for topic in stage.parks}
-        mine = membership.generation, f"{producer.transactional_id} {membership.member}"
-        owned = dict.fromkeys(changelogs, mine)
+        mark = membership.mark(producer.transactional_id)
+        owned = {changelog: (marks[changelog][1], mark) for changelog in changelogs}
         try:
             ledgers = {
                 source: _ledger(
@@ -245,9 +245,9 @@ class Opening(Recovery):
     async def _fence(self, membership: Membership, recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
         """End what the recorded owners left open of whom no member is left (step 4)."""
         cluster, producer, *_ = self._parts
-        owners = [tuple(owner.split()) for _generation, owner in filter(None, recorded.values())]
+        marks = [tuple(mark.split()) for _end, mark in filter(None, recorded.values())]
         owners = [
-            owner for owner in owners if len(owner) == _OWNER_WORDS
+            mark[:2] for mark in marks if len(mark) >= _OWNER_WORDS
         ]  # a tool that resets offsets leaves no metadata
         members = await cluster.members(membership.group) if owners else set()
         present = {transactional_id for transactional_id, member in owners if member in members}
@@ -359,7 +359,7 @@ def _evidence(owner: tuple[int, str] | None, outputs: Mapping[TopicPartition, tu
     for output, (_low, high) in outputs.items():
         if high > 0:
             return f"{output.topic}/{output.partition} holds records"
-    if owner is not None and len(owner[1].split()) == _OWNER_WORDS:
+    if owner is not None and len(owner[1].split()) >= _OWNER_WORDS:
         return f"a worker has read this partition ({owner[1]})"
     return ""
 
