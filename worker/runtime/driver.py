@@ -52,6 +52,7 @@ from worker.pipeline.lane import Batch
 from worker.pipeline.wire import ConsumerRecord
 from worker.runtime.cluster import Membership
 from worker.runtime.protocol import Code
+from worker.runtime.rebalances import Rebalances
 from worker.runtime.refusals import ClientEnded, Watch, remedy
 from worker.runtime.stalls import Progress, Standing
 from worker.runtime.unreadable import unreadable
@@ -94,8 +95,14 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"  # D3
         consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = _CALM
         client: Any = consumer._client
+
+        def rejoin() -> None:
+            coordinator: Any = consumer._coordinator
+            coordinator.request_rejoin()
+
         client.send = Progress(client.send, self.consumer.standing).send
         client.send = Watch(client.send, consumer._group_id, client.force_metadata_update, self._end).send  # D9
+        client.send = Rebalances(client.send, consumer._group_id, rejoin).send
         return consumer
 
     async def on_thread_stop(self) -> None:

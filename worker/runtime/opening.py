@@ -51,6 +51,7 @@ from aiokafka import TopicPartition
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.types import TP
+from mode import Service
 
 from worker.pipeline.lane import Lane, LostRecords, Stage
 from worker.pipeline.ledger import Ledger
@@ -161,6 +162,10 @@ class Opening(Recovery):
     async def _wait(self, coro: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 (Faust's signature)
         """Wait for a step without a limit (O3)."""
         await super()._wait(coro)
+
+    @Service.task
+    async def _publish_stats(self) -> None:
+        """Look for no slow recovery: Faust would take a healthy one for stuck; stalls.py reports what stands still."""
 
     # ------------------------------------------------------------------------------------------------ steps 2 to 5
 
