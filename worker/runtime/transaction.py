@@ -46,7 +46,7 @@ from aiokafka.protocol.transaction import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from worker.pipeline.wire import ProducerRecord
+from worker.pipeline.wire import NO_TIMESTAMP, ProducerRecord
 from worker.runtime.cluster import (
     GRANT,
     SERVER_SECONDS,
@@ -347,14 +347,19 @@ class TransactionalProducer:
 
     def _batches(self, tp: TopicPartition, records: list[ProducerRecord]) -> Iterator[_Batch]:
         sequence = self._sequences.get(tp, 0)
-        builder, count = self._builder(tp, sequence), 0
+        builder, count, first = self._builder(tp, sequence), 0, NO_TIMESTAMP
         for record in records:
             timestamp, key, value = record.timestamp, record.key, record.value
             listed = record.headers if type(record.headers) is list else list(record.headers)
-            if builder.append(count, timestamp, key, value, listed) is None:
+            if count == 0:
+                first = timestamp
+            # The builder takes a first record without a timestamp for one that it has not seen yet: the batch would get
+            # the timestamp of the next record as its base, and so would the first record.
+            is_other_base = first == NO_TIMESTAMP != timestamp
+            if is_other_base or builder.append(count, timestamp, key, value, listed) is None:
                 sequence = sequence + count & _LAST_SEQUENCE
                 yield _Batch(builder.build(), count, sequence)
-                builder, count = self._builder(tp, sequence), 0
+                builder, count, first = self._builder(tp, sequence), 0, timestamp
                 builder.append(count, timestamp, key, value, listed)
             count += 1
         yield _Batch(builder.build(), count, sequence + count & _LAST_SEQUENCE)
