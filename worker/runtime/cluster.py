@@ -23,6 +23,7 @@ from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from worker.runtime.protocol import Code, OffsetFetchRequest, TopicsRequest
+from worker.runtime.throttles import Throttles
 
 REQUEST_SECONDS: Final = 5
 """How long an answer may take before its connection is given up; well below a transaction's timeout."""
@@ -243,11 +244,15 @@ class Cluster:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = {"request_timeout_ms": REQUEST_SECONDS * 1000} | dict(settings)
         self._client: Any  # AIOKafkaClient, which has no types
+        self.throttles: Throttles
+        """What brokers answer about quotas."""
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
 
     async def start(self) -> None:
         """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
         self._client = AIOKafkaClient(**self._settings)
+        self.throttles = Throttles(self._client.send)
+        self._client.send = self.throttles.send
         try:
             await self._client.bootstrap()
         except BaseException:

@@ -30,6 +30,9 @@ C8. A topic that is deleted, created again or given more partitions ends the wor
 C9. The group's offset of a changelog's partition records the owner (opening.py), and monitoring tools show its distance to
     the end as lag. So the worker commits the end each second in which it has moved, and when lanes are closed. The end
     counts the markers of transactions, which come a moment after the answer to a commit.
+C10. Where a quota of a broker throttles the worker, a cycle waits for the end of that before it begins, and holds so little
+    that one request for each leader carries it. A second request would wait in the middle of the transaction, which would
+    then take longer than its timeout.
 """
 
 import asyncio
@@ -73,6 +76,8 @@ _PORTION = 128
 _QUEUED_BYTES = 4 << 20
 _FRAME_BYTES = 200
 _SAMPLED = 16
+_THROTTLED_PORTION = 8
+_THROTTLED_BYTES = 128 << 10
 _MARKERS_SECONDS = 1.0
 _MARKER_SECONDS = 0.02
 _PAUSE_SECONDS = 0.1
@@ -257,6 +262,9 @@ class Cycle(Service):
         membership, overlays = self._membership, await self._fold()
         if self._pending is not None and not await self._settle(self._pending):
             return
+        if self._cluster.throttles.seconds(self._cluster.nodes()) > 0:
+            self._is_cut = bool(overlays)  # C10
+            return
         if overlays and membership is not None and membership is self._membership:
             if self._rejections is not None:
                 self._rejections.add(overlays)
@@ -270,6 +278,8 @@ class Cycle(Service):
             await self._wake.wait()
         if self._pending is None and not self._is_behind:
             await asyncio.sleep(self._begun + INTERVAL_SECONDS - time.monotonic())
+        if self._pending is None:
+            await self._cluster.throttles.wait()
         self._wake.clear()
         self._waiting = 0
         self._begun = time.monotonic()
@@ -288,10 +298,15 @@ class Cycle(Service):
         going = deque(Overlay(lane, below.get(lane)) for lane in lanes)
         overlays: list[Overlay] = []
         turn = 0
+        is_throttled, is_full = self._cluster.throttles.is_recent, False
+        portion = _THROTTLED_PORTION if is_throttled else _PORTION
         while going and time.monotonic() < deadline:
             overlay = going.popleft()
-            if folded := overlay.run(_PORTION):
-                going.append(overlay)
+            if folded := overlay.run(portion):
+                if is_throttled and sum(len(record.value or b"") for record in overlay.out) > _THROTTLED_BYTES:
+                    is_full = True  # C10
+                else:
+                    going.append(overlay)
             if turn < len(lanes) and (folded or (overlay.lane not in below and overlay.lane.has_moved())):
                 overlays.append(overlay)
             turn += 1
@@ -299,7 +314,7 @@ class Cycle(Service):
                 await asyncio.sleep(0)  # its requests and answers go on meanwhile
                 if self._membership is not membership:
                     return []
-        self._is_cut = bool(going)
+        self._is_cut = bool(going) or is_full
         self._turns.rotate(-len(overlays))
         return overlays
 

@@ -55,6 +55,7 @@ from worker.runtime.protocol import Code
 from worker.runtime.rebalances import Rebalances
 from worker.runtime.refusals import ClientEnded, Watch, remedy
 from worker.runtime.stalls import Progress, Standing
+from worker.runtime.throttles import Throttles
 from worker.runtime.unreadable import unreadable
 
 _CALM = (1, 500)  # a broker may hold a fetch until it has so many bytes, and so many milliseconds
@@ -100,6 +101,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             coordinator: Any = consumer._coordinator
             coordinator.request_rejoin()
 
+        client.send = Throttles(client.send).send
         client.send = Progress(client.send, self.consumer.standing).send
         client.send = Watch(client.send, consumer._group_id, client.force_metadata_update, self._end).send  # D9
         client.send = Rebalances(client.send, consumer._group_id, rejoin).send

@@ -20,6 +20,7 @@ side, each started by asking the transaction's coordinator, and an end:
    that says "not now" is an answer; after it, each may be sent again.
 5. Sequence numbers go on from the last batch that was answered well. After an abort they are known, because (3) each
    batch was either written or refused before it was; one that may have been written counts as a lost answer.
+   Where a quota delays a further Produce beyond the deadline, the transaction is aborted: every one before was answered.
 6. From the first request of a transaction to its known end the producer is not open, and a use of it is Unknown. So a
    cancelled commit, whichever step it was at, needs `init` too.
 7. A membership without generation or member id is refused before anything is sent: the coordinator would let it pass.
@@ -240,6 +241,11 @@ class TransactionalProducer:
         backoff = Backoff(f"writing as {self.transactional_id}", deadline)
         while batches:
             heads = self._heads(batches)
+            throttled_seconds = self._cluster.throttles.seconds(heads)
+            if asyncio.get_running_loop().time() + throttled_seconds > deadline:
+                raise (Unknown if backoff.in_doubt else Aborted)(
+                    f"a quota of the broker throttles it for {throttled_seconds:.1f} s, longer than it may last"
+                )
             answers = await asyncio.gather(*(self._produce(node, batch) for node, batch in heads.items()))
             failures = []
             for tp, answer in chain.from_iterable(it.items() for it in answers):
