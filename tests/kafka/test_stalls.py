@@ -5,6 +5,7 @@ import logging
 import re
 
 import pytest
+from aiokafka.conn import AIOKafkaConnection
 
 from tests.kafka.inside import (
     count_of,
@@ -63,8 +64,8 @@ def test_open_transaction_on_input_is_reported_with_producer_and_deadline(settin
                 assert f"{settings.updates_topic}/0: no progress for " in text
                 assert "starts at offset 2," in text
                 assert "up to offset 4," in text
-                assert f"has the id {manager.producer_id} and the epoch {manager.producer_epoch}," in text
-                assert f"transactional.id {manager.transactional_id}, state Ongoing;" in text
+                assert f"has the id {manager.producer_id} and the epoch {manager.producer_epoch};" in text
+                assert f"its transactional.id is {manager.transactional_id}, its state Ongoing;" in text
                 assert re.search(r"coordinator aborts it by 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\.", text)
                 (stall,) = app.stalls.partitions
                 assert (stall.partition, stall.offset, stall.high) == (source(settings), 2, 4)
@@ -119,5 +120,34 @@ def test_report_is_repeated_while_partition_stands_still(settings, caplog, monke
             await until(lambda: len(reports(caplog)) == 2)
             first, second = reports(caplog)
             assert second.created - first.created >= 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("unknown", "said"),
+    [
+        (61, "Brokers before Kafka 2.8 do not name its producer"),
+        (66, "brokers before Kafka 3.0 do not show until when it lasts"),
+        (65, "brokers before Kafka 3.0 do not show until when it lasts"),
+    ],
+)
+def test_older_brokers_lead_to_report_without_what_they_do_not_know(settings, caplog, monkeypatch, unknown, said):
+    """A request that a broker does not list among its versions is never sent to it (S3)."""
+    read_versions = AIOKafkaConnection._do_version_lookup
+
+    async def older(connection):
+        await read_versions(connection)
+        connection._versions.pop(unknown)
+
+    monkeypatch.setattr(AIOKafkaConnection, "_do_version_lookup", older)
+
+    async def scenario():
+        async with running(settings) as app, transaction(settings) as producer:
+            await opened(app)
+            await send_by(producer, settings.updates_topic, [update("open")])
+            await until(lambda: reports(caplog))
+            assert said in reports(caplog)[0].getMessage()
+            assert "kafka-transactions.sh" in reports(caplog)[0].getMessage()
 
     asyncio.run(scenario())

@@ -297,7 +297,8 @@ class Cluster:
                         yield Code.OFFSET_NOT_AVAILABLE, told
 
         what = (
-            f"reading the offsets of {group} (if a transaction holds them for long: kafka-transactions.sh find-hanging)"
+            f"reading the offsets of {group} (kafka-transactions.sh list shows an open transaction that may hold them, "
+            "find-hanging --broker-id one that no coordinator ends)"
         )
         response = await self.coordinate(
             CoordinationType.GROUP,

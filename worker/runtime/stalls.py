@@ -25,7 +25,7 @@ from aiokafka.client import CoordinationType
 from aiokafka.protocol.api import Request
 from mode import Service
 
-from worker.runtime.cluster import Backoff, Cluster, Failed, OutOfTime, check
+from worker.runtime.cluster import Backoff, Cluster, Failed, OutOfTime, Refused, check
 from worker.runtime.protocol import (
     Code,
     DescribeProducersRequest,
@@ -129,53 +129,60 @@ class Stalls(Service):
             f"{topic}/{partition}: no progress for {time.time() - since:.0f} s (since {_moment(since)}): an open transaction "
             f"starts at offset {offset}, and the records behind it, up to offset {high}, wait for its end. "
         )
-        abort = (
-            f"To abort it at once run: kafka-transactions.sh {self._tool} abort --topic {topic} --partition {partition} "
-            f"--start-offset {offset}"
-        )
+        where = f"abort --topic {topic} --partition {partition}"
+        abort = f"To abort it at once run: kafka-transactions.sh {self._tool} {where} --start-offset {offset}"
         try:
             return f"{found}{await self._producer(stall)}. {abort}"
         except (Failed, OutOfTime) as error:
+            if not _is_too_old(error):
+                return f"{found}Its producer is not known: {error}. {abort}"
             return (
-                f"{found}The producer is not known ({error}; brokers from Kafka 2.8 on name it). The brokers abort it after "
-                f"transaction.timeout.ms of the producer, unless it hangs. From Kafka 3.0 on: {abort}"
+                f"{found}Brokers before Kafka 2.8 do not name its producer. They abort it after transaction.timeout.ms of that "
+                "producer, unless it hangs. To abort it at once find the producer in the output of kafka-dump-log.sh, then run: "
+                f"kafka-transactions.sh {self._tool} {where} --producer-id ID --producer-epoch EPOCH --coordinator-epoch EPOCH"
             )
 
     async def _producer(self, stall: Stall) -> str:
         """Return who began the transaction and until when it lasts."""
         (answer,) = (await self._ask_leader(stall.partition)).topics[0][1]
-        producers = answer[3]
-        found = [(row[0], row[1]) for row in producers if row[5] == stall.offset]
+        found = [(row[0], row[1]) for row in answer[3] if row[5] == stall.offset]
         if not found:
-            return "The leader of the partition names no producer of it"
+            return "The leader of the partition names no producer of it: it has perhaps ended just now"
         producer, epoch = found[0]
-        name = f"Its producer has the id {producer} and the epoch {epoch}"
-        transactional_ids = await self._transactional_ids(producer)
-        for transactional_id in transactional_ids:
-            backoff = Backoff(f"reading the transaction of {transactional_id}", self._deadline())
+        try:
+            end = await self._end(stall.partition, producer)
+        except (Failed, OutOfTime) as error:
+            end = (
+                "brokers before Kafka 3.0 do not show until when it lasts"
+                if _is_too_old(error)
+                else f"until when it lasts is not known: {error}"
+            )
+        return f"Its producer has the id {producer} and the epoch {epoch}; {end}"
+
+    async def _end(self, tp: TopicPartition, producer: int) -> str:
+        """Return what the transaction coordinator knows of a producer's transaction that has written to a partition."""
+        for transactional_id in await self._transactional_ids(producer):
             described = await self._cluster.coordinate(
                 CoordinationType.TRANSACTION,
                 transactional_id,
                 DescribeTransactionsRequest(transactional_id),
                 lambda response: [(row[0], row[1]) for row in response.transactions],
-                backoff,
+                Backoff(f"reading the transaction of {transactional_id}", self._deadline()),
             )
             ((_code, _id, state, timeout_ms, start_ms, _producer, _epoch, topics, _tags),) = described.transactions
-            touched = {(topic, partition) for topic, partitions, _ in topics for partition in partitions}
-            if stall.partition in touched and start_ms >= 0:
+            if start_ms >= 0 and any(topic == tp.topic and tp.partition in numbers for topic, numbers, _ in topics):
                 end = start_ms / 1000 + timeout_ms / 1000 + _COORDINATOR_LATE_SECONDS
                 return (
-                    f"{name}, transactional.id {transactional_id}, state {state}; "
-                    f"the transaction coordinator aborts it by {_moment(end)}"
+                    f"its transactional.id is {transactional_id}, its state {state}; the transaction coordinator aborts it by "
+                    f"{_moment(end)}"
                 )
-            name += f", transactional.id {transactional_id}, state {state}"
         return (
-            f"{name}; no transaction coordinator shows this transaction to the worker: it may hang forever, or the worker may "
-            "not Describe its transactional.id"
+            "no transaction coordinator shows this transaction to the worker: it hangs and nothing aborts it, or the worker's "
+            "principal may not Describe its transactional.id"
         )
 
     async def _transactional_ids(self, producer: int) -> set[str]:
-        """Return the transactional.ids of a producer id that the brokers show; none for brokers before Kafka 3.0."""
+        """Return the transactional.ids of a producer id that the brokers show."""
         backoff = Backoff(f"asking for the transactional.id of producer {producer}", self._deadline())
         while True:
             try:
@@ -183,8 +190,6 @@ class Stalls(Service):
                 answers = await asyncio.gather(*(self._cluster.send(node, request) for node in self._cluster.nodes()))
                 check((answer.error_code, "ListTransactions") for answer in answers)
             except Failed as error:
-                if getattr(error, "code", None) == Code.UNSUPPORTED_VERSION:
-                    return set()
                 await backoff.pause(error)
             else:
                 return {row[0] for answer in answers for row in answer.transactions}
@@ -211,6 +216,11 @@ def _stalls(standing: Mapping[TopicPartition, Standing], now: float) -> Iterable
     for tp, (offset, high, since, seen) in sorted(standing.items()):
         if now - since >= STALL_SECONDS and now - seen < _CURRENT_SECONDS:
             yield Stall(tp, offset, high, since)
+
+
+def _is_too_old(error: Exception) -> bool:
+    """Return True if the brokers do not know a request."""
+    return isinstance(error, Refused) and error.code == Code.UNSUPPORTED_VERSION
 
 
 def _moment(seconds: float) -> str:
