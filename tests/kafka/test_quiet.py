@@ -21,7 +21,7 @@ def reasons(worker):
 
 @pytest.mark.parametrize("replicas", [0, 1])
 def test_healthy_workers_log_no_warning_and_each_reason_once(kafka, crew, replicas):
-    """A worker joins during a restore, another leaves, a third is killed; every limit of Faust has passed by then (B1, B2)."""
+    """A worker joins during a restore, leaves under load, a third is killed; every limit of Faust has passed by then (B1, B2)."""
     it = crew(session_timeout_seconds=SESSION_TIMEOUT_SECONDS, standby_replicas=replicas)
 
     async def scenario():
@@ -38,8 +38,7 @@ def test_healthy_workers_log_no_warning_and_each_reason_once(kafka, crew, replic
             await tool.abort_transaction()
         await second.says("Opened")
         await first.says("Opened", 2)
-        await it.send(update(f"s-{number}") for number in range(400))
-        await it.settle()
+        sending = asyncio.ensure_future(it.send((update(f"s-{number % 400}") for number in range(8_000)), rate=500))
         assert reasons(second) == ["this worker joins"]
         assert len(reasons(first)) == 2
         assert reasons(first)[1].startswith(f"{it.name}-")
@@ -51,6 +50,7 @@ def test_healthy_workers_log_no_warning_and_each_reason_once(kafka, crew, replic
         await first.says("Opened", 4)
         third.kill()
         await first.says("Opened", 5)
+        await sending
         await it.settle()
         assert len(reasons(first)) == 5
         for worker in (first, second, third):

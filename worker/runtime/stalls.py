@@ -186,13 +186,22 @@ class Stalls(Service):
         backoff = Backoff(f"asking for the transactional.id of producer {producer}", self._deadline())
         while True:
             try:
-                request = ListTransactionsRequest(producer)
-                answers = await asyncio.gather(*(self._cluster.send(node, request) for node in self._cluster.nodes()))
+                answers = await self._ask_all(ListTransactionsRequest(producer))
                 check((answer.error_code, "ListTransactions") for answer in answers)
             except Failed as error:
                 await backoff.pause(error)
             else:
                 return {row[0] for answer in answers for row in answer.transactions}
+
+    async def _ask_all(self, request: Request[Any]) -> list[Any]:
+        """Return the answers of all brokers; raise Failed if none answers."""
+        asked = (self._cluster.send(node, request) for node in self._cluster.nodes())
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        answers = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not (isinstance(outcome, Failed) and answers):
+                raise outcome
+        return answers
 
     async def _ask_leader(self, tp: TopicPartition) -> Any:
         """Return what the leader of a partition says of its producers."""

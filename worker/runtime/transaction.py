@@ -242,7 +242,7 @@ class TransactionalProducer:
         while batches:
             heads = self._heads(batches)
             throttled_seconds = self._cluster.throttles.seconds(heads)
-            if asyncio.get_running_loop().time() + throttled_seconds > deadline:
+            if throttled_seconds > 0 and asyncio.get_running_loop().time() + throttled_seconds > deadline:
                 raise (Unknown if backoff.in_doubt else Aborted)(
                     f"a quota of the broker throttles it for {throttled_seconds:.1f} s, longer than it may last"
                 )
