@@ -69,6 +69,15 @@ def test_what_is_sent_is_on_the_topic_byte_for_byte(kafka, tmp_path):
     assert content(asyncio.run(read(kafka, topic))) == sorted(sendable, key=lambda it: it.partition or 0)
 
 
+def test_records_without_timestamp_are_sent_without_one(kafka):
+    topic = own("untimed")
+    asyncio.run(create(kafka, topic))
+    times = [-1, -1, AT, -1, AT, AT, -1]
+    text = "".join(json.dumps({"key": "k", "value": {}, "timestamp": time}) + "\n" for time in times)
+    assert run(kafka, "send", "-", "--topic", topic, given=text).exit_code == 0
+    assert [it.timestamp for it in asyncio.run(read(kafka, topic))] == times
+
+
 def test_records_that_name_no_partition_go_where_kafka_puts_their_key(kafka):
     topic = own("keyed")
     asyncio.run(create(kafka, topic, partitions=5))

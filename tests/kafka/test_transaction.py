@@ -90,6 +90,24 @@ def test_committed_records_are_read_byte_for_byte_in_order_and_the_ends_are_true
         ]
 
 
+@pytest.mark.parametrize("none", [{0}, {0, 1}, {1}, {2}, {0, 2, 4}, {0, 1, 2, 3, 4}])
+def test_records_without_timestamp_keep_none_beside_others(kafka, none):
+    """The builder of batches gives a first record without a timestamp that of its neighbour (contract, section 2)."""
+
+    async def scenario():
+        async with shop(kafka) as it:
+            times = [-1 if number in none else 1_795_372_800_000 + number for number in range(5)]
+            for _ in range(2):
+                records = [ProducerRecord(it.output, 0, b"k", b"v", time, []) for time in times]
+                ends = await it.producer.commit(records, {}, it.membership)
+                found = await read(kafka, it.output)
+                assert ends == true_ends(found)
+            assert [record.timestamp for record in found] == times * 2
+            assert {record.timestamp_type for record in found} == {0}
+
+    asyncio.run(scenario())
+
+
 def test_offsets_alone_or_records_alone_are_a_transaction_and_nothing_is_none(kafka):
     async def scenario():
         async with shop(kafka) as it:

@@ -35,6 +35,7 @@ from worker.domain.model import instant
 from worker.pipeline.lines import Line
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6
+from worker.pipeline.wire import NO_TIMESTAMP
 
 BATCH_BYTES: Final = 1 << 17
 NOT_PERMITTED: Final = "the broker does not permit it: grant the principal Write on the topic"
@@ -283,6 +284,12 @@ class Sender:
 
 
 def _appended(batch: _Batch, line: Line) -> bool:
+    """Add a record to a batch; return False if the batch is full, or holds records that differ in having a timestamp.
+
+    The builder would give a first record without a timestamp that of the next record.
+    """
+    if batch.records and (batch.records[0][0].timestamp == NO_TIMESTAMP) != (line.timestamp == NO_TIMESTAMP):
+        return False
     return (
         batch.builder.append(timestamp=line.timestamp, key=line.key, value=line.value, headers=line.headers) is not None
     )

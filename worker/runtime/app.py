@@ -22,6 +22,7 @@ from worker.runtime.cycle import Cycle
 from worker.runtime.driver import AsFetched
 from worker.runtime.instance import claim
 from worker.runtime.opening import Opening, Parts, Tables
+from worker.runtime.stalls import Stalls
 from worker.runtime.tables import InMemory, Kept, Table
 from worker.runtime.transaction import TransactionalProducer, Unknown
 from worker.settings import PREFIX, Settings, WrongSetting
@@ -73,7 +74,9 @@ class App(faust.App):
                 stages, ("sessions", "profiles"), (topology.sessions, topology.first_sessions), strict=True
             )
         }
-        cluster = Cluster(settings.connection())
+        cluster = Cluster(settings.connection() | {"client_id": instance})
+        security = "" if settings.security_protocol == "PLAINTEXT" else " --command-config client.properties"
+        self._tool = f"--bootstrap-server {settings.brokers}{security}"
         producer = TransactionalProducer(cluster, instance, settings.transaction_timeout_seconds)
         self.cycle = Cycle(
             cluster,
@@ -99,6 +102,8 @@ class App(faust.App):
         await super().on_start()
         if self.conf.web_enabled:
             self.log.info("Web pages at %s", self.conf.canonical_url)
+        self.stalls = Stalls(self.parts.cluster, self.consumer.standing, self._tool)
+        await self.add_runtime_dependency(self.stalls)
         await self.add_runtime_dependency(self.cycle)
 
     async def on_stop(self) -> None:

@@ -24,6 +24,7 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from worker.connection import Client
 from worker.runtime.protocol import Code, OffsetFetchRequest, TopicsRequest
+from worker.runtime.throttles import Throttles
 
 REQUEST_SECONDS: Final = 5
 """How long an answer may take before its connection is given up; well below a transaction's timeout."""
@@ -155,6 +156,10 @@ class Membership(NamedTuple):
         if not self.group or self.generation < 0 or not self.member:
             raise ValueError(f"{self} commits past every check of the group: pin the membership when assigned")
 
+    def mark(self, transactional_id: str) -> str:
+        """Return the metadata that records this member, with its *transactional_id*, as the owner of a partition."""
+        return f"{transactional_id} {self.member} {self.generation}"
+
 
 class TopicIdentity(NamedTuple):
     """Which topic a name stands for, and its number of partitions; the id is empty for brokers before Kafka 2.8."""
@@ -240,11 +245,15 @@ class Cluster:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = {"request_timeout_ms": REQUEST_SECONDS * 1000} | dict(settings)
         self._client: Any  # Client, whose base has no types
+        self.throttles: Throttles
+        """What brokers answer about quotas."""
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
 
     async def start(self) -> None:
         """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
         self._client = Client(**self._settings)
+        self.throttles = Throttles(self._client.send)
+        self._client.send = self.throttles.send
         try:
             await self._client.bootstrap()
         except BaseException:
@@ -289,7 +298,8 @@ class Cluster:
                         yield Code.OFFSET_NOT_AVAILABLE, told
 
         what = (
-            f"reading the offsets of {group} (if a transaction holds them for long: kafka-transactions.sh find-hanging)"
+            f"reading the offsets of {group} (kafka-transactions.sh list shows an open transaction that may hold them, "
+            "find-hanging --broker-id one that no coordinator ends)"
         )
         response = await self.coordinate(
             CoordinationType.GROUP,
@@ -414,6 +424,17 @@ class Cluster:
         """Give the broker that leads a partition, as far as is known; `overcome` asks anew."""
         node = self._client.cluster.leader_for_partition(tp)
         return None if node == _NO_LEADER else node
+
+    async def ask_leader(self, tp: TopicPartition, request: Request[Any]) -> Any:
+        """Send one request, once, to the broker that leads a partition; raises what `send` raises."""
+        node = self.leader(tp)
+        if node is None:
+            raise Refused(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]")
+        return await self.send(node, request)
+
+    def nodes(self) -> list[int]:
+        """Return the brokers that are known."""
+        return [broker.nodeId for broker in self._client.cluster.brokers()]
 
     async def overcome(self, failures: Collection[Failed], tps: Iterable[TopicPartition], backoff: Backoff) -> None:
         """Pause after questions to the leaders of partitions that failed, and ask anew who leads them if need be."""

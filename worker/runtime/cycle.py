@@ -27,12 +27,19 @@ C7. A batch that a topic refuses for its size is one that was folded under a lim
     Where that does not help, because it is another topic or not the outcome of a record, the worker ends.
 C8. A topic that is deleted, created again or given more partitions ends the worker. Otherwise a client would wait for
     the topic, the worker would apply its state to another stream, or nobody would read the new partitions.
+C9. The group's offset of a changelog's partition records the owner (opening.py), and monitoring tools show its distance to
+    the end as lag. So the worker commits the end each second in which it has moved, and when lanes are closed. The end
+    counts the markers of transactions, which come a moment after the answer to a commit.
+C10. Where a quota of a broker throttles the worker, a cycle waits for the end of that before it begins, and holds so little
+    that one request for each leader carries it. A second request would wait in the middle of the transaction, which would
+    then take longer than its timeout.
 """
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
@@ -40,7 +47,7 @@ from mode import Service
 
 from worker.pipeline.lane import Batch, Lane, Overlay
 from worker.pipeline.topology import Topology
-from worker.runtime.cluster import Cluster, Identity, Membership, Refused
+from worker.runtime.cluster import Cluster, Identity, Membership, NotMember, Refused
 from worker.runtime.topics import changes
 from worker.runtime.transaction import Aborted, TooLarge, TransactionalProducer, Unknown
 
@@ -56,6 +63,9 @@ PURGE_SECONDS = 60.0
 WATCH_SECONDS = 3.0
 """Between two looks whether all topics are still there, and still the same."""
 
+MARK_SECONDS = 1.0
+"""Between two looks where the changelogs end."""
+
 TOO_LARGE_TIMES = 3
 """So often a topic may refuse a batch for its size, under limits that stay the same, before the worker ends."""
 
@@ -66,7 +76,10 @@ _PORTION = 128
 _QUEUED_BYTES = 4 << 20
 _FRAME_BYTES = 200
 _SAMPLED = 16
+_THROTTLED_PORTION = 8
+_THROTTLED_BYTES = 128 << 10
 _MARKERS_SECONDS = 1.0
+_MARKER_SECONDS = 0.02
 _PAUSE_SECONDS = 0.1
 
 
@@ -157,6 +170,9 @@ class Cycle(Service):
         self._membership: Membership | None = None
         self._by_source: dict[TopicPartition, Lane] = {}
         self._changelogs: dict[Lane, TopicPartition] = {}
+        self._marking = asyncio.Lock()
+        self._written: dict[TopicPartition, int] = {}
+        self._marked: dict[TopicPartition, int] = {}
         self._turns: deque[Lane] = deque()
         self._paused: dict[TopicPartition, int] = {}
         self._checked: set[TopicPartition] = set()
@@ -185,10 +201,12 @@ class Cycle(Service):
         self._by_source = {
             TopicPartition(topic, lane.partition): lane for lane in lanes for topic in lane.stage.reads
         }  # fmt: skip
+        self._written, self._marked = {}, {}
         self.committed = {tp: lane.ledgers[tp.topic].commit() for tp, lane in self._by_source.items()}
 
     async def close(self, within_seconds: float = CLOSE_SECONDS) -> None:
         """Take no more records, and let the cycle in flight end; give it up when that takes too long (C3)."""
+        membership, changelogs = self._membership, set(self._changelogs.values())
         self._forget()
         try:
             await asyncio.wait_for(self._idle.wait(), within_seconds)
@@ -197,6 +215,11 @@ class Cycle(Service):
             if self._pending is not None:
                 self._pending.commit.cancel()
             await self._idle.wait()
+        if membership is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MARK_SECONDS):
+                    while not await self._mark(membership, changelogs):  # noqa: ASYNC110 (a broker gives no event)
+                        await asyncio.sleep(_MARKER_SECONDS)
 
     def queue(self, tp: TopicPartition, batch: Batch) -> None:
         """Queue a batch for its lane; one that is not due is dropped.
@@ -239,6 +262,9 @@ class Cycle(Service):
         membership, overlays = self._membership, await self._fold()
         if self._pending is not None and not await self._settle(self._pending):
             return
+        if self._cluster.throttles.seconds(self._cluster.nodes()) > 0:
+            self._is_cut = bool(overlays)  # C10
+            return
         if overlays and membership is not None and membership is self._membership:
             if self._rejections is not None:
                 self._rejections.add(overlays)
@@ -252,6 +278,8 @@ class Cycle(Service):
             await self._wake.wait()
         if self._pending is None and not self._is_behind:
             await asyncio.sleep(self._begun + INTERVAL_SECONDS - time.monotonic())
+        if self._pending is None:
+            await self._cluster.throttles.wait()
         self._wake.clear()
         self._waiting = 0
         self._begun = time.monotonic()
@@ -270,10 +298,15 @@ class Cycle(Service):
         going = deque(Overlay(lane, below.get(lane)) for lane in lanes)
         overlays: list[Overlay] = []
         turn = 0
+        is_throttled, is_full = self._cluster.throttles.is_recent, False
+        portion = _THROTTLED_PORTION if is_throttled else _PORTION
         while going and time.monotonic() < deadline:
             overlay = going.popleft()
-            if folded := overlay.run(_PORTION):
-                going.append(overlay)
+            if folded := overlay.run(portion):
+                if is_throttled and sum(len(record.value or b"") for record in overlay.out) > _THROTTLED_BYTES:
+                    is_full = True  # C10
+                else:
+                    going.append(overlay)
             if turn < len(lanes) and (folded or (overlay.lane not in below and overlay.lane.has_moved())):
                 overlays.append(overlay)
             turn += 1
@@ -281,7 +314,7 @@ class Cycle(Service):
                 await asyncio.sleep(0)  # its requests and answers go on meanwhile
                 if self._membership is not membership:
                     return []
-        self._is_cut = bool(going)
+        self._is_cut = bool(going) or is_full
         self._turns.rotate(-len(overlays))
         return overlays
 
@@ -323,6 +356,7 @@ class Cycle(Service):
             self._pending = None
         for overlay in pending.overlays:
             overlay.adopt(ends.get(pending.changelogs[overlay.lane]))
+        self._written.update(ends)
         self.committed.update(pending.offsets)
         self._let_go()
         return True
@@ -368,6 +402,26 @@ class Cycle(Service):
         while not self.should_stop:
             await self.sleep(WATCH_SECONDS)
             await self.check_topics()
+
+    @Service.task
+    async def _keep_marks(self) -> None:
+        while not self.should_stop:
+            await self.sleep(MARK_SECONDS)
+            if self._membership is not None:
+                await self._mark(self._membership, set(self._changelogs.values()))
+
+    async def _mark(self, membership: Membership, changelogs: Collection[TopicPartition]) -> bool:
+        """Commit where the changelogs end (C9); return False if markers of this worker's transactions are still missing."""
+        async with self._marking:
+            ends = {tp: high for tp, (_low, high) in (await self._cluster.watermarks(changelogs)).items()}
+            mark = membership.mark(self._producer.transactional_id)
+            moved = {tp: (end, mark) for tp, end in ends.items() if end != self._marked.get(tp)}
+            try:
+                await self._cluster.commit(membership, moved)
+            except NotMember:  # the next owner commits its own
+                return True
+            self._marked.update(ends)
+            return all(end > self._written.get(tp, -1) for tp, end in ends.items())
 
     @Service.timer(PURGE_SECONDS)
     async def _purge(self) -> None:

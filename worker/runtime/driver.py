@@ -52,7 +52,10 @@ from worker.pipeline.lane import Batch
 from worker.pipeline.wire import ConsumerRecord
 from worker.runtime.cluster import Membership
 from worker.runtime.protocol import Code
+from worker.runtime.rebalances import Rebalances
 from worker.runtime.refusals import ClientEnded, Watch, remedy
+from worker.runtime.stalls import Progress, Standing
+from worker.runtime.throttles import Throttles
 from worker.runtime.unreadable import unreadable
 
 _CALM = (1, 500)  # a broker may hold a fetch until it has so many bytes, and so many milliseconds
@@ -93,7 +96,15 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"  # D3
         consumer._fetch_min_bytes, consumer._fetch_max_wait_ms = _CALM
         client: Any = consumer._client
+
+        def rejoin() -> None:
+            coordinator: Any = consumer._coordinator
+            coordinator.request_rejoin()
+
+        client.send = Throttles(client.send).send
+        client.send = Progress(client.send, self.consumer.standing).send
         client.send = Watch(client.send, consumer._group_id, client.force_metadata_update, self._end).send  # D9
+        client.send = Rebalances(client.send, consumer._group_id, rejoin).send
         return consumer
 
     async def on_thread_stop(self) -> None:
@@ -261,9 +272,13 @@ class Consumer(stock.Consumer):
     membership: Membership | None = None
     """Of the last assignment (D5)."""
 
+    standing: dict[TopicPartition, Standing]
+    """The partitions whose fetches found nothing although there is more."""
+
     _thread: ConsumerThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.standing = {}
         super().__init__(*args, **kwargs)
         self._read_offset = _Unremembered()
         self._acked = _Unkept(list)
@@ -332,6 +347,12 @@ class Consumer(stock.Consumer):
 
     async def verify_all_partitions_active(self) -> None:
         """Expect no commits."""
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Expect no fetch that Faust knows of."""
+
+    def verify_recovery_event_path(self, now: float, tp: TP) -> None:
+        """Expect no fetch that Faust knows of, also while tables are restored: `Progress` sees what stands still."""
 
 
 class Transport(stock.Transport):

@@ -12,7 +12,7 @@ unknown, lanes are opened in eight steps:
    the group now;
 5. fetch the committed offsets, with their ledgers, until no transaction with offsets of these partitions is open; then
    record oneself as the owner, by a plain offset commit, checked by generation, for the changelog's partition, which no
-   one else commits;
+   one else commits. The metadata names the owner; the offset is the partition's end, and the cycle keeps it there;
 6. *restore* each changelog partition, read_committed, up to its high watermark;
 7. load the ledgers, seek to each lane's position: from there also the records come again that were not done;
 8. open the gate.
@@ -56,6 +56,7 @@ from aiokafka import TopicPartition
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.types import TP
+from mode import Service
 
 from worker.pipeline.lane import Lane, LostRecords, Stage
 from worker.pipeline.ledger import Ledger
@@ -175,6 +176,10 @@ class Opening(Recovery):
         """Wait for a step without a limit (O3)."""
         await super()._wait(coro)
 
+    @Service.task
+    async def _publish_stats(self) -> None:
+        """Look for no slow recovery: Faust would take a healthy one for stuck; stalls.py reports what stands still."""
+
     # ------------------------------------------------------------------------------------------------ steps 2 to 5
 
     async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
@@ -232,8 +237,8 @@ class Opening(Recovery):
         outputs = {changelog: _outputs(sessions.topology, changelog) for changelog in changelogs}
         marks = await cluster.watermarks({*sources, *chain.from_iterable(outputs.values())})
         parking = {topic for stage, _changelog in lanes for topic in stage.parks}
-        mine = membership.generation, f"{producer.transactional_id} {membership.member}"
-        owned = dict.fromkeys(changelogs, mine)
+        mark = membership.mark(producer.transactional_id)
+        owned = {changelog: (marks[changelog][1], mark) for changelog in changelogs}
         try:
             ledgers = {
                 source: _ledger(
@@ -260,9 +265,9 @@ class Opening(Recovery):
     async def _fence(self, members: set[str], recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
         """End what the recorded owners left open of whom no member is left (step 4)."""
         producer = self._parts.producer
-        owners = [tuple(owner.split()) for _generation, owner in filter(None, recorded.values())]
+        marks = [tuple(mark.split()) for _end, mark in filter(None, recorded.values())]
         owners = [
-            owner for owner in owners if len(owner) == _OWNER_WORDS
+            mark[:2] for mark in marks if len(mark) >= _OWNER_WORDS
         ]  # a tool that resets offsets leaves no metadata
         present = {transactional_id for transactional_id, member in owners if member in members}
         present |= {producer.transactional_id, *map(_client_of, members)}
@@ -393,7 +398,7 @@ def _evidence(owner: tuple[int, str] | None, outputs: Mapping[TopicPartition, tu
     for output, (_low, high) in outputs.items():
         if high > 0:
             return f"{output.topic}/{output.partition} holds records"
-    if owner is not None and len(owner[1].split()) == _OWNER_WORDS:
+    if owner is not None and len(owner[1].split()) >= _OWNER_WORDS:
         return f"a worker has read this partition ({owner[1]})"
     return ""
 

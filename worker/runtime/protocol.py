@@ -1,7 +1,7 @@
 """The Kafka requests that aiokafka lacks, and Kafka's error codes by Kafka's own names.
 
-TxnOffsetCommit, OffsetFetch and Metadata are of a flexible version (KIP-482): compact types, and tagged fields at the end of
-every structure. Produce is aiokafka's, written faster.
+All but Produce are of a flexible version (KIP-482): compact types, and tagged fields at the end of every structure. Produce
+is aiokafka's, written faster.
 """
 
 from base64 import urlsafe_b64encode
@@ -243,6 +243,145 @@ class TopicsRequest(Request[MetadataRequest_v4 | TopicsRequest_v10]):
             return request_struct_class(self._topics, False)
         topics = [("", topic, _UNTAGGED) for topic in self._topics]
         return request_struct_class(topics, False, False, False, _UNTAGGED)
+
+
+class DescribeProducersResponse_v0(Response):  # noqa: N801
+    API_KEY = 61
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", _STRING),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("error_code", Int16),
+                        ("error_message", _STRING),
+                        (
+                            "producers",
+                            CompactArray(
+                                ("producer_id", Int64),
+                                ("producer_epoch", Int32),
+                                ("last_sequence", Int32),
+                                ("last_timestamp", Int64),
+                                ("coordinator_epoch", Int32),
+                                ("transaction_start_offset", Int64),
+                                _TAGS,
+                            ),
+                        ),
+                        _TAGS,
+                    ),
+                ),
+                _TAGS,
+            ),
+        ),
+        _TAGS,
+    )
+
+
+class DescribeProducersRequest_v0(RequestStruct):  # noqa: N801
+    FLEXIBLE_VERSION = True
+    API_KEY = 61
+    API_VERSION = 0
+    RESPONSE_TYPE = DescribeProducersResponse_v0
+    SCHEMA = Schema(
+        ("topics", CompactArray(("topic", _STRING), ("partitions", CompactArray(Int32)), _TAGS)),
+        _TAGS,
+    )
+
+
+class DescribeProducersRequest(Request[DescribeProducersRequest_v0]):
+    """The producers that have written to a partition, with the offsets of their open transactions (KIP-664, Kafka 2.8)."""
+
+    API_KEY = 61
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self._topic = topic
+        self._partition = partition
+
+    def build(self, request_struct_class: type[DescribeProducersRequest_v0]) -> DescribeProducersRequest_v0:
+        return request_struct_class([(self._topic, [self._partition], _UNTAGGED)], _UNTAGGED)
+
+
+class ListTransactionsResponse_v0(Response):  # noqa: N801
+    API_KEY = 66
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        ("unknown_states", CompactArray(_STRING)),
+        (
+            "transactions",
+            CompactArray(("transactional_id", _STRING), ("producer_id", Int64), ("state", _STRING), _TAGS),
+        ),
+        _TAGS,
+    )
+
+
+class ListTransactionsRequest_v0(RequestStruct):  # noqa: N801
+    FLEXIBLE_VERSION = True
+    API_KEY = 66
+    API_VERSION = 0
+    RESPONSE_TYPE = ListTransactionsResponse_v0
+    SCHEMA = Schema(("states", CompactArray(_STRING)), ("producer_ids", CompactArray(Int64)), _TAGS)
+
+
+class ListTransactionsRequest(Request[ListTransactionsRequest_v0]):
+    """The transactions of a producer id that the asked broker coordinates (KIP-664, Kafka 3.0)."""
+
+    API_KEY = 66
+
+    def __init__(self, producer_id: int) -> None:
+        self._producer_id = producer_id
+
+    def build(self, request_struct_class: type[ListTransactionsRequest_v0]) -> ListTransactionsRequest_v0:
+        return request_struct_class([], [self._producer_id], _UNTAGGED)
+
+
+class DescribeTransactionsResponse_v0(Response):  # noqa: N801
+    API_KEY = 65
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "transactions",
+            CompactArray(
+                ("error_code", Int16),
+                ("transactional_id", _STRING),
+                ("state", _STRING),
+                ("timeout_ms", Int32),
+                ("start_time_ms", Int64),
+                ("producer_id", Int64),
+                ("producer_epoch", Int16),
+                ("topics", CompactArray(("topic", _STRING), ("partitions", CompactArray(Int32)), _TAGS)),
+                _TAGS,
+            ),
+        ),
+        _TAGS,
+    )
+
+
+class DescribeTransactionsRequest_v0(RequestStruct):  # noqa: N801
+    FLEXIBLE_VERSION = True
+    API_KEY = 65
+    API_VERSION = 0
+    RESPONSE_TYPE = DescribeTransactionsResponse_v0
+    SCHEMA = Schema(("transactional_ids", CompactArray(_STRING)), _TAGS)
+
+
+class DescribeTransactionsRequest(Request[DescribeTransactionsRequest_v0]):
+    """What the coordinator of a transactional.id knows of its transaction (KIP-664, Kafka 3.0)."""
+
+    API_KEY = 65
+
+    def __init__(self, transactional_id: str) -> None:
+        self._transactional_id = transactional_id
+
+    def build(self, request_struct_class: type[DescribeTransactionsRequest_v0]) -> DescribeTransactionsRequest_v0:
+        return request_struct_class([self._transactional_id], _UNTAGGED)
 
 
 class FlatProduceRequest_v7(ProduceRequest_v7):  # noqa: N801

@@ -20,6 +20,7 @@ side, each started by asking the transaction's coordinator, and an end:
    that says "not now" is an answer; after it, each may be sent again.
 5. Sequence numbers go on from the last batch that was answered well. After an abort they are known, because (3) each
    batch was either written or refused before it was; one that may have been written counts as a lost answer.
+   Where a quota delays a further Produce beyond the deadline, the transaction is aborted: every one before was answered.
 6. From the first request of a transaction to its known end the producer is not open, and a use of it is Unknown. So a
    cancelled commit, whichever step it was at, needs `init` too.
 7. A membership without generation or member id is refused before anything is sent: the coordinator would let it pass.
@@ -46,7 +47,7 @@ from aiokafka.protocol.transaction import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from worker.pipeline.wire import ProducerRecord
+from worker.pipeline.wire import NO_TIMESTAMP, ProducerRecord
 from worker.runtime.cluster import (
     GRANT,
     SERVER_SECONDS,
@@ -241,6 +242,11 @@ class TransactionalProducer:
         backoff = Backoff(f"writing as {self.transactional_id}", deadline)
         while batches:
             heads = self._heads(batches)
+            throttled_seconds = self._cluster.throttles.seconds(heads)
+            if throttled_seconds > 0 and asyncio.get_running_loop().time() + throttled_seconds > deadline:
+                raise (Unknown if backoff.in_doubt else Aborted)(
+                    f"a quota of the broker throttles it for {throttled_seconds:.1f} s, longer than it may last"
+                )
             answers = await asyncio.gather(*(self._produce(node, batch) for node, batch in heads.items()))
             failures = []
             for tp, answer in chain.from_iterable(it.items() for it in answers):
@@ -348,14 +354,19 @@ class TransactionalProducer:
 
     def _batches(self, tp: TopicPartition, records: list[ProducerRecord]) -> Iterator[_Batch]:
         sequence = self._sequences.get(tp, 0)
-        builder, count = self._builder(tp, sequence), 0
+        builder, count, first = self._builder(tp, sequence), 0, NO_TIMESTAMP
         for record in records:
             timestamp, key, value = record.timestamp, record.key, record.value
             listed = record.headers if type(record.headers) is list else list(record.headers)
-            if builder.append(count, timestamp, key, value, listed) is None:
+            if count == 0:
+                first = timestamp
+            # The builder takes a first record without a timestamp for one that it has not seen yet: the batch would get
+            # the timestamp of the next record as its base, and so would the first record.
+            is_other_base = first == NO_TIMESTAMP != timestamp
+            if is_other_base or builder.append(count, timestamp, key, value, listed) is None:
                 sequence = sequence + count & _LAST_SEQUENCE
                 yield _Batch(builder.build(), count, sequence)
-                builder, count = self._builder(tp, sequence), 0
+                builder, count, first = self._builder(tp, sequence), 0, timestamp
                 builder.append(count, timestamp, key, value, listed)
             count += 1
         yield _Batch(builder.build(), count, sequence + count & _LAST_SEQUENCE)

@@ -1,0 +1,85 @@
+"""Logs why a rebalance of the worker's group began: one INFO line for each.
+
+B1. A member learns of a rebalance by the answer to a heartbeat, which gives no reason. The group's members do: compared with
+    those of the last assignment, they show who joined or left.
+B2. A rebalance is normal, so a healthy worker logs no warning over it. aiokafka warns of each. So it gets a good answer
+    in place of that one, and `Rebalances` asks it to join again, as aiokafka would do itself.
+B3. A member that the coordinator has removed is not healthy. That answer is passed on, and the reason is a warning.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from aiokafka.client import ConnectionGroup
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.admin import DescribeGroupsRequest
+
+from worker.runtime.protocol import Code
+from worker.runtime.refusals import Api
+from worker.settings import PREFIX
+
+_log: Final = logging.getLogger(__name__)
+
+_REMOVED: Final = frozenset({Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID})
+
+
+class Rebalances:
+    """Sends requests for aiokafka's client by *send*, and logs why rebalances of *group* begin.
+
+    *rejoin* makes the client join the group again.
+    """
+
+    def __init__(self, send: Callable[..., Any], group: str, rejoin: Callable[[], object]) -> None:
+        self._send = send
+        self._group = group
+        self._rejoin = rejoin
+        self._members: Mapping[str, str] = {}
+        self._is_announced = False
+
+    async def send(self, node: int, request: Any, **group: Any) -> Any:
+        """Send a request, and return its answer (B2)."""
+        if request.API_KEY == Api.JOIN_GROUP:
+            self._announce("this worker joins again" if self._members else "this worker joins")
+        answer = await self._send(node, request, **group)
+        if request.API_KEY == Api.SYNC_GROUP and answer.error_code == Code.NONE:
+            self._members = await self._present(node)
+            self._is_announced = False
+        if request.API_KEY == Api.HEARTBEAT and answer.error_code == Code.REBALANCE_IN_PROGRESS:
+            if not self._is_announced:
+                self._announce(self._change(await self._present(node)))
+            self._rejoin()
+            answer.error_code = Code.NONE
+        if request.API_KEY == Api.HEARTBEAT and answer.error_code in _REMOVED:
+            reason = (
+                "the coordinator has removed this worker, which sent no heartbeat within "
+                f"{PREFIX}SESSION_TIMEOUT_SECONDS; see whether the machine was frozen or overloaded"
+            )
+            self._announce(reason, logging.WARNING)
+        return answer
+
+    def _announce(self, reason: str, level: int = logging.INFO) -> None:
+        """Log why a rebalance began, unless this one has its line already."""
+        if not self._is_announced:
+            _log.log(level, "A rebalance of group %s began: %s", self._group, reason)
+        self._is_announced = True
+
+    def _change(self, present: Mapping[str, str]) -> str:
+        """Return what changed among the members since the last assignment (B1)."""
+        if not (present and self._members):
+            return "the coordinator does not show which member joined or left"
+        joined = [name for member, name in present.items() if member not in self._members]
+        left = [name for member, name in self._members.items() if member not in present]
+        changes = [f"{', '.join(joined)} joined"] if joined else []
+        changes += [f"{', '.join(left)} left or sent no heartbeat within its session timeout"] if left else []
+        return "; ".join(changes) or "a member joined again"
+
+    async def _present(self, node: int) -> Mapping[str, str]:
+        """Return the members of the group by their ids, each with its client id and host; none if the coordinator fails."""
+        with suppress(KafkaError):
+            request = DescribeGroupsRequest([self._group])
+            answer = await self._send(node, request, group=ConnectionGroup.COORDINATION)
+            (row,) = answer.groups
+            return {member: f"{client} at {host.lstrip('/')}" for member, client, host, *_ in row[5]}
+        return {}
