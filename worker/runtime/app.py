@@ -61,11 +61,12 @@ class App(faust.App):
             agent_supervisor=CrashingSupervisor,
         )
         self._opened = ExitStack()
+        self._settings = settings
+        self._topology = topology
         sessions = Sessions(settings.rules(), topology)
         stages: tuple[Stage, ...] = sessions, Profiles(topology)
-        opener = self._openers(settings)
         tables: Mapping[Stage, Table] = {
-            stage: self._table(name, changelog, opener(name), topology.updates)
+            stage: self._table(name, changelog, self._openers(name), topology.updates)
             for stage, name, changelog in zip(
                 stages, ("sessions", "profiles"), (topology.sessions, topology.first_sessions), strict=True
             )
@@ -89,6 +90,8 @@ class App(faust.App):
         """Connect before anything else runs; who may not see the group would wait for ever to join it."""
         await self.parts.cluster.start()
         await self.parts.cluster.members(self.conf.id)
+        await self.cycle.check_topics()
+        self._open_folder()
         await super().on_start()
         if self.conf.web_enabled:
             self.log.info("Web pages at %s", self.conf.canonical_url)
@@ -127,23 +130,32 @@ class App(faust.App):
     def _topic(self, *names: str) -> Any:
         return self.topic(*names, schema=AsFetched())
 
-    def _openers(self, settings: Settings) -> Callable[[str], Callable[[int], Kept]]:
-        """Choose where tables are kept."""
-        if settings.store == "memory://":
-            return lambda _name: lambda _number: InMemory()
+    def _openers(self, name: str) -> Callable[[int], Kept]:
+        """Return what opens the partitions of the table *name*, where tables are kept."""
+        if self._settings.store == "memory://":
+            return lambda _number: InMemory()
+        return lambda number: self._folder.open(name, number)
+
+    def _open_folder(self) -> None:
+        """Take a folder for tables on disk, of this app and this cluster."""
+        identity, settings = self.cycle.identity, self._settings
+        if settings.store == "memory://" or identity is None:
+            return
         from worker.runtime.disk import Folder  # noqa: PLC0415 (what it needs is an extra)
 
+        topics = {name: identity.topics[name].id for name in self._topology.state().values()}
         try:
-            folder = Folder(settings.data_dir / settings.app_id)
+            self._folder = Folder(
+                settings.data_dir, {"app id": settings.app_id, "cluster": identity.cluster_id, **topics}
+            )
         except OSError as error:
             told = f"{error.filename or settings.data_dir} cannot be used: {error.strerror}; set a folder that can be written"
             raise WrongSetting(f"{PREFIX}DATA_DIR={settings.data_dir}: {told}") from error
-        self._opened.callback(folder.close)
-        return folder.opener
+        self._opened.callback(self._folder.close)
 
 
 def build_app(settings: Settings, topology: Topology) -> App:
-    """Put a worker together; nothing is opened yet but, for tables on disk, their folder."""
+    """Put a worker together; nothing is opened yet."""
     app = App(settings, topology)
     app.finalize()
     return app

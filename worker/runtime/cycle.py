@@ -26,7 +26,12 @@ C7. A batch that a topic refuses for its size is one that was folded under a lim
     the lanes are opened again, which reads the limit of the snapshots' topic, and what is too large for it is refused.
     Where that does not help, because it is another topic or not the outcome of a record, the worker ends.
 C8. A topic that is deleted, created again or given more partitions ends the worker. Otherwise a client would wait for
-    the topic, the worker would apply its state to another stream, or nobody would read the new partitions.
+    the topic, the worker would apply its state to another stream, or nobody would read the new partitions. So does
+    another cluster at the same addresses. The worker looks every few seconds, at each opening, and before it purges.
+C9. Nothing of another topic or cluster is committed. Records are fetched and written by a topic's name, which may be
+    another topic's since the last look. So the leaders of all partitions that a transaction touches are asked for the
+    topics' ids after everything is written, and before it commits. A leader that serves a new topic knows its id. If an
+    id differs, the worker aborts the transaction.
 """
 
 import asyncio
@@ -39,8 +44,9 @@ from aiokafka import TopicPartition
 from mode import Service
 
 from worker.pipeline.lane import Batch, Lane, Overlay
+from worker.pipeline.ledger import differing
 from worker.pipeline.topology import Topology
-from worker.runtime.cluster import Cluster, Identity, Membership, Refused
+from worker.runtime.cluster import Cluster, Identity, Membership, OutOfTime, Refused
 from worker.runtime.topics import changes
 from worker.runtime.transaction import Aborted, TooLarge, TransactionalProducer, Unknown
 
@@ -84,7 +90,7 @@ class Source(Protocol):
 
 
 class TopicsChanged(Exception):
-    """The topics of a running worker are not those that it started with."""
+    """The cluster or the topics are not those that the worker's state was built from."""
 
 
 class _Pending(NamedTuple):
@@ -149,7 +155,11 @@ class Cycle(Service):
         self._lost = lost
         self._topology = topology
         self._internal = frozenset((topology.rekeyed, topology.claims, topology.verdicts))
-        self._identity: Identity | None = None
+        self.identity: Identity | None = None
+        """The cluster and the topics as they were when the worker started."""
+        self.stream = b""
+        """The digests of those that the worker's state is built from (rule L7 of ledger.py)."""
+        self._state = [*topology.state().values()]
         self._rejections = None if limit is None else Rejections(limit)
         self._purged: dict[TopicPartition, int] = {}
         self.committed: dict[TopicPartition, tuple[int, str]] = {}
@@ -293,7 +303,7 @@ class Cycle(Service):
             for overlay in overlays
             for topic, commit in overlay.offsets().items()
         }
-        commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership))
+        commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership, self._check_identity))
         return _Pending(overlays, self._changelogs, offsets, commit)
 
     async def _settle(self, pending: "_Pending") -> bool:
@@ -304,6 +314,7 @@ class Cycle(Service):
             self.log.warning("A transaction was aborted and is tried again: %s", error)
             self._is_cut = True
             await asyncio.sleep(_PAUSE_SECONDS)
+            await self.check_topics()  # C9
             return False
         except Unknown as error:
             self._lose(f"the outcome of a transaction is unknown: {error}")
@@ -359,9 +370,19 @@ class Cycle(Service):
     async def _changes(self) -> set[str]:
         names = self._topology.named().values()
         now = await self._cluster.identity(names)
-        if self._identity is None and now.topics.keys() == set(names):
-            self._identity = now
-        return {*changes(self._topology, self._identity or now, now)}
+        if self.identity is None and now.topics.keys() == set(names):
+            self.identity, self.stream = now, now.stream(self._state)
+        return {*changes(self._topology, self.identity or now, now)}
+
+    async def _check_identity(self, touched: Collection[TopicPartition], deadline: float) -> None:
+        """Raise Aborted when a leader of the partitions knows another cluster or other topics (C9)."""
+        try:
+            answers = await self._cluster.identities(self._state, touched, deadline)
+        except OutOfTime as error:
+            raise Aborted(str(error)) from error
+        for answer in answers:
+            if answer.topics.keys() < {*self._state} or differing(answer.stream(self._state), self.stream):
+                raise Aborted("the cluster or a topic is not the one that the worker started with")
 
     @Service.task
     async def _watch(self) -> None:
@@ -379,6 +400,7 @@ class Cycle(Service):
             if topic in self._internal
         }
         due = {tp: offset for tp, offset in offsets.items() if offset > self._purged.get(tp, 0)}
+        await self.check_topics()
         try:
             await self._cluster.purge(due)
             self._purged = offsets
