@@ -4,7 +4,8 @@ import errno
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import faust
@@ -25,6 +26,9 @@ from worker.runtime.opening import Opening, Parts, Tables
 from worker.runtime.tables import InMemory, Kept, Table
 from worker.runtime.transaction import TransactionalProducer
 from worker.settings import PREFIX, Settings, WrongSetting
+
+if TYPE_CHECKING:
+    from worker.runtime.disk import Folder
 
 _HEARTBEATS = 4  # in a session timeout
 
@@ -66,7 +70,7 @@ class App(faust.App):
         sessions = Sessions(settings.rules(), topology)
         stages: tuple[Stage, ...] = sessions, Profiles(topology)
         tables: Mapping[Stage, Table] = {
-            stage: self._table(name, changelog, self._openers(name), topology.updates)
+            stage: self._table(name, changelog, self._opener(name), topology.updates)
             for stage, name, changelog in zip(
                 stages, ("sessions", "profiles"), (topology.sessions, topology.first_sessions), strict=True
             )
@@ -90,8 +94,6 @@ class App(faust.App):
         """Connect before anything else runs; who may not see the group would wait for ever to join it."""
         await self.parts.cluster.start()
         await self.parts.cluster.members(self.conf.id)
-        await self.cycle.check_topics()
-        self._open_folder()
         await super().on_start()
         if self.conf.web_enabled:
             self.log.info("Web pages at %s", self.conf.canonical_url)
@@ -130,28 +132,29 @@ class App(faust.App):
     def _topic(self, *names: str) -> Any:
         return self.topic(*names, schema=AsFetched())
 
-    def _openers(self, name: str) -> Callable[[int], Kept]:
+    def _opener(self, name: str) -> Callable[[int], Kept]:
         """Return what opens the partitions of the table *name*, where tables are kept."""
         if self._settings.store == "memory://":
             return lambda _number: InMemory()
         return lambda number: self._folder.open(name, number)
 
-    def _open_folder(self) -> None:
-        """Take a folder for tables on disk, of this app and this cluster."""
-        identity, settings = self.cycle.identity, self._settings
-        if settings.store == "memory://" or identity is None:
-            return
+    @cached_property
+    def _folder(self) -> "Folder":
+        """The folder of tables on disk, for this app and the cluster and topics that the opening has found."""
         from worker.runtime.disk import Folder  # noqa: PLC0415 (what it needs is an extra)
 
+        identity, settings = self.cycle.identity, self._settings
+        if identity is None:
+            raise RuntimeError("tables on disk are opened only after the topics were checked")
         topics = {name: identity.topics[name].id for name in self._topology.state().values()}
+        stream = {"app id": settings.app_id, "cluster": identity.cluster_id, **topics}
         try:
-            self._folder = Folder(
-                settings.data_dir, {"app id": settings.app_id, "cluster": identity.cluster_id, **topics}
-            )
+            folder = Folder(settings.data_dir, stream)
         except OSError as error:
             told = f"{error.filename or settings.data_dir} cannot be used: {error.strerror}; set a folder that can be written"
             raise WrongSetting(f"{PREFIX}DATA_DIR={settings.data_dir}: {told}") from error
-        self._opened.callback(self._folder.close)
+        self._opened.callback(folder.close)
+        return folder
 
 
 def build_app(settings: Settings, topology: Topology) -> App:
