@@ -5,7 +5,7 @@ All cases run side by side, once. What was published is judged by what a reader 
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ async def outcome_of_topic(settings: Settings, field: str, when: str) -> Outcome
         return Outcome(settings, await crashed(app), before, await published(settings))
 
 
-async def outcomes_of(cases: dict[Any, Callable[[], Any]]) -> dict[Any, Outcome | BaseException]:
+async def outcomes_of(cases: Mapping[Any, Callable[[], Any]]) -> dict[Any, Outcome | BaseException]:
     """Run all cases, some at a time."""
     turn = asyncio.Semaphore(AT_ONCE)
 

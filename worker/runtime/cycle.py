@@ -31,7 +31,7 @@ C8. A topic that is deleted, created again or given more partitions ends the wor
 C9. Nothing of another topic or cluster is committed. Records are fetched and written by a topic's name, which may be
     another topic's since the last look. So the leaders of all partitions that a transaction touches are asked for the
     topics' ids after everything is written, and before it commits. A leader that serves a new topic knows its id. If an
-    id differs, the worker aborts the transaction.
+    id differs, the worker aborts the transaction and opens its lanes again, which looks at the ids once more.
 """
 
 import asyncio
@@ -91,6 +91,10 @@ class Source(Protocol):
 
 class TopicsChanged(Exception):
     """The cluster or the topics are not those that the worker's state was built from."""
+
+
+class _Replaced(Aborted):
+    """The transaction did not happen: it would have mixed two lives."""
 
 
 class _Pending(NamedTuple):
@@ -310,11 +314,13 @@ class Cycle(Service):
         """Wait for the answer, and adopt the overlays if it is a good one."""
         try:
             ends = await pending.commit
+        except _Replaced as error:
+            self._lose(str(error))
+            return False
         except Aborted as error:
             self.log.warning("A transaction was aborted and is tried again: %s", error)
             self._is_cut = True
             await asyncio.sleep(_PAUSE_SECONDS)
-            await self.check_topics()  # C9
             return False
         except Unknown as error:
             self._lose(f"the outcome of a transaction is unknown: {error}")
@@ -375,14 +381,14 @@ class Cycle(Service):
         return {*changes(self._topology, self.identity or now, now)}
 
     async def _check_identity(self, touched: Collection[TopicPartition], deadline: float) -> None:
-        """Raise Aborted when a leader of the partitions knows another cluster or other topics (C9)."""
+        """Raise _Replaced when a leader of the partitions knows another cluster or other topics (C9)."""
         try:
             answers = await self._cluster.identities(self._state, touched, deadline)
         except OutOfTime as error:
             raise Aborted(str(error)) from error
         for answer in answers:
             if answer.topics.keys() < {*self._state} or differing(answer.stream(self._state), self.stream):
-                raise Aborted("the cluster or a topic is not the one that the worker started with")
+                raise _Replaced("the cluster or a topic is not the one that the worker started with")
 
     @Service.task
     async def _watch(self) -> None:
