@@ -15,9 +15,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import OffsetAndMetadata
 
-from tests.kafka.inside import crashed, opened, running, send, settings_for, source, update
+from tests.kafka.inside import crashed, opened, running, send, settings_for, source, until, update
 from tests.kafka.ports import free_port
-from tests.kafka.topics import Record, administration, read
+from tests.kafka.topics import Record, administration, high_watermarks, read
 from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
 from worker.runtime.cycle import TopicsChanged
@@ -61,12 +61,17 @@ def updates_of(life: str) -> list[Record]:
     return [*twice, Record(None, stray, partition=wrong)]
 
 
+async def until_published(settings: Settings, count: int) -> None:
+    """Wait until the sessions topic holds so many snapshots."""
+    async with asyncio.timeout(40):
+        while len(await published(settings)) < count:  # noqa: ASYNC110 (the broker gives no event)
+            await asyncio.sleep(0.2)
+
+
 async def complete(settings: Settings, life: str) -> None:
     """Wait until a worker has published all that comes of the update records of a life."""
-    async with asyncio.timeout(40):
-        while len(found := await published(settings)) < 2 * len(KEYS) + 1:  # noqa: ASYNC110 (the broker gives no event)
-            await asyncio.sleep(0.2)
-    assert lives(found, life) == {*KEYS, STRAY}
+    await until_published(settings, 2 * len(KEYS) + 1)
+    assert lives(await published(settings), life) == {*KEYS, STRAY}
 
 
 async def replace(settings: Settings, field: str) -> None:
@@ -133,6 +138,57 @@ def test_replaced_topic_ends_the_worker_before_it_publishes(topics_replaced, fie
     assert "deleted and created again" in told
     assert "set SESSION_WORKER_APP_ID and the SESSION_WORKER_…_TOPIC" in told
     assert found.after == found.before
+
+
+async def delete_all(settings: Settings) -> None:
+    """Delete all topics and create them again; the group's offsets go with them."""
+    async with administration(settings.brokers) as admin:
+        await admin.delete_topics([*settings.topology(2).named().values()])
+    await prepare(settings)
+
+
+async def both_copied(settings: Settings, *apps: Any) -> None:
+    """Wait until each of two workers has lanes of its own, and all partitions of the sessions table up to their ends."""
+    await until(lambda: all(len(app.cycle.lanes) == 2 for app in apps))
+    ends = await high_watermarks(settings.brokers, settings.sessions_topic)
+
+    def has_all(parts: Any) -> bool:
+        return all(tp.partition in parts and (parts[tp.partition].end or 0) >= end - 1 for tp, end in ends.items())
+
+    await until(lambda: all(has_all(app.tables["sessions"].data._kept) for app in apps))
+
+
+def test_folder_of_deleted_topics_is_built_anew_also_a_standbys(kafka, tmp_path, monkeypatch, caplog):
+    """A worker folds new records in topics of the same names meanwhile; the first one starts on its old folder."""
+    monkeypatch.chdir(tmp_path)
+
+    async def scenario():
+        its = settings_for(kafka, partitions=2, store="rocksdb://", data_dir=tmp_path / "old", standby_replicas=1)
+        async with running(its) as first, running(its) as second:
+            await until(lambda: len(first.cycle.lanes) == len(second.cycle.lanes) == 2)
+            await send(its, *updates_of("old"))
+            await complete(its, "old")
+            await both_copied(its, first, second)
+        await delete_all(its)
+        async with running(its.model_copy(update={"data_dir": tmp_path / "new"})) as other:
+            await opened(other, 4)
+            await send(its, *updates_of("new"))
+            await complete(its, "new")
+        async with running(its) as first:
+            async with running(its) as second:
+                await both_copied(its, first, second)
+            await opened(first, 4)  # its standby's copies are active now
+            await send(its, *updates_of("new"))
+            await until_published(its, 4 * len(KEYS) + 2)
+        return its, await published(its)
+
+    its, found = asyncio.run(scenario())
+    assert all(session["attributes"] == {"new": 1} for _key, session in found)
+    last = {(key or b"").decode(): session["updateCount"] for key, session in found}
+    assert last == dict.fromkeys(KEYS, 4) | {STRAY: 2}
+    anew = [line for line in caplog.messages if "is built anew: it was built from another" in line]
+    assert len(anew) == 8  # two tables of two partitions, of two workers
+    assert all(f"{its.sessions_topic} (then " in line for line in anew)
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster

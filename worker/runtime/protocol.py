@@ -187,7 +187,7 @@ class Uuid(AbstractType[str]):
 
 
 class PartitionCount(AbstractType[int]):
-    """The number of a topic's partitions, without what else is answered of each: 0.7 µs a partition instead of 9."""
+    """The number of a topic's partitions, without what else is answered of each: 0.9 µs a partition instead of 4.3."""
 
     @classmethod
     def encode(cls, value: int) -> bytes:
