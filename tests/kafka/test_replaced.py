@@ -215,35 +215,38 @@ async def move_offsets(settings: Settings, there: Settings) -> None:
         await other.commit({tp: OffsetAndMetadata(*commit) for tp, commit in committed.items()})
 
 
+async def first_life(given: Settings) -> None:
+    async with running(given) as app:
+        await opened(app, 4)
+        await send(given, *updates_of("old"))
+        await complete(given, "old")
+
+
+async def stopped(given: Settings, other: str) -> Outcome:
+    """Lead a worker that has ended to another cluster."""
+    await first_life(given)
+    there = await filled(given, other, "new")
+    async with running(there) as app:
+        await complete(there, "new")
+        return Outcome(there, app.crash_reason, [], await published(there))
+
+
+async def mirrored(given: Settings, other: str) -> Outcome:
+    """The same, and the other cluster has the group's offsets."""
+    await first_life(given)
+    there = await filled(given, other, "new")
+    await move_offsets(given, there)
+    async with running(there) as app:
+        return Outcome(there, await crashed(app), [], await published(there))
+
+
 @pytest.fixture(scope="module")
 def clusters_replaced(kafka, tmp_path_factory):
     """Lead workers to another cluster while they are stopped, and while they run; return what became of them."""
     folder = tmp_path_factory.mktemp("clusters")
 
     def settings(brokers, store):
-        return settings_for(brokers, partitions=2, store=store, data_dir=folder / "tables", session_timeout_seconds=20)
-
-    async def first_life(given):
-        async with running(given) as app:
-            await opened(app, 4)
-            await send(given, *updates_of("old"))
-            await complete(given, "old")
-
-    async def stopped(store, other):
-        given = settings(kafka, store)
-        await first_life(given)
-        there = await filled(given, other, "new")
-        async with running(there) as app:
-            await complete(there, "new")
-            return Outcome(there, app.crash_reason, [], await published(there))
-
-    async def mirrored(store, other):
-        given = settings(kafka, store)
-        await first_life(given)
-        there = await filled(given, other, "new")
-        await move_offsets(given, there)
-        async with running(there) as app:
-            return Outcome(there, await crashed(app), [], await published(there))
+        return settings_for(brokers, partitions=2, store=store, data_dir=folder / "tables")
 
     async def swapped(first, second, port):
         """Run workers on a cluster, and another cluster at its address then; the other has the same topics."""
@@ -262,14 +265,23 @@ def clusters_replaced(kafka, tmp_path_factory):
                 await asyncio.to_thread(up.close)
                 await asyncio.to_thread(up.enter_context, second)
                 reasons = [await crashed(app, 60) for app in (one, two)]
-            return {
+            found = {
                 ("running", store): Outcome(its, reason, [], await published(its))
                 for reason, (store, its) in zip(reasons, given.items(), strict=True)
             }
+            await asyncio.to_thread(up.close)
+            await asyncio.to_thread(up.enter_context, LocalKafka(first.folder, port=port))
+            for store, its in given.items():
+                async with running(its) as app:
+                    before = await published(its)
+                    await send(its, *updates_of("back"))
+                    await until_published(its, 2 * len(before))
+                    found["back", store] = Outcome(its, app.crash_reason, before, await published(its))
+            return found
 
     async def scenario(other):
         cases = {
-            (name, store): partial(kind, store, other)
+            (name, store): partial(kind, settings(kafka, store), other)
             for name, kind in (("stopped", stopped), ("mirrored", mirrored))
             for store in STORES
         }
@@ -278,7 +290,7 @@ def clusters_replaced(kafka, tmp_path_factory):
         try:
             found |= await swapped(LocalKafka(folder / "first", port=port), LocalKafka(folder / "second"), port)
         except Exception as error:  # noqa: BLE001 (each case shows its own)
-            found |= {("running", store): error for store in STORES}
+            found |= {(how, store): error for how in ("running", "back") for store in STORES}
         return found
 
     with pytest.MonkeyPatch.context() as patch, LocalKafka(folder / "other") as other:
@@ -307,3 +319,12 @@ def test_offsets_or_state_of_another_cluster_end_the_worker(clusters_replaced, h
     assert "cluster" in str(found.reason)
     assert "set SESSION_WORKER_BROKERS" in str(found.reason)
     assert found.after == []
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_worker_goes_on_when_its_own_cluster_is_back(clusters_replaced, store):
+    found = outcome(clusters_replaced["back", store])
+    assert found.reason is None
+    last = {(key or b"").decode(): session for key, session in found.after}
+    assert {last[key]["updateCount"] for key in KEYS} == {4}
+    assert {tuple(session["attributes"]) for session in last.values()} == {("old", "back")}

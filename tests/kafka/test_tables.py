@@ -200,6 +200,21 @@ def test_table_on_disk_of_another_stream_is_built_anew(tmp_path, found, told, ca
     table.close()
 
 
+def test_table_on_disk_of_a_disowned_folder_is_built_anew(tmp_path):
+    """It may hold records of another cluster, at whose address the worker's own is again by now (T5)."""
+    folder = Folder(tmp_path, STREAM)
+    table = folder.open("sessions", 0)
+    table.apply({b"s-1": b"1"}, 5)
+    folder.disown()
+    table.close()
+    folder.close()
+    folder = Folder(tmp_path, STREAM)
+    again = folder.open("sessions", 0)
+    assert (again.end, again.get(b"s-1")) == (None, None)
+    again.close()
+    folder.close()
+
+
 def test_table_on_disk_without_a_record_is_built_anew(tmp_path):
     """As earlier versions wrote it (T5)."""
     table = OnDisk(tmp_path, Cache(1 << 20))

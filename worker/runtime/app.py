@@ -20,7 +20,7 @@ from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
 from worker.runtime.cluster import Cluster
-from worker.runtime.cycle import Cycle
+from worker.runtime.cycle import Cycle, TopicsChanged
 from worker.runtime.driver import AsFetched
 from worker.runtime.opening import Opening, Parts, Tables
 from worker.runtime.tables import InMemory, Kept, Table
@@ -102,6 +102,8 @@ class App(faust.App):
     async def on_stop(self) -> None:
         """End the cycle in flight, then leave the group."""
         await self.cycle.close()
+        if isinstance(self.crash_reason, TopicsChanged) and "_folder" in vars(self):
+            self._folder.disown()
         await super().on_stop()
 
     async def on_shutdown(self) -> None:

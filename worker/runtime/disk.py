@@ -37,7 +37,7 @@ class Folder:
 
     def __init__(self, root: Path, stream: Mapping[str, str]) -> None:
         self._cache = Cache(_CACHE_BYTES)
-        self._stream = stream
+        self._stream = dict(stream)
         owner = blake2b(json.dumps([stream["app id"], stream["cluster"]]).encode(), digest_size=_OWNER_BYTES)
         root = root / f"{stream['app id']}-{owner.hexdigest()}"
         for number in range(_MAX_WORKERS):
@@ -52,6 +52,10 @@ class Folder:
     def open(self, name: str, number: int) -> "OnDisk":
         """Open a partition of the table *name*; all of a worker share a cache of what was read."""
         return OnDisk(self.path / f"{name}-{number}", self._cache, self._stream)
+
+    def disown(self) -> None:
+        """Leave no record of what the partitions were built from, so that the next start builds them anew (T5)."""
+        self._stream.clear()
 
     def close(self) -> None:
         """Leave the folder to the next worker."""
@@ -101,7 +105,7 @@ class OnDisk:
     def __init__(self, folder: Path, cache: Cache, stream: Mapping[str, str] = MappingProxyType({})) -> None:
         self._folder = folder
         self._cache = cache
-        self._stream = dict(stream)
+        self._stream = stream
         self.end: int | None = None
         self._written = 0.0
         self._high = float("inf")
@@ -146,7 +150,7 @@ class OnDisk:
         if end is not None:
             if end >= self._high:
                 self._written = time.time()
-            batch.put(_END, b"%d %d %s" % (end, self._written, json.dumps(self._stream).encode()))
+            batch.put(_END, b"%d %d %s" % (end, self._written, json.dumps(dict(self._stream)).encode()))
         self._db.write(batch, self._unlogged)
         self._recent.learn(changes)
         self.end = self.end if end is None else end
