@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -42,7 +42,9 @@ from worker.local.summary import summary as tables
 from worker.pipeline.lines import BadLine, read, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
+from worker.pipeline.topology import Topology
 from worker.runtime.access import NotLetIn, Unreachable, check_brokers, watched
+from worker.runtime.cluster import Cluster
 from worker.runtime.unreadable import unreadable
 from worker.settings import PREFIX, Settings, WrongSetting, example_file, in_force, load
 from worker.signals import Ending, ending_signals
@@ -285,14 +287,15 @@ def accept(ending: Ending, *, yes: bool) -> None:
     All workers must be stopped. To choose another offset use Kafka's kafka-consumer-groups.sh --reset-offsets before.
     """
     settings = _kafka_settings(ending)
-    connection, group = settings.connection(), settings.app_id
+    connection, group, topology = settings.connection(), settings.app_id, settings.topology(None)
     with _kafkas_errors():
-        findings = _run_watched(ending, settings, partial(committed.review, connection, group, settings.topology(None)))
+        stream = _run_watched(ending, settings, partial(_stream, connection, topology))
+        findings = _run_watched(ending, settings, partial(committed.review, connection, group, topology, stream))
         for line in committed.summary(group, findings):
             click.echo(line)
         due = [finding for finding in findings if finding.accepted is not None]
         if yes and due:
-            _run_watched(ending, settings, partial(committed.accept, connection, group, due))
+            _run_watched(ending, settings, partial(committed.accept, connection, group, due, stream))
             click.echo(f"{len(due)} offsets are accepted.")
     wrong = sum(finding.is_wrong for finding in findings)
     if wrong:
@@ -313,6 +316,13 @@ def kafka(brokers: str, port: int, data: Path | None) -> None:
         serve(int(brokers), port, data, click.echo)
     except KafkaFailed as error:
         raise click.ClickException(str(error)) from error
+
+
+async def _stream(connection: Mapping[str, Any], topology: Topology) -> bytes:
+    """Read which cluster and topics a worker's state is built from now (rule L7 of pipeline/ledger.py)."""
+    async with Cluster(connection) as cluster:
+        names = topology.state().values()
+        return (await cluster.identity(names)).stream(names)
 
 
 def _shown_error(error: click.ClickException) -> int:

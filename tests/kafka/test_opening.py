@@ -25,6 +25,7 @@ from tests.kafka.inside import (
 )
 from tests.kafka.topics import Record, administration, create, produce, read
 from tests.kafka.topics import send as send_by
+from tests.kafka.workers import is_done
 from worker.pipeline.lane import LostRecords
 from worker.pipeline.ledger import Ledger
 from worker.runtime.cluster import Cluster
@@ -174,12 +175,12 @@ def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
         async with running(it) as app, Cluster(it.connection()) as cluster:
             await opened(app)
             await send(it, update("s-1"))
-            await until(lambda: app.cycle.committed[source(it)] == Ledger(1).commit())
-            await cluster.commit(app.consumer.membership, {source(it): Ledger(0).commit()})
+            await until(lambda: is_done(app.cycle.committed[source(it)], 1))
+            await cluster.commit(app.consumer.membership, {source(it): Ledger(0, stream=app.cycle.stream).commit()})
             app.cycle._lose("so that the offsets are read")
             await until(lambda: f"{it.app_id}: 1 was committed before, 0 is told: OFFSET_NOT_AVAILABLE" in caplog.text)
             assert not app.cycle.lanes
-            await cluster.commit(app.consumer.membership, {source(it): Ledger(1).commit()})
+            await cluster.commit(app.consumer.membership, {source(it): Ledger(1, stream=app.cycle.stream).commit()})
             await send(it, update("s-1"))
             await count_of(it, "s-1", 2)
             assert len(await read(it.brokers, it.sessions_topic)) == 2
@@ -195,7 +196,7 @@ def test_offset_set_back_by_another_client_while_the_worker_runs_ends_it(setting
         async with running(it) as app, Cluster(it.connection()) as cluster:
             await opened(app)
             await send(it, update("s-1"))
-            await until(lambda: app.cycle.committed[source(it)] == Ledger(1).commit())
+            await until(lambda: is_done(app.cycle.committed[source(it)], 1))
             await cluster.commit(app.consumer.membership, {source(it): (0, "")})
             app.cycle._lose("so that the offsets are read")
             reason = await crashed(app)

@@ -142,19 +142,87 @@ def test_a_table_on_disk_is_not_younger_for_having_been_opened(tmp_path):
 
 def age(folder):
     table = OnDisk(folder, Cache(1 << 20))
-    _end, written = (table.get(b"") or b"").split()
+    _end, written, _stream = (table.get(b"") or b"").split(b" ", 2)
     table._db.close()
     return time.time() - int(written)
 
 
+STREAM = {"app id": "shop", "cluster": "k1", "customer-sessions": "id-1"}
+
+
 def test_workers_on_one_machine_take_folders_of_their_own(tmp_path):
-    first, second = Folder(tmp_path), Folder(tmp_path)
+    first, second = Folder(tmp_path, STREAM), Folder(tmp_path, STREAM)
     assert first.path != second.path
     first.close()
-    third = Folder(tmp_path)
+    third = Folder(tmp_path, STREAM)
     assert third.path == first.path
     second.close()
     third.close()
+
+
+@pytest.mark.parametrize("changes", [{"app id": "Shop"}, {"app id": "till"}, {"cluster": "k2"}, {"cluster": "K1"}])
+def test_apps_and_clusters_have_folders_of_their_own(tmp_path, changes):
+    """Also where names that differ only in case are one file."""
+    first, other = Folder(tmp_path, STREAM), Folder(tmp_path, STREAM | changes)
+    first.close()
+    other.close()
+    assert str(first.path.parent).casefold() != str(other.path.parent).casefold()
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (STREAM | {"app id": "till"}, "it was built from another app id (then till, now shop)"),
+        (STREAM | {"cluster": "k2"}, "it was built from another cluster (then k2, now k1)"),
+        (
+            STREAM | {"customer-sessions": "id-0"},
+            "it was built from another customer-sessions (then id-0, now id-1)",
+        ),
+        (
+            {**STREAM, "old-sessions": "id-0"},
+            "it was built from another old-sessions (then id-0, now None)",
+        ),
+        ({}, "it has no record of the cluster and the topics that it was built from"),
+    ],
+)
+def test_table_on_disk_of_another_stream_is_built_anew(tmp_path, found, told, caplog):
+    """Its entries are another life's (T5)."""
+    table = OnDisk(tmp_path, Cache(1 << 20), found)
+    table.apply({b"s-1": b"1"}, 5)
+    table.close()
+    again = OnDisk(tmp_path, Cache(1 << 20), STREAM)
+    assert (again.end, again.get(b"s-1")) == (None, None)
+    assert caplog.messages == [f"{tmp_path} is built anew: {told}"]
+    again.apply({b"s-2": b"2"}, 1)
+    again.close()
+    table = OnDisk(tmp_path, Cache(1 << 20), STREAM)
+    assert (table.end, table.get(b"s-2"), len(caplog.messages)) == (1, b"2", 1)
+    table.close()
+
+
+def test_table_on_disk_of_a_disowned_folder_is_built_anew(tmp_path):
+    """It may hold records of another cluster, at whose address the worker's own is again by now (T5)."""
+    folder = Folder(tmp_path, STREAM)
+    table = folder.open("sessions", 0)
+    table.apply({b"s-1": b"1"}, 5)
+    folder.disown()
+    table.close()
+    folder.close()
+    folder = Folder(tmp_path, STREAM)
+    again = folder.open("sessions", 0)
+    assert (again.end, again.get(b"s-1")) == (None, None)
+    again.close()
+    folder.close()
+
+
+def test_table_on_disk_without_a_record_is_built_anew(tmp_path):
+    """As earlier versions wrote it (T5)."""
+    table = OnDisk(tmp_path, Cache(1 << 20))
+    table.apply({b"s-1": b"1", b"": b"5 %d" % time.time()})
+    table.close()
+    again = OnDisk(tmp_path, Cache(1 << 20), STREAM)
+    assert (again.end, again.get(b"s-1")) == (None, None)
+    again.close()
 
 
 @pytest.mark.parametrize(("low", "high", "start"), [(0, 9, 5), (6, 9, 6), (0, 4, 0), (5, 5, 5)])

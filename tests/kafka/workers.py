@@ -212,8 +212,15 @@ class Crew:
                     left = {
                         tp: (committed[tp], end)
                         for tp, end in ends.items()
-                        if committed[tp] != Ledger(end).commit() and (committed[tp].offset, end) != (-1, 0)
+                        if not is_done(committed[tp], end) and (committed[tp].offset, end) != (-1, 0)
                     }
+
+
+def is_done(committed: tuple[int, str], end: int) -> bool:
+    """Return True if a worker committed that everything up to *end* is done, and nothing behind it."""
+    with suppress(ValueError):
+        return committed == Ledger(end, stream=Ledger.restore(*committed).stream).commit()
+    return False
 
 
 def simulated(count: int, seed: int) -> list[Line]:

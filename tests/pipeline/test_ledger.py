@@ -1,10 +1,12 @@
-"""The ledger: its encoding, its limit, and the invariants L1 to L4 of its theory of operation."""
+"""The ledger: its encoding, its limit, and the rules L1 to L7 of its theory of operation."""
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from worker.pipeline.ledger import MAX_METADATA_BYTES, Ledger
+from worker.pipeline.ledger import MAX_METADATA_BYTES, Ledger, differing, digests
+
+STREAM = digests(["cluster", *(f"topic-{number}/id" for number in range(6))])
 
 
 @st.composite
@@ -16,13 +18,14 @@ def ledgers(draw):
     for gap, is_head in zip(gaps, heads, strict=True):
         offset += gap
         not_done[offset] = is_head
-    return Ledger(offset + draw(st.integers(1, 2**40)), not_done, draw(st.integers(0, 2**42)))
+    stream = draw(st.sampled_from([b"", STREAM]))
+    return Ledger(offset + draw(st.integers(1, 2**40)), not_done, draw(st.integers(0, 2**42)), stream)
 
 
 @given(ledgers())
 def test_the_encoding_gives_the_ledger_back(ledger):
     restored = Ledger.restore(*ledger.commit())
-    assert (restored.next, restored.not_done) == (ledger.next, ledger.not_done)
+    assert (restored.next, restored.not_done, restored.stream) == (ledger.next, ledger.not_done, ledger.stream)
     assert max(restored.redo, restored.next) == max(ledger.redo, ledger.next)
     assert list(restored.not_done) == sorted(ledger.not_done)
 
@@ -62,7 +65,7 @@ def test_a_full_ledger_fits_the_commits_metadata_however_far_next_runs(gap, star
 
 
 def test_thousands_of_records_fit():
-    ledger = Ledger()
+    ledger = Ledger(stream=STREAM)
     fill(ledger, 1)
     assert len(ledger.not_done) > 3_000
 
@@ -105,7 +108,23 @@ def test_a_copy_changes_alone():
     assert (ledger.next, ledger.not_done) == (5, {5: True})
 
 
-NOT_A_WORKERS = ["", "not base64!", "CQAB", "!", "é", "====", "Ag==", "AgAA", "AQAAAA==", "AoCA", "AgAAAIA="]
+NOT_A_WORKERS = [
+    "",
+    "not base64!",
+    "CQAB",
+    "!",
+    "é",
+    "====",
+    "Ag==",
+    "AgAA",
+    "AQAAAA==",
+    "AoCA",
+    "AgAAAIA=",
+    "Aw==",
+    "AwA=",
+    "AwAAAAA=",
+    "AxwA",
+]
 """Metadata of other clients, of another version, and cut short."""
 
 
@@ -137,3 +156,25 @@ def test_accepted_redo_is_committed_until_next_reaches_it():
     assert Ledger.restore(*ledger.commit()).redo == 5
     ledger.next = 6
     assert ledger.commit() == Ledger(6).commit()
+
+
+def test_mark_names_what_the_state_was_built_from():
+    """So that a replaced topic is seen after a restart (L7)."""
+    ledger = Ledger(7, stream=STREAM).copy()
+    assert Ledger.restore(*ledger.commit()).stream == STREAM
+    assert len(ledger.commit()[1]) <= 64
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "places"),
+    [
+        (["k", "a/1", "b/2"], ["k", "a/1", "b/2"], []),
+        (["k", "a/1", "b/2"], ["k", "a/1", "b/3"], [2]),
+        (["k", "a/1", "b/2"], ["l", "a/2", "b/2"], [0, 1]),
+        (["k", "", "b/2"], ["k", "a/1", ""], []),
+        ([], ["k", "a/1"], []),
+    ],
+    ids=["the same", "a topic", "a cluster and a topic", "unknown ids", "a mark without digests"],
+)
+def test_digests_show_which_identity_differs(then, now, places):
+    assert differing(digests(then), digests(now)) == differing(digests(now), digests(then)) == places

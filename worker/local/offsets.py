@@ -10,6 +10,8 @@ A2. An offset that a worker committed carries a mark (rule L5 of worker/pipeline
 A3. Where no offset is committed, the one behind the last origin is offered, or the log start offset without an origin.
     Claims and verdicts are read from their log start offset: to answer them again changes nothing.
 A4. The commit is one from outside of the group: the coordinator refuses it while the group has members.
+A5. A mark of another cluster or of other topics (rule L7) is not accepted: what those held is not in these. Only a new
+    input, of which no output comes yet, is: the marks are written again for it.
 """
 
 from collections import defaultdict
@@ -23,7 +25,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from worker.local.console import Connection, Fetched, administration, high_watermarks, partitions_of, reader
 from worker.pipeline import wire
-from worker.pipeline.ledger import Ledger
+from worker.pipeline.ledger import Ledger, differing
 from worker.pipeline.topology import Topology
 from worker.pipeline.wire import ConsumerRecord
 
@@ -38,14 +40,14 @@ class NotAccepted(Exception):
 
 
 class Finding(NamedTuple):
-    """What the committed offset of a source partition means; *accepted* is what would be committed, if anything
-    is; with it, records below *redo* are folded again. One that *is wrong* cannot be accepted.
+    """What the committed offset of a source partition means; *accepted* is what would be committed, if anything is.
+
+    One that *is wrong* cannot be accepted.
     """
 
     tp: TopicPartition
     text: str
-    accepted: int | None = None
-    redo: int = 0
+    accepted: Ledger | None = None
     is_wrong: bool = False
 
 
@@ -56,12 +58,16 @@ class _Source(NamedTuple):
     committed: OffsetAndMetadata
     low: int
     high: int
+    stream: bytes
 
 
-async def review(connection: Connection, group: str, topology: Topology) -> list[Finding]:
-    """Judge the committed offsets of each partition that workers read. Raises NotAccepted, NoSuchTopic."""
+async def review(connection: Connection, group: str, topology: Topology, stream: bytes) -> list[Finding]:
+    """Judge the committed offsets of each partition that workers read. Raises NotAccepted, NoSuchTopic.
+
+    *stream* is what workers build their state from (rule L7).
+    """
     await _check_members(connection, group)
-    sources = [source async for source in _sources(connection, group, topology)]
+    sources = [source async for source in _sources(connection, group, topology, stream)]
     strays = {
         (record.partition, record.offset): _origin(topology, record)
         async for record in _read(connection, [topology.rekeyed])
@@ -86,6 +92,7 @@ async def review(connection: Connection, group: str, topology: Topology) -> list
             done.add(origin)
     for origin in strays.values():
         see(origin)
+    _check_stream(group, topology, sources, is_new=not last)
     return [
         _of_input(source, last.get(source.tp.partition), again[source.tp.partition])
         if source.tp.topic == topology.updates
@@ -98,13 +105,12 @@ async def review(connection: Connection, group: str, topology: Topology) -> list
     ]
 
 
-async def accept(connection: Connection, group: str, findings: Iterable[Finding]) -> None:
+async def accept(connection: Connection, group: str, findings: Iterable[Finding], stream: bytes) -> None:
     """Commit what the findings accept, each with the mark of a worker (A2). Raises NotAccepted."""
-    marked = {
-        finding.tp: OffsetAndMetadata(*Ledger(finding.accepted, redo=finding.redo).commit())
-        for finding in findings
-        if finding.accepted is not None
-    }
+    accepted = {finding.tp: finding.accepted for finding in findings if finding.accepted is not None}
+    for ledger in accepted.values():
+        ledger.stream = stream
+    marked = {tp: OffsetAndMetadata(*ledger.commit()) for tp, ledger in accepted.items()}
     async with AIOKafkaConsumer(**connection, group_id=group, enable_auto_commit=False) as consumer:
         consumer.assign(list(marked))
         try:
@@ -128,7 +134,7 @@ async def _check_members(connection: Connection, group: str) -> None:
         raise NotAccepted(_has_members(group))
 
 
-async def _sources(connection: Connection, group: str, topology: Topology) -> AsyncIterator[_Source]:
+async def _sources(connection: Connection, group: str, topology: Topology, stream: bytes) -> AsyncIterator[_Source]:
     topics = topology.updates, topology.rekeyed, topology.claims, topology.verdicts
     partitions = [tp for topic in topics for tp in await partitions_of(connection, topic)]
     async with administration(connection) as admin:
@@ -138,7 +144,28 @@ async def _sources(connection: Connection, group: str, topology: Topology) -> As
     async with reader(connection, is_committed=False) as consumer:
         lows, highs = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
     for tp in partitions:
-        yield _Source(tp, committed[tp], lows[tp], highs[tp])
+        yield _Source(tp, committed[tp], lows[tp], highs[tp], stream)
+
+
+def _differing(source: _Source) -> list[int]:
+    """Return in what the mark of an offset is of other topics, or of another cluster, than workers run on (A5)."""
+    with suppress(ValueError):
+        return differing(Ledger.restore(*source.committed).stream, source.stream)
+    return []
+
+
+def _check_stream(group: str, topology: Topology, sources: Iterable[_Source], *, is_new: bool) -> None:
+    """Raise NotAccepted when marks are of another cluster or of other topics; not of another input if this *is new*."""
+    places = {place for source in sources for place in _differing(source)}
+    names = ["this cluster", *topology.state().values()]
+    wrong = [names[place] for place in sorted(places) if not (is_new and names[place] == topology.updates)]
+    if wrong:
+        raise NotAccepted(
+            f"the offsets of the group {group} do not belong to {', '.join(wrong)}: deleted and created again, or not named in "
+            "the settings when they were committed. No acceptance brings back what was there. Set SESSION_WORKER_BROKERS and "
+            "the topics as they were; or set SESSION_WORKER_APP_ID and the SESSION_WORKER_…_TOPIC of every topic but the "
+            "input to new names, and process the input again"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- the origins
@@ -195,7 +222,7 @@ def _of_input(source: _Source, last: int | None, again: set[int]) -> Finding:
             return Finding(source.tp, _set_back(source, following, done), is_wrong=True)
     skipped = range(source.low if last is None else max(source.low, last + 1), min(offset, source.high))
     told = f"skipped: {_listed(skipped)}; folded again: {_listed(sorted(again))}."
-    return _unmarked(source, offset, told)._replace(redo=max(again, default=-1) + 1)
+    return _unmarked(source, offset, told, redo=max(again, default=-1) + 1)
 
 
 def _set_back(source: _Source, following: int, done: list[int]) -> str:
@@ -224,17 +251,21 @@ def _of_messages(source: _Source) -> Finding:
     return _unmarked(source, offset, f"not read: {_listed(skipped)}, of which a worker may have read some.{safe}")
 
 
-def _unmarked(source: _Source, offset: int, text: str) -> Finding:
+def _unmarked(source: _Source, offset: int, text: str, redo: int = 0) -> Finding:
     (topic, partition), committed = source.tp, source.committed
     name = f"{topic}/{partition}"
     if committed.offset < 0:
-        return Finding(source.tp, f"{name}: no offset is committed; {text} It would be {offset}.", offset)
+        return Finding(
+            source.tp, f"{name}: no offset is committed; {text} It would be {offset}.", Ledger(offset, redo=redo)
+        )
     with suppress(ValueError):
-        Ledger.restore(*committed)
+        ledger = Ledger.restore(*committed)
+        if _differing(source):
+            return Finding(source.tp, f"{name}: offset {offset} was committed by a worker, for another input.", ledger)
         return Finding(source.tp, f"{name}: offset {offset} was committed by a worker.")
     told = f"{name}: offset {offset} was not committed by a worker; {text}"
     if source.low <= offset <= source.high:
-        return Finding(source.tp, told, offset)
+        return Finding(source.tp, told, Ledger(offset, redo=redo))
     outside = (
         f"The topic holds {source.low} to {source.high}: set another with kafka-consumer-groups.sh --reset-offsets."
     )

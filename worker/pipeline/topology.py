@@ -76,6 +76,9 @@ TOPICS: dict[str, Topic] = {
 }
 """By the field of Topology that names the topic. The writer and the reader are a stage of the worker, or others."""
 
+PLAIN: Final = frozenset({"rejections", "dry_runs", "v1"})
+"""Outputs that the worker never reads: it goes on without what they held."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topology:
@@ -102,6 +105,14 @@ class Topology:
         ('customer-sessions', False)
         """
         return {field: name for field in TOPICS if (name := getattr(self, field))}
+
+    def state(self) -> dict[str, str]:
+        """Return the name of each topic that the worker's state is built from, by field: those that it reads.
+
+        >>> [*Topology(partitions=8).state()]
+        ['updates', 'rekeyed', 'sessions', 'claims', 'verdicts', 'first_sessions']
+        """
+        return {field: name for field, name in self.named().items() if field not in PLAIN}
 
     def home(self, key: bytes, partition: int) -> int:
         """Name the partition where *key* is at home: where it is, *partition*, when there is no partitioner.

@@ -4,7 +4,8 @@ import errno
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import faust
 from faust.app.base import BootStrategy
@@ -18,7 +19,7 @@ from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
 from worker.runtime.cluster import Cluster
-from worker.runtime.cycle import Cycle
+from worker.runtime.cycle import Cycle, TopicsChanged
 from worker.runtime.driver import AsFetched
 from worker.runtime.instance import claim
 from worker.runtime.opening import Opening, Parts, Tables
@@ -26,6 +27,9 @@ from worker.runtime.stalls import Stalls
 from worker.runtime.tables import InMemory, Kept, Table
 from worker.runtime.transaction import TransactionalProducer, Unknown
 from worker.settings import PREFIX, Settings, WrongSetting
+
+if TYPE_CHECKING:
+    from worker.runtime.disk import Folder
 
 _HEARTBEATS = 4  # in a session timeout
 
@@ -65,11 +69,12 @@ class App(faust.App):
             agent_supervisor=CrashingSupervisor,
         )
         self._opened = opened
+        self._settings = settings
+        self._topology = topology
         sessions = Sessions(settings.rules(), topology)
         stages: tuple[Stage, ...] = sessions, Profiles(topology)
-        opener = self._openers(settings)
         tables: Mapping[Stage, Table] = {
-            stage: self._table(name, changelog, opener(name), topology.updates)
+            stage: self._table(name, changelog, self._opener(name), topology.updates)
             for stage, name, changelog in zip(
                 stages, ("sessions", "profiles"), (topology.sessions, topology.first_sessions), strict=True
             )
@@ -109,6 +114,8 @@ class App(faust.App):
     async def on_stop(self) -> None:
         """End the cycle in flight, then leave the group."""
         await self.cycle.close()
+        if isinstance(self.crash_reason, TopicsChanged) and "_folder" in vars(self):
+            self._folder.disown()
         await super().on_stop()
 
     async def on_shutdown(self) -> None:
@@ -139,23 +146,33 @@ class App(faust.App):
     def _topic(self, *names: str) -> Any:
         return self.topic(*names, schema=AsFetched())
 
-    def _openers(self, settings: Settings) -> Callable[[str], Callable[[int], Kept]]:
-        """Choose where tables are kept."""
-        if settings.store == "memory://":
-            return lambda _name: lambda _number: InMemory()
+    def _opener(self, name: str) -> Callable[[int], Kept]:
+        """Return what opens the partitions of the table *name*, where tables are kept."""
+        if self._settings.store == "memory://":
+            return lambda _number: InMemory()
+        return lambda number: self._folder.open(name, number)
+
+    @cached_property
+    def _folder(self) -> "Folder":
+        """The folder of tables on disk, for this app and the cluster and topics that the opening has found."""
         from worker.runtime.disk import Folder  # noqa: PLC0415 (what it needs is an extra)
 
+        identity, settings = self.cycle.identity, self._settings
+        if identity is None:
+            raise RuntimeError("tables on disk are opened only after the topics were checked")
+        topics = {name: identity.topics[name].id for name in self._topology.state().values()}
+        stream = {"app id": settings.app_id, "cluster": identity.cluster_id, **topics}
         try:
-            folder = Folder(settings.data_dir / settings.app_id)
+            folder = Folder(settings.data_dir, stream)
         except OSError as error:
             told = f"{error.filename or settings.data_dir} cannot be used: {error.strerror}; set a folder that can be written"
             raise WrongSetting(f"{PREFIX}DATA_DIR={settings.data_dir}: {told}") from error
         self._opened.callback(folder.close)
-        return folder.opener
+        return folder
 
 
 def build_app(settings: Settings, topology: Topology) -> App:
-    """Put a worker together; nothing is opened yet but, for tables on disk, their folder."""
+    """Put a worker together; nothing is opened yet."""
     app = App(settings, topology)
     app.finalize()
     return app

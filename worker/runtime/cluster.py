@@ -23,6 +23,7 @@ from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from worker.connection import Client
+from worker.pipeline.ledger import digests
 from worker.runtime.protocol import Code, OffsetFetchRequest, TopicsRequest
 from worker.runtime.throttles import Throttles
 
@@ -168,11 +169,21 @@ class TopicIdentity(NamedTuple):
     partitions: int
 
 
+def _count(partitions: int | Collection[Any]) -> int:
+    """Return the number of a topic's partitions, which the answer of older brokers lists."""
+    return partitions if isinstance(partitions, int) else len(partitions)
+
+
 class Identity(NamedTuple):
     """Which cluster answers, and which topics are there, by name."""
 
     cluster_id: str
     topics: Mapping[str, TopicIdentity]
+
+    def stream(self, names: Iterable[str]) -> bytes:
+        """Return a digest of the cluster's id, and one of each topic's name and id (rule L7 of pipeline/ledger.py)."""
+        ids = {name: topic.id for name, topic in self.topics.items()}
+        return digests([self.cluster_id, *(ids.get(name, "") and f"{name}/{ids[name]}" for name in names)])
 
 
 class Backoff:
@@ -332,18 +343,41 @@ class Cluster:
 
     async def identity(self, topics: Iterable[str]) -> Identity:
         """Read which cluster this is and what is there of some topics, without creating them."""
-        request = TopicsRequest(sorted(topics))
         backoff = Backoff("reading which topics are there")
         while True:
             try:
-                response = await self.send(self._any_node(), request)
-                found = [it for it in response.to_object()["topics"] if it["error_code"] not in _INVISIBLE]
-                check((it["error_code"], it["topic"]) for it in found)
+                return await self._identity(self._any_node(), topics)
             except Failed as error:
                 await backoff.pause(error)
-            else:
-                known = {it["topic"]: TopicIdentity(it.get("topic_id", ""), len(it["partitions"])) for it in found}
-                return Identity(response.cluster_id or "", known)
+
+    async def identities(
+        self, topics: Iterable[str], tps: Collection[TopicPartition], deadline: float
+    ) -> list[Identity]:
+        """Read the same from each broker that leads one of the partitions: a leader knows the topic that it serves.
+
+        Another broker may be a moment behind. Raises OutOfTime when not all have answered by the deadline.
+        """
+        backoff = Backoff("reading which topics are there", deadline)
+
+        async def ask(node: int | None) -> Identity | Failed:
+            try:
+                return await self._identity(self._any_node() if node is None else node, topics)
+            except Failed as error:
+                return error
+
+        while True:
+            answers = await asyncio.gather(*(ask(node) for node in {self.leader(tp) for tp in tps}))
+            identities = [it for it in answers if isinstance(it, Identity)]
+            if len(identities) == len(answers):
+                return identities
+            await self.overcome([it for it in answers if isinstance(it, Failed)], tps, backoff)
+
+    async def _identity(self, node: int, topics: Iterable[str]) -> Identity:
+        response = await self.send(node, TopicsRequest(sorted(topics)))
+        found = [it for it in response.to_object()["topics"] if it["error_code"] not in _INVISIBLE]
+        check((it["error_code"], it["topic"]) for it in found)
+        known = {it["topic"]: TopicIdentity(it.get("topic_id", ""), _count(it["partitions"])) for it in found}
+        return Identity(response.cluster_id or "", known)
 
     async def largest_batch_bytes(self, topic: str) -> int:
         """Read a topic's max.message.bytes, by which brokers judge batches; any broker knows it."""

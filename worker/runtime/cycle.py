@@ -26,13 +26,18 @@ C7. A batch that a topic refuses for its size is one that was folded under a lim
     the lanes are opened again, which reads the limit of the snapshots' topic, and what is too large for it is refused.
     Where that does not help, because it is another topic or not the outcome of a record, the worker ends.
 C8. A topic that is deleted, created again or given more partitions ends the worker. Otherwise a client would wait for
-    the topic, the worker would apply its state to another stream, or nobody would read the new partitions.
+    the topic, the worker would apply its state to another stream, or nobody would read the new partitions. So does
+    another cluster at the same addresses. The worker looks every few seconds, at each opening, and before it purges.
 C9. The group's offset of a changelog's partition records the owner (opening.py), and monitoring tools show its distance to
     the end as lag. So the worker commits the end each second in which it has moved, and when lanes are closed. The end
     counts the markers of transactions, which come a moment after the answer to a commit.
 C10. Where a quota of a broker throttles the worker, a cycle waits for the end of that before it begins, and holds so little
     that one request for each leader carries it. A second request would wait in the middle of the transaction, which would
     then take longer than its timeout.
+C11. Nothing of another topic or cluster is committed. Records are fetched and written by a topic's name, which may be
+    another topic's since the last look. So the leaders of all partitions that a transaction touches are asked for the
+    topics' ids after everything is written, and before it commits. A leader that serves a new topic knows its id. If an
+    id differs, the worker aborts the transaction and opens its lanes again, which looks at the ids once more.
 """
 
 import asyncio
@@ -46,8 +51,9 @@ from aiokafka import TopicPartition
 from mode import Service
 
 from worker.pipeline.lane import Batch, Lane, Overlay
+from worker.pipeline.ledger import differing
 from worker.pipeline.topology import Topology
-from worker.runtime.cluster import Cluster, Identity, Membership, NotMember, Refused
+from worker.runtime.cluster import Cluster, Identity, Membership, NotMember, OutOfTime, Refused
 from worker.runtime.topics import changes
 from worker.runtime.transaction import Aborted, TooLarge, TransactionalProducer, Unknown
 
@@ -97,7 +103,11 @@ class Source(Protocol):
 
 
 class TopicsChanged(Exception):
-    """The topics of a running worker are not those that it started with."""
+    """The cluster or the topics are not those that the worker's state was built from."""
+
+
+class _Replaced(Aborted):
+    """The transaction did not happen: it would have mixed two lives."""
 
 
 class _Pending(NamedTuple):
@@ -162,7 +172,11 @@ class Cycle(Service):
         self._lost = lost
         self._topology = topology
         self._internal = frozenset((topology.rekeyed, topology.claims, topology.verdicts))
-        self._identity: Identity | None = None
+        self.identity: Identity | None = None
+        """The cluster and the topics as they were when the worker started."""
+        self.stream = b""
+        """The digests of those that the worker's state is built from (rule L7 of ledger.py)."""
+        self._state = [*topology.state().values()]
         self._rejections = None if limit is None else Rejections(limit)
         self._purged: dict[TopicPartition, int] = {}
         self.committed: dict[TopicPartition, tuple[int, str]] = {}
@@ -326,13 +340,16 @@ class Cycle(Service):
             for overlay in overlays
             for topic, commit in overlay.offsets().items()
         }
-        commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership))
+        commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership, self._check_identity))
         return _Pending(overlays, self._changelogs, offsets, commit)
 
     async def _settle(self, pending: "_Pending") -> bool:
         """Wait for the answer, and adopt the overlays if it is a good one."""
         try:
             ends = await pending.commit
+        except _Replaced as error:
+            self._lose(str(error))
+            return False
         except Aborted as error:
             self.log.warning("A transaction was aborted and is tried again: %s", error)
             self._is_cut = True
@@ -393,9 +410,19 @@ class Cycle(Service):
     async def _changes(self) -> set[str]:
         names = self._topology.named().values()
         now = await self._cluster.identity(names)
-        if self._identity is None and now.topics.keys() == set(names):
-            self._identity = now
-        return {*changes(self._topology, self._identity or now, now)}
+        if self.identity is None and now.topics.keys() == set(names):
+            self.identity, self.stream = now, now.stream(self._state)
+        return {*changes(self._topology, self.identity or now, now)}
+
+    async def _check_identity(self, touched: Collection[TopicPartition], deadline: float) -> None:
+        """Raise _Replaced when a leader of the partitions knows another cluster or other topics (C11)."""
+        try:
+            answers = await self._cluster.identities(self._state, touched, deadline)
+        except OutOfTime as error:
+            raise Aborted(str(error)) from error
+        for answer in answers:
+            if answer.topics.keys() < {*self._state} or differing(answer.stream(self._state), self.stream):
+                raise _Replaced("the cluster or a topic is not the one that the worker started with")
 
     @Service.task
     async def _watch(self) -> None:
@@ -433,6 +460,7 @@ class Cycle(Service):
             if topic in self._internal
         }
         due = {tp: offset for tp, offset in offsets.items() if offset > self._purged.get(tp, 0)}
+        await self.check_topics()
         try:
             await self._cluster.purge(due)
             self._purged = offsets

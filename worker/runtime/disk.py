@@ -1,18 +1,21 @@
 """A partition of a table on disk, in RocksDB."""
 
+import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from hashlib import blake2b
 from logging import getLogger
 from pathlib import Path
+from types import MappingProxyType
 
 from filelock import FileLock, Timeout
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 log = getLogger(__name__)
 _END = b""
-"""The key of what a table stands for; no session and no profile has an empty key."""
+"""The key of what a table stands for and was built from; no session and no profile has an empty key."""
 
 _STALE_SECONDS = 20 * 60 * 60  # below delete.retention.ms, a day by default, with room for a clock that is wrong
 _WRITE_BUFFER_BYTES = 16 << 20  # half of it saves a worker 30 MB, but now and then strays took half as long again
@@ -22,13 +25,21 @@ RECENT_BYTES = 4 << 20
 _ENTRY_BYTES = 150  # of Python's objects, beside key and entry
 _LOGS_KEPT = 2
 _MAX_WORKERS = 1000
+_OWNER_BYTES = 6
 
 
 class Folder:
-    """One worker's folder below *root*: the first that no other process uses, so that several may share a machine."""
+    """One worker's folder below *root*: the first that no other process uses, so that several may share a machine.
 
-    def __init__(self, root: Path) -> None:
+    What is built there belongs to the *stream*: the ids of the app, the cluster and the topics. Another app id or cluster
+    has another folder, also where file names that differ only in case are the same.
+    """
+
+    def __init__(self, root: Path, stream: Mapping[str, str]) -> None:
         self._cache = Cache(_CACHE_BYTES)
+        self._stream = dict(stream)
+        owner = blake2b(json.dumps([stream["app id"], stream["cluster"]]).encode(), digest_size=_OWNER_BYTES)
+        root = root / f"{stream['app id']}-{owner.hexdigest()}"
         for number in range(_MAX_WORKERS):
             self.path = root / f"worker-{number}"
             self.path.mkdir(parents=True, exist_ok=True)
@@ -38,9 +49,13 @@ class Folder:
                 return
         raise RuntimeError(f"{root} is used by {_MAX_WORKERS} workers")
 
-    def opener(self, name: str) -> Callable[[int], "OnDisk"]:
-        """Give what opens the partitions of the table *name*; all of a worker share a cache of what was read."""
-        return lambda number: OnDisk(self.path / f"{name}-{number}", self._cache)
+    def open(self, name: str, number: int) -> "OnDisk":
+        """Open a partition of the table *name*; all of a worker share a cache of what was read."""
+        return OnDisk(self.path / f"{name}-{number}", self._cache, self._stream)
+
+    def disown(self) -> None:
+        """Leave no record of what the partitions were built from, so that the next start builds them anew (T5)."""
+        self._stream.clear()
 
     def close(self) -> None:
         """Leave the folder to the next worker."""
@@ -82,13 +97,15 @@ class OnDisk:
 
     There is no write-ahead log: the changelog is one. After a crash RocksDB holds what it had flushed, which stands for
     the offset flushed with it. A folder that cannot be opened, or is so old that tombstones may have been forgotten
-    since, is built anew. So is, at the next start, one that turns out to be damaged when an entry is read: RocksDB reads
-    only its index when it opens.
+    since, is built anew. So is one that was built from another *stream*, or has no record of it (rule T5 of tables.py).
+    So is, at the next start, one that turns out to be damaged when an entry is read: RocksDB reads only its index when it
+    opens.
     """
 
-    def __init__(self, folder: Path, cache: Cache) -> None:
+    def __init__(self, folder: Path, cache: Cache, stream: Mapping[str, str] = MappingProxyType({})) -> None:
         self._folder = folder
         self._cache = cache
+        self._stream = stream
         self.end: int | None = None
         self._written = 0.0
         self._high = float("inf")
@@ -100,6 +117,9 @@ class OnDisk:
             self._open()
         if self.end is not None and not 0 <= time.time() - self._written < _STALE_SECONDS:
             log.warning("%s was not up to date for too long and is built anew", folder)
+            self.clear()
+        elif self.end is not None and self._found != self._stream:
+            log.warning("%s is built anew: %s", folder, self._difference())
             self.clear()
 
     def get(self, key: bytes, /) -> bytes | None:
@@ -130,7 +150,7 @@ class OnDisk:
         if end is not None:
             if end >= self._high:
                 self._written = time.time()
-            batch.put(_END, b"%d %d" % (end, self._written))
+            batch.put(_END, b"%d %d %s" % (end, self._written, json.dumps(dict(self._stream)).encode()))
         self._db.write(batch, self._unlogged)
         self._recent.learn(changes)
         self.end = self.end if end is None else end
@@ -161,11 +181,21 @@ class OnDisk:
         self._db = Rdict(str(self._folder), options)
         self._recent = Recent()
         try:
-            end, written = (self._db.get(_END) or b"-1 0").split()
+            end, written, *stream = (self._db.get(_END) or b"-1 0").split(b" ", 2)
+            self._found: dict[str, str] = json.loads(stream[0]) if stream else {}
         except Exception:
             self._db.close()  # it is locked as long as it is open
             raise
         self.end, self._written = (int(end), int(written)) if int(end) >= 0 else (None, time.time())
+
+    def _difference(self) -> str:
+        """Return what the table was built from, where that is not what the worker runs on (T5)."""
+        if not self._found:
+            return "it has no record of the cluster and the topics that it was built from"
+        names = sorted(self._stream.keys() | self._found.keys())
+        differing = [name for name in names if self._stream.get(name) != self._found.get(name)]
+        told = (f"{name} (then {self._found.get(name)}, now {self._stream.get(name)})" for name in differing)
+        return f"it was built from another {', '.join(told)}"
 
     def _remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -39,6 +39,8 @@ O5. What this process has committed itself it does not take for less. A coordina
     (seen with Kafka 4.4, whose brokers had all been killed): to read on from there would double.
 O6. A snapshot of a record that is not done by its ledger shows an offset that was set back together with its mark, or
     that a coordinator has forgotten newer ones. The worker ends, if what it restored holds such a snapshot.
+O7. An offset that was committed for another cluster, or when one of the topics was another (rule L7 of ledger.py), ends
+    the worker: its tables and its ledgers do not belong together.
 O8. Two live workers with one transactional.id would fence each other forever: a folder with its name was copied, or an
     operator gave two workers one name. A dead member leaves the group after the session timeout. So a member that is
     there for twice that time is alive. Then the worker whose member id is the greater of the two ends.
@@ -48,7 +50,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
@@ -62,9 +65,10 @@ from worker.pipeline.lane import Lane, LostRecords, Stage
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import TOPICS, Topology
-from worker.runtime.cluster import Cluster, Membership, NotMember
-from worker.runtime.cycle import Cycle
+from worker.runtime.cluster import Cluster, Identity, Membership, NotMember
+from worker.runtime.cycle import Cycle, TopicsChanged
 from worker.runtime.tables import Partitions, Table
+from worker.runtime.topics import replaced
 from worker.runtime.transaction import TransactionalProducer, Unknown
 from worker.settings import PREFIX
 
@@ -240,6 +244,7 @@ class Opening(Recovery):
         mark = membership.mark(producer.transactional_id)
         owned = {changelog: (marks[changelog][1], mark) for changelog in changelogs}
         try:
+            _check_stream(membership.group, sessions.topology, commits.values(), cycle.identity)
             ledgers = {
                 source: _ledger(
                     membership.group,
@@ -253,9 +258,11 @@ class Opening(Recovery):
                 )
                 for source, changelog in sources.items()
             }
-        except (LostRecords, OffsetsMoved):
+        except (LostRecords, OffsetsMoved, TopicsChanged):
             await cluster.verify(membership)  # raises NotMember: then another worker has moved on
             raise
+        for ledger in ledgers.values():
+            ledger.stream = cycle.stream
         beginnings = {
             source: ledger.commit() for source, ledger in ledgers.items() if ledger.commit() != commits[source]
         }
@@ -401,6 +408,19 @@ def _evidence(owner: tuple[int, str] | None, outputs: Mapping[TopicPartition, tu
     if owner is not None and len(owner[1].split()) >= _OWNER_WORDS:
         return f"a worker has read this partition ({owner[1]})"
     return ""
+
+
+def _check_stream(
+    group: str, topology: Topology, commits: Iterable[tuple[int, str] | None], identity: Identity | None
+) -> None:
+    """Raise TopicsChanged when an offset was committed for another cluster or other topics (O7)."""
+    found: set[str] = set()
+    for commit in filter(None, commits):
+        with suppress(ValueError):  # no worker committed it
+            if identity is not None and (stream := Ledger.restore(*commit).stream):
+                found.update(replaced(topology, group, stream, identity))
+    if found:
+        raise TopicsChanged("\n".join(sorted(found)))
 
 
 def _ledger(

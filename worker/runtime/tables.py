@@ -11,6 +11,9 @@ T3. A lane's cycle changes the table and its end at once, after the commit was a
     crash at any point leaves a table that stands for its end, or for more; restoring from there makes both the same.
 T4. What is on disk is worth keeping only while the changelog still tells all that happened since. Where the changelog
     begins behind the end, or the table was up to date longer ago than tombstones are kept, the partition is built anew.
+T5. What is on disk belongs to one app id, one cluster and one set of topics. Each partition records their ids with its
+    end, also as a standby. Where they are not those that the worker runs on, it is built anew. A worker that ends
+    because they have changed takes the record away: it may have restored from the others before it knew.
 """
 
 from collections.abc import Callable, Iterable

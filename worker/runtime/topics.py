@@ -15,7 +15,8 @@ from aiokafka.errors import (
     for_code,
 )
 
-from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6, MAX_PARTITIONS, TOPICS, Topology
+from worker.pipeline.ledger import differing
+from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6, MAX_PARTITIONS, PLAIN, TOPICS, Topology
 from worker.runtime.cluster import DENIED, GRANT, Identity
 from worker.settings import PREFIX, Settings
 
@@ -32,8 +33,6 @@ _AT_LEAST: Final = {
 }
 _ADVICE: Final = {"segment.bytes"}
 """What a topic is created with, and what is no error where it is otherwise."""
-_PLAIN: Final = {"rejections", "dry_runs", "v1"}
-"""Outputs that the worker never reads: it goes on without what they held."""
 _REPROCESS: Final = (
     f"process the input again into new output topics: set {PREFIX}APP_ID and the {PREFIX}…_TOPIC of every topic but the "
     "input to new names"
@@ -234,7 +233,7 @@ def _input_changed(name: str, before: int, now: int, outputs: str) -> str:
 def _recount(field: str, name: str, has: int, needed: int, brokers: str = "") -> str:
     """Return what to do about a topic of the worker that has another number of partitions than it needs."""
     add = f"kafka-topics.sh --bootstrap-server {brokers} --alter --topic {name} --partitions {needed}"
-    if field in _PLAIN:
+    if field in PLAIN:
         if has < needed:
             return f"Add partitions: {add}"
         return f"Name another topic, which the worker creates ({PREFIX}{field.upper()}_TOPIC); {name} keeps its records"
@@ -244,7 +243,7 @@ def _recount(field: str, name: str, has: int, needed: int, brokers: str = "") ->
 
 def _lost(field: str, name: str) -> str:
     """Return what to do when a topic was deleted, or deleted and created again."""
-    if field in _PLAIN:
+    if field in PLAIN:
         return f"Start the worker again: it goes on with a new topic, without what {name} held"
     if field == "updates":
         return f"The worker's state belongs to the old topic. When the new one holds what is needed, {_REPROCESS}"
@@ -273,6 +272,24 @@ def changes(topology: Topology, before: Identity, now: Identity) -> Iterator[str
         elif is_now.partitions > needed:
             grown = f"{name} was grown from {needed} to {is_now.partitions} partitions, and every topic needs {needed}"
             yield f"{grown}. {_recount(field, name, is_now.partitions, needed)}"
+
+
+def replaced(topology: Topology, group: str, stream: bytes, now: Identity) -> Iterator[str]:
+    """Yield which of the cluster and the topics are not those whose digests *stream* has, and what to do."""
+    places = differing(stream, now.stream(topology.state().values()))
+    if 0 in places:
+        yield (
+            f"the offsets of the group {group} were committed on another cluster than {now.cluster_id}: set {PREFIX}BROKERS "
+            f"to the cluster that the worker's state was built from; or {_REPROCESS}"
+        )
+        return
+    for place, (field, name) in enumerate(topology.state().items(), 1):
+        if place in places:
+            new = "If it is a new input with a new name: accept its start with `session-worker offsets accept --yes`. "
+            yield (
+                f"{name} is not the topic that the state of the group {group} was built from: it was deleted and created "
+                f"again, or {PREFIX}{field.upper()}_TOPIC was changed. {new if field == 'updates' else ''}{_lost(field, name)}"
+            )
 
 
 def _misconfigured(settings: Settings, field: str, found: Mapping[str, _Found]) -> Iterator[tuple[str, str]]:

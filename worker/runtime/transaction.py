@@ -31,7 +31,7 @@ The broker, not this file, ends what takes longer than the timeout; it raises th
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
@@ -67,6 +67,8 @@ from worker.runtime.cluster import (
 from worker.runtime.protocol import Code, ProduceRequest, TxnOffsetCommitRequest
 
 Compression = Literal["gzip", "snappy", "lz4", "zstd"]
+Check = Callable[[Collection[TopicPartition], float], Awaitable[None]]
+"""What is asked before a transaction commits: given the partitions that it touches, and a deadline."""
 
 MAX_BATCH_BYTES: Final = 900_000
 """Where a batch of several records is split: below the 1 MiB that a broker takes by default."""
@@ -177,8 +179,11 @@ class TransactionalProducer:
         records: Iterable[ProducerRecord],
         offsets: Mapping[TopicPartition, tuple[int, str]],
         membership: Membership,
+        check: Check | None = None,
     ) -> dict[TopicPartition, int]:
         """Write the records and the group's offsets with their metadata in one transaction.
+
+        After all records are written and before the transaction ends, *check* may raise Aborted.
 
         Returns for each partition written the offset after its last record; a partition is missing where the broker
         only remembers that it has the records. Nothing is sent when there is nothing to write.
@@ -195,9 +200,14 @@ class TransactionalProducer:
         self._is_open = False
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds * _SENDING_SHARE
         ends: dict[TopicPartition, int] = {}
-        outcomes = await asyncio.gather(
-            self._write(batches, ends, deadline), self._offer(offsets, membership, deadline), return_exceptions=True
-        )
+        touched = {*batches, *offsets}
+
+        async def write() -> None:
+            await self._write(batches, ends, deadline)
+            if check is not None:
+                await check(touched, deadline)
+
+        outcomes = await asyncio.gather(write(), self._offer(offsets, membership, deadline), return_exceptions=True)
         failure = _gravest(outcomes)
         if failure is None:
             await self._end(commit=True)
