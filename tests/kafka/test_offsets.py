@@ -356,6 +356,28 @@ def test_new_input_topic_is_accepted_from_its_start(crew):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("field", ["updates", "sessions", "claims"])
+def test_offsets_of_a_replaced_topic_end_the_worker_and_are_not_accepted(crew, field):
+    """What the old topic held is not in the new one, whatever its offsets."""
+
+    async def scenario():
+        it = crew(1)
+        await worked(it, update("s-1", profileId="p"), update("s-2"))
+        topic = getattr(it.topology, field)
+        async with administration(it.kafka) as admin:
+            await admin.delete_topics([topic])
+        told = await refusal(it)
+        assert told.startswith(
+            f"Error: {topic} is not the topic that the state of the group {it.name} was built from: "
+        )
+        assert "set SESSION_WORKER_APP_ID and the SESSION_WORKER_…_TOPIC of every topic but the input" in told
+        status, said, failed = await it.run("offsets", "accept", "--yes")
+        assert (status, said) == (1, "")
+        assert failed.startswith(f"Error: the offsets of the group {it.name} do not belong to {topic}: ")
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_restarts_with_parked_records_are_never_refused(crew, is_killed):
     """Verdicts cannot be read while another's transaction is open on their topic."""

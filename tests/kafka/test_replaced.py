@@ -20,6 +20,7 @@ from tests.kafka.ports import free_port
 from tests.kafka.topics import Record, administration, high_watermarks, read
 from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
+from worker.runtime.cluster import Cluster
 from worker.runtime.cycle import TopicsChanged
 from worker.runtime.topics import prepare
 from worker.settings import Settings
@@ -74,24 +75,31 @@ async def complete(settings: Settings, life: str) -> None:
     assert lives(await published(settings), life) == {*KEYS, STRAY}
 
 
-async def replace(settings: Settings, field: str) -> None:
-    """Delete a topic and create it again, and send update records at once."""
-    async with administration(settings.brokers) as admin:
-        await admin.delete_topics([getattr(settings, f"{field}_topic")])
-    await prepare(settings)
-    await send(settings, *updates_of("new") * 5)
+async def replace(settings: Settings, *names: str) -> None:
+    """Delete topics and create them again; the group's offsets of these go with them."""
+    async with administration(settings.brokers) as admin, Cluster(settings.connection()) as cluster:
+        before = (await cluster.identity(names)).topics
+        await admin.delete_topics([*names])
+        async with asyncio.timeout(30):
+            while (now := (await cluster.identity(names)).topics).keys() < before.keys() or any(
+                now[name].id == before[name].id for name in names
+            ):
+                await prepare(settings)
 
 
 async def outcome_of_topic(settings: Settings, field: str, when: str) -> Outcome:
+    topic = getattr(settings, f"{field}_topic")
     async with running(settings) as app:
         await opened(app, 4)
         await send(settings, *updates_of("old"))
         await complete(settings, "old")
         before = await published(settings) if field != "sessions" else []
         if when == "running":
-            await replace(settings, field)
+            await replace(settings, topic)
+            await send(settings, *updates_of("new") * 5)
             return Outcome(settings, await crashed(app), before, await published(settings))
-    await replace(settings, field)
+    await replace(settings, topic)
+    await send(settings, *updates_of("new") * 5)
     async with running(settings) as app:
         return Outcome(settings, await crashed(app), before, await published(settings))
 
@@ -140,13 +148,6 @@ def test_replaced_topic_ends_the_worker_before_it_publishes(topics_replaced, fie
     assert found.after == found.before
 
 
-async def delete_all(settings: Settings) -> None:
-    """Delete all topics and create them again; the group's offsets go with them."""
-    async with administration(settings.brokers) as admin:
-        await admin.delete_topics([*settings.topology(2).named().values()])
-    await prepare(settings)
-
-
 async def both_copied(settings: Settings, *apps: Any) -> None:
     """Wait until each of two workers has lanes of its own, and all partitions of the sessions table up to their ends."""
     await until(lambda: all(len(app.cycle.lanes) == 2 for app in apps))
@@ -169,7 +170,7 @@ def test_folder_of_deleted_topics_is_built_anew_also_a_standbys(kafka, tmp_path,
             await send(its, *updates_of("old"))
             await complete(its, "old")
             await both_copied(its, first, second)
-        await delete_all(its)
+        await replace(its, *its.topology(2).named().values())
         async with running(its.model_copy(update={"data_dir": tmp_path / "new"})) as other:
             await opened(other, 4)
             await send(its, *updates_of("new"))
@@ -241,67 +242,75 @@ async def mirrored(given: Settings, other: str) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def clusters_replaced(kafka, tmp_path_factory):
-    """Lead workers to another cluster while they are stopped, and while they run; return what became of them."""
+def another_cluster(kafka, tmp_path_factory):
+    """Lead workers that have ended to another cluster; return what became of them."""
     folder = tmp_path_factory.mktemp("clusters")
 
-    def settings(brokers, store):
-        return settings_for(brokers, partitions=2, store=store, data_dir=folder / "tables")
-
-    async def swapped(first, second, port):
-        """Run workers on a cluster, and another cluster at its address then; the other has the same topics."""
-        given = {store: settings(f"127.0.0.1:{port}", store) for store in STORES}
-        with second as other:
-            for one in given.values():
-                await filled(one, other.bootstrap_servers, "new")
-        second = LocalKafka(second.folder, port=port)
-        with ExitStack() as up:
-            await asyncio.to_thread(up.enter_context, first)
-            async with running(given[STORES[0]]) as one, running(given[STORES[1]]) as two:
-                for app, its in zip((one, two), given.values(), strict=True):
-                    await opened(app, 4)
-                    await send(its, *updates_of("old"))
-                    await complete(its, "old")
-                await asyncio.to_thread(up.close)
-                await asyncio.to_thread(up.enter_context, second)
-                reasons = [await crashed(app, 60) for app in (one, two)]
-            found = {
-                ("running", store): Outcome(its, reason, [], await published(its))
-                for reason, (store, its) in zip(reasons, given.items(), strict=True)
-            }
-            await asyncio.to_thread(up.close)
-            await asyncio.to_thread(up.enter_context, LocalKafka(first.folder, port=port))
-            for store, its in given.items():
-                async with running(its) as app:
-                    before = await published(its)
-                    await send(its, *updates_of("back"))
-                    await until_published(its, 2 * len(before))
-                    found["back", store] = Outcome(its, app.crash_reason, before, await published(its))
-            return found
-
-    async def scenario(other):
-        cases = {
-            (name, store): partial(kind, settings(kafka, store), other)
-            for name, kind in (("stopped", stopped), ("mirrored", mirrored))
-            for store in STORES
-        }
-        found = await outcomes_of(cases)
-        port = free_port()
-        try:
-            found |= await swapped(LocalKafka(folder / "first", port=port), LocalKafka(folder / "second"), port)
-        except Exception as error:  # noqa: BLE001 (each case shows its own)
-            found |= {(how, store): error for how in ("running", "back") for store in STORES}
-        return found
+    def case(kind, store, other):
+        given = settings_for(kafka, partitions=2, store=store, data_dir=folder / "tables", session_timeout_seconds=20)
+        return partial(kind, given, other)
 
     with pytest.MonkeyPatch.context() as patch, LocalKafka(folder / "other") as other:
         patch.chdir(folder)
-        return asyncio.run(scenario(other.bootstrap_servers))
+        kinds = itertools.product((stopped, mirrored), STORES)
+        return asyncio.run(
+            outcomes_of({(kind, store): case(kind, store, other.bootstrap_servers) for kind, store in kinds})
+        )
+
+
+@pytest.fixture(scope="module")
+def swapped_cluster(tmp_path_factory):
+    """Start another cluster at the address of running workers, and their own again; return what became of them.
+
+    The other cluster has topics of the same names, with update records.
+    """
+    folder, port = tmp_path_factory.mktemp("swapped"), free_port()
+    given = {
+        store: settings_for(f"127.0.0.1:{port}", partitions=2, store=store, data_dir=folder / "tables")
+        for store in STORES
+    }
+
+    async def first_and_other(up: ExitStack) -> list[Outcome]:
+        with LocalKafka(folder / "other") as other:
+            for its in given.values():
+                await filled(its, other.bootstrap_servers, "new")
+        await asyncio.to_thread(up.enter_context, LocalKafka(folder / "first", port=port))
+        one, two = given.values()
+        async with running(one) as first, running(two) as second:
+            for app, its in ((first, one), (second, two)):
+                await opened(app, 4)
+                await send(its, *updates_of("old"))
+                await complete(its, "old")
+            await asyncio.to_thread(up.close)
+            await asyncio.to_thread(up.enter_context, LocalKafka(folder / "other", port=port))
+            reasons = [await crashed(app, 60) for app in (first, second)]
+        return [Outcome(its, why, [], await published(its)) for its, why in zip((one, two), reasons, strict=True)]
+
+    async def back(its: Settings) -> Outcome:
+        async with running(its) as app:
+            before = await published(its)
+            await send(its, *updates_of("back"))
+            await until_published(its, 2 * len(before))
+            return Outcome(its, app.crash_reason, before, await published(its))
+
+    async def scenario() -> dict[tuple[str, str], Outcome]:
+        with ExitStack() as up:
+            ended = await first_and_other(up)
+            await asyncio.to_thread(up.close)
+            await asyncio.to_thread(up.enter_context, LocalKafka(folder / "first", port=port))
+            again = await asyncio.gather(*(back(its) for its in given.values()))
+        found = zip(itertools.product(("running", "back"), STORES), [*ended, *again], strict=True)
+        return dict(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_worker_on_another_cluster_starts_a_new_life(clusters_replaced, store):
+def test_worker_on_another_cluster_starts_a_new_life(another_cluster, store):
     """Its topics have the same names there, and its folder is full of the old cluster's sessions."""
-    found = outcome(clusters_replaced["stopped", store])
+    found = outcome(another_cluster[stopped, store])
     assert found.reason is None
     last = {(key or b"").decode(): session for key, session in found.after}
     assert last.keys() == {*KEYS, STRAY} == lives(found.after, "new")
@@ -310,20 +319,28 @@ def test_worker_on_another_cluster_starts_a_new_life(clusters_replaced, store):
     assert all(session["attributes"] == {"new": 1} for _key, session in found.after)
 
 
-@pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("how", ["mirrored", "running"])
-def test_offsets_or_state_of_another_cluster_end_the_worker(clusters_replaced, how, store):
-    """A mirror of the offsets, with their marks; or another cluster at the address of a running worker's."""
-    found = outcome(clusters_replaced[how, store])
+def is_refused(found: Outcome) -> bool:
+    """Return True if a worker ended because of the cluster, with the remedy, and published nothing."""
     assert isinstance(found.reason, TopicsChanged)
     assert "cluster" in str(found.reason)
     assert "set SESSION_WORKER_BROKERS" in str(found.reason)
-    assert found.after == []
+    return found.after == []
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_worker_goes_on_when_its_own_cluster_is_back(clusters_replaced, store):
-    found = outcome(clusters_replaced["back", store])
+def test_offsets_of_another_cluster_end_the_worker(another_cluster, store):
+    """A mirror of the cluster has copied them, with their marks."""
+    assert is_refused(outcome(another_cluster[mirrored, store]))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_other_cluster_at_the_address_of_a_running_worker_ends_it(swapped_cluster, store):
+    assert is_refused(swapped_cluster["running", store])
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_worker_goes_on_when_its_own_cluster_is_back(swapped_cluster, store):
+    found = swapped_cluster["back", store]
     assert found.reason is None
     last = {(key or b"").decode(): session for key, session in found.after}
     assert {last[key]["updateCount"] for key in KEYS} == {4}
