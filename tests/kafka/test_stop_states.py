@@ -176,17 +176,20 @@ def test_sigterm_ends_process_1_of_a_container_at_once(pause, command):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as started:
-        deadline = time.monotonic() + 20
-        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
-        while not (inner := children.read_text("ascii").split()) or not is_caught(int(inner[0]), signal.SIGTERM):
-            assert time.monotonic() < deadline, "the process has no handler"
-            time.sleep(0.001)
-        handled = Path(f"/proc/{inner[0]}/maps").read_text("utf-8")
-        assert pause or "pydantic" not in handled, "the handlers come before what is slow"
-        time.sleep(pause)
-        if started.poll() is None:
-            os.kill(int(inner[0]), signal.SIGTERM)
-        status = started.wait(10)
-        said = started.stderr.read().decode() if started.stderr else ""
+        try:
+            deadline = time.monotonic() + 20
+            children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+            while not (inner := children.read_text("ascii").split()) or not is_caught(int(inner[0]), signal.SIGTERM):
+                assert time.monotonic() < deadline, "the process has no handler"
+                time.sleep(0.001)
+            handled = Path(f"/proc/{inner[0]}/maps").read_text("utf-8")
+            assert pause or "pydantic" not in handled, "the handlers come before what is slow"
+            time.sleep(pause)
+            if started.poll() is None:
+                os.kill(int(inner[0]), signal.SIGTERM)
+            status = started.wait(10)
+            said = started.stderr.read().decode() if started.stderr else ""
+        finally:
+            started.kill()
     assert status in ({0} if command == ("run",) or pause == 0 else {0, 1}), said  # 1: nothing listens there
     assert "Traceback" not in said
