@@ -16,7 +16,11 @@ RESTORE_SECONDS = 2
 
 
 def reasons(worker):
-    return [line.partition(" began: ")[2] for line in worker.said() if "A rebalance of group" in line]
+    return [
+        line.partition(" began after generation ")[2].partition(": ")[2]
+        for line in worker.said()
+        if "A rebalance of group" in line
+    ]
 
 
 @pytest.mark.parametrize("replicas", [0, 1])

@@ -18,6 +18,7 @@ from aiokafka.structs import OffsetAndMetadata
 from tests.kafka.inside import crashed, opened, running, send, settings_for, source, until, update
 from tests.kafka.ports import free_port
 from tests.kafka.topics import Record, administration, high_watermarks, read
+from worker.connection import OtherCluster
 from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
 from worker.runtime.cluster import Cluster
@@ -140,7 +141,7 @@ def topics_replaced(request, kafka, tmp_path_factory):
 @pytest.mark.parametrize("field", TOPICS)
 def test_replaced_topic_ends_the_worker_before_it_publishes(topics_replaced, field, store):
     found = outcome(topics_replaced[field, store])
-    assert isinstance(found.reason, TopicsChanged)
+    assert isinstance(found.reason, TopicsChanged | OtherCluster)
     (told,) = str(found.reason).splitlines()
     assert told.startswith(getattr(found.settings, f"{field}_topic"))
     assert "deleted and created again" in told
@@ -321,7 +322,7 @@ def test_worker_on_another_cluster_starts_a_new_life(another_cluster, store):
 
 def is_refused(found: Outcome) -> bool:
     """Return True if a worker ended because of the cluster, with the remedy, and published nothing."""
-    assert isinstance(found.reason, TopicsChanged)
+    assert isinstance(found.reason, TopicsChanged | OtherCluster)
     assert "cluster" in str(found.reason)
     assert "set SESSION_WORKER_BROKERS" in str(found.reason)
     return found.after == []

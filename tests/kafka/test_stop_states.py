@@ -159,7 +159,7 @@ def test_forced_end_names_what_the_worker_waited_for(broker, tmp_path):
     assert seconds < 1 + MARGIN_SECONDS
     assert "SESSION_WORKER_STOP_SECONDS=1 " in said
     assert "waited for: " in said
-    assert "worker.runtime.transaction." in said
+    assert "worker.runtime.cycle.close:" in said
 
 
 @pytest.mark.parametrize("pause", [0, 0.3, 0.8])

@@ -88,7 +88,7 @@ def copied_as_after_a_crash(folder, to):
 
 
 def test_a_table_on_disk_gives_what_was_written_last_whether_it_is_kept_in_memory_or_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "_RECENT_BYTES", 2_000)
+    monkeypatch.setattr(disk, "RECENT_BYTES", 2_000)
     table, random = OnDisk(tmp_path / "table", Cache(1 << 20)), Random(7)
     state: dict[bytes, bytes | None] = {}
     from_disk = 0

@@ -2,8 +2,8 @@
 
 import errno
 import socket
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from faust.types import StreamT
 from mode import CrashingSupervisor
 from yarl import URL
 
+from worker.connection import OtherCluster
 from worker.pipeline.lane import Batch, Stage
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
@@ -45,6 +46,9 @@ class App(faust.App):
 
     def __init__(self, settings: Settings, topology: Topology) -> None:
         host = settings.web_host
+        if settings.store != "memory://":
+            with _naming_the_data_folder(settings):
+                settings.data_dir.mkdir(parents=True, exist_ok=True)
         opened = ExitStack()
         instance = claim(settings, opened)
         super().__init__(
@@ -114,7 +118,7 @@ class App(faust.App):
     async def on_stop(self) -> None:
         """End the cycle in flight, then leave the group."""
         await self.cycle.close()
-        if isinstance(self.crash_reason, TopicsChanged) and "_folder" in vars(self):
+        if isinstance(self.crash_reason, TopicsChanged | OtherCluster) and "_folder" in vars(self):
             self._folder.disown()
         await super().on_stop()
 
@@ -162,13 +166,22 @@ class App(faust.App):
             raise RuntimeError("tables on disk are opened only after the topics were checked")
         topics = {name: identity.topics[name].id for name in self._topology.state().values()}
         stream = {"app id": settings.app_id, "cluster": identity.cluster_id, **topics}
-        try:
+        with _naming_the_data_folder(settings):
             folder = Folder(settings.data_dir, stream)
-        except OSError as error:
-            told = f"{error.filename or settings.data_dir} cannot be used: {error.strerror}; set a folder that can be written"
-            raise WrongSetting(f"{PREFIX}DATA_DIR={settings.data_dir}: {told}") from error
         self._opened.callback(folder.close)
         return folder
+
+
+@contextmanager
+def _naming_the_data_folder(settings: Settings) -> Iterator[None]:
+    """Raise WrongSetting in place of what the system says of the folder of tables on disk."""
+    try:
+        yield
+    except OSError as error:
+        reason = (
+            f"{error.filename or settings.data_dir} cannot be used: {error.strerror}; set a folder that can be written"
+        )
+        raise WrongSetting(f"{PREFIX}DATA_DIR={settings.data_dir}: {reason}") from error
 
 
 def build_app(settings: Settings, topology: Topology) -> App:

@@ -50,10 +50,11 @@ from typing import Any, NamedTuple, Protocol
 from aiokafka import TopicPartition
 from mode import Service
 
+from worker.connection import OtherCluster
 from worker.pipeline.lane import Batch, Lane, Overlay
 from worker.pipeline.ledger import differing
 from worker.pipeline.topology import Topology
-from worker.runtime.cluster import Cluster, Identity, Membership, NotMember, OutOfTime, Refused
+from worker.runtime.cluster import Cluster, Failed, Identity, Membership, NotMember, OutOfTime, Refused
 from worker.runtime.topics import changes
 from worker.runtime.transaction import Aborted, TooLarge, TransactionalProducer, Unknown
 
@@ -230,7 +231,7 @@ class Cycle(Service):
                 self._pending.commit.cancel()
             await self._idle.wait()
         if membership is not None:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, Failed, OtherCluster):  # a mark serves monitoring tools alone
                 async with asyncio.timeout(MARK_SECONDS):
                     while not await self._mark(membership, changelogs):  # noqa: ASYNC110 (a broker gives no event)
                         await asyncio.sleep(_MARKER_SECONDS)

@@ -107,6 +107,11 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         client.send = Rebalances(client.send, consumer._group_id, rejoin).send
         return consumer
 
+    def set_shutdown(self) -> None:
+        """Say that the thread has ended; a worker that has crashed may have closed its loop before."""
+        with suppress(RuntimeError):
+            super().set_shutdown()
+
     async def on_thread_stop(self) -> None:
         """Stop the client, also where one of its tasks has failed: that ends the worker already (D9)."""
         try:

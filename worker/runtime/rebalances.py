@@ -36,6 +36,7 @@ class Rebalances:
         self._group = group
         self._rejoin = rejoin
         self._members: Mapping[str, str] = {}
+        self._generation = 0
         self._is_announced = False
 
     async def send(self, node: int, request: Any, **group: Any) -> Any:
@@ -43,6 +44,8 @@ class Rebalances:
         if request.API_KEY == Api.JOIN_GROUP:
             self._announce("this worker joins again" if self._members else "this worker joins")
         answer = await self._send(node, request, **group)
+        if request.API_KEY == Api.JOIN_GROUP and answer.error_code == Code.NONE:
+            self._generation = answer.generation_id
         if request.API_KEY == Api.SYNC_GROUP and answer.error_code == Code.NONE:
             self._members = await self._present(node)
             self._is_announced = False
@@ -62,7 +65,9 @@ class Rebalances:
     def _announce(self, reason: str, level: int = logging.INFO) -> None:
         """Log why a rebalance began, unless this one has its line already."""
         if not self._is_announced:
-            _log.log(level, "A rebalance of group %s began: %s", self._group, reason)
+            _log.log(
+                level, "A rebalance of group %s began after generation %d: %s", self._group, self._generation, reason
+            )
         self._is_announced = True
 
     def _change(self, present: Mapping[str, str]) -> str:
