@@ -285,7 +285,7 @@ HEADERLESS: list[tuple[tuple[str, bytes], ...]] = [
 
 
 @pytest.mark.parametrize("headers", HEADERLESS)
-@pytest.mark.parametrize("value", [b'{"customerSession":{}}', b"{", None])
+@pytest.mark.parametrize("value", [b'{"customerSession":{}}', b"{", b"\x1f\x8b a damaged gzip", None])
 def test_a_record_on_the_rekeyed_topic_without_origin_headers_is_missing_origin(network, headers, value):
     network.put(REKEYED, HOME, ConsumerRecord(0, SENT, b"s-1", value, headers))
     (rejection,) = network.rejections

@@ -235,6 +235,15 @@ def test_of_a_field_that_is_named_twice_the_last_wins_on_both_paths(value):
     judged(value)
 
 
+def test_ignored_field_in_a_session_that_a_later_null_replaces():
+    value = b'{"customerSession":{"profileId":"p","applicationId":null},"customerSession":null}'
+    rejection = judged(value)
+    assert isinstance(rejection, Rejection)
+    assert rejection.code == "unknown_type"
+    reopened = judged(value[:-1] + b',"type":"reopen"}')
+    assert not isinstance(reopened, Rejection)
+
+
 # -------------------------------------------------------------------------------------------------- deep, long, broken
 
 

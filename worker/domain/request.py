@@ -181,7 +181,8 @@ def _in_another_form(value: bytes) -> tuple[Any, dict[str, str]]:
         record = _decode_echoed(value)
     except msgspec.ValidationError:
         return _from_bare(_decode_bare(value)), _BARE
-    record.customerSession = _Changes(**{name: getattr(record.customerSession, name) for name in _CHANGES})
+    if record.customerSession is not None:  # of a field that is named twice, the last may be null
+        record.customerSession = _Changes(**{name: getattr(record.customerSession, name) for name in _CHANGES})
     return record, _AS_THEY_ARE
 
 
