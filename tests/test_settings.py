@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from worker.cli import main
-from worker.connection import UnusableFile
 from worker.domain.model import Rules
+from worker.kafka.connection import UnusableFile
 from worker.pipeline.topology import TOPICS, Topology
 from worker.runtime.app import build_app
 from worker.settings import PREFIX, Settings, WrongSetting, example_file, load

@@ -30,7 +30,9 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from worker.connection import OtherCluster
+from worker.kafka.cluster import Cluster
+from worker.kafka.connection import OtherCluster
+from worker.kafka.unreadable import unreadable
 from worker.local import console
 from worker.local import offsets as committed
 from worker.local.console import NoSuchTopic, NotRead
@@ -44,9 +46,8 @@ from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
 from worker.pipeline.topology import Topology
 from worker.runtime.access import NotLetIn, Unreachable, check_brokers, watched
-from worker.runtime.cluster import Cluster
-from worker.runtime.unreadable import unreadable
-from worker.settings import PREFIX, Settings, WrongSetting, example_file, in_force, load
+from worker.runtime.topics import stream_of
+from worker.settings import Settings, WrongSetting, example_file, in_force, load
 from worker.signals import Ending, ending_signals
 
 T = TypeVar("T")
@@ -211,7 +212,7 @@ def simulate(count: int, seed: int, out: str) -> None:
 def run(ending: Ending) -> None:
     """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
     settings = _settings()
-    _check_store(f"{PREFIX}STORE", settings.store)
+    _check_store("SESSION_WORKER_STORE", settings.store)
     ending.stop_seconds = settings.stop_seconds
     ending.defer()
     try:
@@ -322,7 +323,7 @@ async def _stream(connection: Mapping[str, Any], topology: Topology) -> bytes:
     """Read which cluster and topics a worker's state is built from now (rule L7 of pipeline/ledger.py)."""
     async with Cluster(connection) as cluster:
         names = topology.state().values()
-        return (await cluster.identity(names)).stream(names)
+        return stream_of(await cluster.identity(names), names)
 
 
 def _shown_error(error: click.ClickException) -> int:
@@ -399,7 +400,7 @@ def _settings() -> Settings:
 @contextmanager
 def _kafkas_errors() -> Iterator[None]:
     """Say in one line what keeps Kafka from being used; the client's log would say it in many."""
-    for name in ("aiokafka", "worker.connection"):
+    for name in ("aiokafka", "worker.kafka.connection"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield

@@ -25,8 +25,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from worker.connection import FreshContext, PasswordFile, UnusableFile
 from worker.domain.model import Rules
+from worker.kafka.connection import FreshContext, PasswordFile, UnusableFile
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
 from worker.signals import STOP_SECONDS
 

@@ -51,7 +51,7 @@ def strike(name: str, moment: str, times: int) -> None:
 
     A moment is `assigned`, `restored` (a record of a table), or a request of `worker.runtime`, by its class.
     """
-    from worker.runtime.cluster import Cluster
+    from worker.kafka.cluster import Cluster
     from worker.runtime.driver import RebalanceListener
     from worker.runtime.tables import Partitions
 
@@ -91,7 +91,7 @@ def strike(name: str, moment: str, times: int) -> None:
 
 def unfenced(_hold: Path) -> None:
     """Let dead owners be: allowed, since fencing only makes it fast."""
-    from worker.runtime.transaction import TransactionalProducer
+    from worker.kafka.producer import TransactionalProducer
 
     async def fence(producer, transactional_id):
         pass
@@ -101,7 +101,7 @@ def unfenced(_hold: Path) -> None:
 
 def sends_unchecked(_hold: Path) -> None:
     """Commit, whatever became of the records that belong to it."""
-    from worker.runtime import transaction
+    from worker.kafka import producer as transaction
 
     write = transaction.TransactionalProducer._write
 
@@ -114,8 +114,8 @@ def sends_unchecked(_hold: Path) -> None:
 
 def held_until_expelled(hold: Path) -> None:
     """Begin no transaction while the file *hold* is there, and then none before the group has put this worker out."""
+    from worker.kafka.producer import TransactionalProducer
     from worker.runtime import driver
-    from worker.runtime.transaction import TransactionalProducer
 
     assigned, commit = driver.RebalanceListener.on_partitions_assigned, TransactionalProducer.commit
     coordinators: list[Any] = []
@@ -147,7 +147,7 @@ _live.is_mistaken = False  # type: ignore[attr-defined]
 
 def generation_live(_hold: Path) -> None:
     """Read generation and member id when they are needed, and send what is read."""
-    from worker.runtime.cluster import Membership
+    from worker.kafka.cluster import Membership
 
     _live.is_mistaken = True  # type: ignore[attr-defined]
     Membership.check = lambda _membership: None  # type: ignore[method-assign, assignment]
@@ -155,7 +155,7 @@ def generation_live(_hold: Path) -> None:
 
 def offsets_unstable(_hold: Path) -> None:
     """Fetch committed offsets without require_stable."""
-    from worker.runtime.protocol import OffsetFetchRequest
+    from worker.kafka.protocol import OffsetFetchRequest
 
     build = OffsetFetchRequest.build
 
@@ -178,7 +178,7 @@ def origins_unchecked(_hold: Path) -> None:
 
 def restored_to_the_stable_offset(_hold: Path) -> None:
     """Take the last stable offset for where a topic ends."""
-    from worker.runtime import cluster
+    from worker.kafka import cluster
 
     cluster._READ_UNCOMMITTED = 1  # type: ignore[misc]
 

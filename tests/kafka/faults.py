@@ -7,8 +7,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from worker.runtime.cluster import Backoff, Cluster, Membership, Refused, Unanswered
-from worker.runtime.protocol import Code
+from worker.kafka.cluster import Backoff, Cluster, Membership, Refused, Unanswered
+from worker.kafka.protocol import Code
 
 
 class Wire(Cluster):

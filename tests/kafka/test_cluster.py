@@ -9,7 +9,7 @@ from aiokafka.client import CoordinationType
 
 from tests.kafka.faults import Wire, member
 from tests.kafka.topics import Record, create, own, produce, send
-from worker.runtime.cluster import Membership, NotMember, Refused
+from worker.kafka.cluster import Membership, NotMember, Refused
 
 
 @asynccontextmanager
@@ -147,7 +147,7 @@ def test_a_coordinator_that_is_gone_is_looked_up_anew(kafka):
 
 
 def test_the_operator_hears_of_a_question_that_has_no_answer_yet_and_it_can_be_given_up(kafka, caplog, monkeypatch):
-    monkeypatch.setattr("worker.runtime.cluster._REPORT_SECONDS", 0.5)
+    monkeypatch.setattr("worker.kafka.cluster._REPORT_SECONDS", 0.5)
 
     async def scenario():
         async with opened(kafka) as (cluster, topic):
@@ -156,6 +156,6 @@ def test_the_operator_hears_of_a_question_that_has_no_answer_yet_and_it_can_be_g
                     await cluster.watermarks([TopicPartition(topic, 99)])
 
     asyncio.run(scenario())
-    told = [record.message for record in caplog.records if record.name == "worker.runtime.cluster"]
+    told = [record.message for record in caplog.records if record.name == "worker.kafka.cluster"]
     assert len(told) == 4  # two questions, two times each
     assert all("still waiting after " in line for line in told)

@@ -10,9 +10,9 @@ from tests.kafka.injector import injecting
 from tests.kafka.inside import crashed, opened, running, settings_for
 from tests.kafka.topics import create
 from tests.kafka.workers import Crew, update
+from worker.kafka.protocol import Code
+from worker.kafka.responses import Api, ClientEnded, Outcome, Watch, judge, remedy
 from worker.local.kafka import LocalKafka
-from worker.runtime.protocol import Code
-from worker.runtime.refusals import Api, ClientEnded, Outcome, Watch, judge, remedy
 
 GROUP_APIS = Api.FIND_COORDINATOR, Api.JOIN_GROUP, Api.SYNC_GROUP, Api.HEARTBEAT
 

@@ -12,7 +12,7 @@ from tests.kafka.account import flaws
 from tests.kafka.faults import wire_of
 from tests.kafka.inside import opened, running, settings_for, source
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, simulated
-from worker.runtime.cluster import Cluster
+from worker.kafka.cluster import Cluster
 from worker.runtime.instance import claim
 from worker.settings import Settings
 

@@ -16,9 +16,9 @@ from aiokafka.errors import KafkaConnectionError
 from tests.chaos.proxy import Wire
 from tests.kafka.ports import free_port
 from tests.kafka.workers import Crew, simulated
-from worker.connection import Client, OtherCluster
+from worker.kafka.cluster import Cluster
+from worker.kafka.connection import Client, OtherCluster
 from worker.local.kafka import LocalKafka
-from worker.runtime.cluster import Cluster
 from worker.settings import PREFIX
 
 AGAIN_SECONDS = 30

@@ -26,9 +26,9 @@ from tests.kafka.inside import (
 from tests.kafka.topics import Record, administration, create, produce, read
 from tests.kafka.topics import send as send_by
 from tests.kafka.workers import is_done
+from worker.kafka.cluster import Cluster
 from worker.pipeline.lane import LostRecords
 from worker.pipeline.ledger import Ledger
-from worker.runtime.cluster import Cluster
 from worker.runtime.opening import OffsetsMoved
 from worker.runtime.topics import prepare
 from worker.testing import StreamDriver, Update
@@ -168,7 +168,7 @@ def test_who_lost_its_assignment_between_two_questions_takes_nothing_for_lost(se
 
 def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
     """A coordinator may have lost some of what it confirmed; what was done from there on would be done twice (O5)."""
-    caplog.set_level(logging.DEBUG, "worker.runtime.cluster")
+    caplog.set_level(logging.DEBUG, "worker.kafka.cluster")
 
     async def scenario():
         it = settings()

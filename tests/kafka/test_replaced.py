@@ -18,10 +18,10 @@ from aiokafka.structs import OffsetAndMetadata
 from tests.kafka.inside import crashed, opened, running, send, settings_for, source, until, update
 from tests.kafka.ports import free_port
 from tests.kafka.topics import Record, administration, high_watermarks, read
-from worker.connection import OtherCluster
+from worker.kafka.cluster import Cluster
+from worker.kafka.connection import OtherCluster
 from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
-from worker.runtime.cluster import Cluster
 from worker.runtime.cycle import TopicsChanged
 from worker.runtime.topics import prepare
 from worker.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 from tests.kafka.test_access import KEY_PASSWORD, PASSWORD, USER, Authority
 from tests.kafka.test_token import token
 from tests.kafka.workers import Crew, update
-from worker.connection import REFUSED_SECONDS
+from worker.kafka.connection import REFUSED_SECONDS
 from worker.local.kafka import LocalKafka
 
 NEXT = "next-" + PASSWORD

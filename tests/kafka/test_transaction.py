@@ -9,10 +9,10 @@ from aiokafka import TopicPartition
 from tests.kafka.faults import Wire, member
 from tests.kafka.test_cluster import NOBODY
 from tests.kafka.topics import create, own, read
+from worker.kafka.cluster import Membership
+from worker.kafka.producer import Aborted, TransactionalProducer, Unknown, Unwritable
 from worker.local.kafka import LocalKafka
 from worker.pipeline.wire import ProducerRecord
-from worker.runtime.cluster import Membership
-from worker.runtime.transaction import Aborted, TransactionalProducer, Unknown, Unwritable
 
 LOST = ["AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"]
 
@@ -125,8 +125,8 @@ def test_offsets_alone_or_records_alone_are_a_transaction_and_nothing_is_none(ka
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_a_partition_takes_more_than_one_batch_and_a_request_no_more_than_it_holds(kafka, compression, monkeypatch):
-    monkeypatch.setattr("worker.runtime.transaction.MAX_BATCH_BYTES", 10_000)
-    monkeypatch.setattr("worker.runtime.transaction.MAX_REQUEST_BYTES", 15_000)
+    monkeypatch.setattr("worker.kafka.producer.MAX_BATCH_BYTES", 10_000)
+    monkeypatch.setattr("worker.kafka.producer.MAX_REQUEST_BYTES", 15_000)
 
     async def scenario():
         async with shop(kafka) as it:

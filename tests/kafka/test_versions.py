@@ -8,9 +8,9 @@ import pytest
 from tests.kafka.account import flaws
 from tests.kafka.topics import administration, configuration, create
 from tests.kafka.workers import Crew, simulated
+from worker.kafka.versions import OLDEST_KAFKA
 from worker.local.kafka import VERSION, LocalKafka
 from worker.runtime.topics import WrongTopics, prepare
-from worker.runtime.versions import OLDEST_KAFKA
 from worker.settings import Settings
 
 OLDEST = f"{OLDEST_KAFKA}.2"

@@ -32,10 +32,10 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata, TopicPartition
 
 from worker.domain.model import instant
+from worker.kafka.protocol import NO_TIMESTAMP
 from worker.pipeline.lines import Line
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6
-from worker.pipeline.wire import NO_TIMESTAMP
 
 BATCH_BYTES: Final = 1 << 17
 NOT_PERMITTED: Final = "the broker does not permit it: grant the principal Write on the topic"

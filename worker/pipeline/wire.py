@@ -16,9 +16,6 @@ from worker.domain.profile import Claim
 
 Headers = Sequence[tuple[str, bytes]]
 
-NO_TIMESTAMP: Final = -1
-"""Kafka's timestamp of a record that has none."""
-
 # ------------------------------------------------------------------------------------------------------- records
 
 

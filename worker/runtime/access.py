@@ -27,11 +27,11 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from worker.connection import Connection, Refusal, UnusableFile, failure
-from worker.runtime.cluster import DENIED, GRANT, Refused
-from worker.runtime.refusals import ClientEnded, remedy
-from worker.runtime.versions import too_old
-from worker.settings import PREFIX, Settings
+from worker.kafka.cluster import DENIED, GRANT, Refused
+from worker.kafka.connection import Connection, Refusal, UnusableFile, failure
+from worker.kafka.responses import ClientEnded, remedy
+from worker.kafka.versions import too_old
+from worker.settings import Settings
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ async def _refusal(place: "_Place", settings: Settings) -> str | None:
         if isinstance(error, KafkaConnectionError) and not settings.security_protocol.startswith("SASL"):
             return (
                 f"Kafka at {place.address} closes the connection after the first request: does it want a login? Set "
-                f"{PREFIX}SECURITY_PROTOCOL=SASL_{settings.security_protocol}, with {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD"
+                f"SESSION_WORKER_SECURITY_PROTOCOL=SASL_{settings.security_protocol}, with SESSION_WORKER_SASL_USERNAME and SESSION_WORKER_SASL_PASSWORD"
             )
         return f"Kafka at {place.address} does not complete the login: {_words(error)}"
     finally:
@@ -222,7 +222,7 @@ async def _tries(place: _Place, context: ssl.SSLContext | None, request: bytes) 
 
 def _no_connection(place: _Place, error: BaseException) -> str | None:
     """Return why there is no connection at all; None when there was one."""
-    check = f"check {PREFIX}BROKERS, and that Kafka runs"
+    check = "check SESSION_WORKER_BROKERS, and that Kafka runs"
     match error:
         case socket.gaierror():
             return f"{place.address}: the name {place.host} does not resolve ({error.strerror}): {check}"
@@ -246,12 +246,12 @@ async def _other_protocol(place: _Place, answer: bytes | None, settings: Setting
         other = settings.security_protocol.replace("SSL", "PLAINTEXT")
         return (
             f"Kafka at {place.address} does not speak TLS: is the listener PLAINTEXT? "
-            f"Set {PREFIX}SECURITY_PROTOCOL={other}"
+            f"Set SESSION_WORKER_SECURITY_PROTOCOL={other}"
         )
     if not has_tls and over_tls:
         other = settings.security_protocol.replace("PLAINTEXT", "SSL")
-        return f"{place.address} speaks TLS: is the listener SSL? Set {PREFIX}SECURITY_PROTOCOL={other}"
-    check = f"check {PREFIX}BROKERS"
+        return f"{place.address} speaks TLS: is the listener SSL? Set SESSION_WORKER_SECURITY_PROTOCOL={other}"
+    check = "check SESSION_WORKER_BROKERS"
     also = "does not speak TLS and " if has_tls and not over_tls else ""
     if seen := answer or plain or page:
         speaks = "it speaks HTTP" if _HTTP in {seen[:5], (page or b"")[:5]} else f"it sends {seen[:16]!r}"
@@ -298,21 +298,21 @@ def _told(error: BaseException, settings: Settings) -> str:
         match cause:
             case SaslAuthenticationFailed():
                 if settings.sasl_mechanism == "OAUTHBEARER":
-                    return f"refuses the token: put one into {PREFIX}SASL_TOKEN_FILE that is valid and has not expired"
-                secret = f"in {PREFIX}SASL_PASSWORD_FILE" if settings.sasl_password_file else "that goes with it"
-                return f"refuses the login: check {PREFIX}SASL_USERNAME and the secret {secret}"
+                    return "refuses the token: put one into SESSION_WORKER_SASL_TOKEN_FILE that is valid and has not expired"
+                secret = "in SESSION_WORKER_SASL_PASSWORD_FILE" if settings.sasl_password_file else "that goes with it"
+                return f"refuses the login: check SESSION_WORKER_SASL_USERNAME and the secret {secret}"
             case UnsupportedSaslMechanismError() | IllegalSaslStateError():
-                return f"does not know the way to log in: set {PREFIX}SASL_MECHANISM to one that it has"
+                return "does not know the way to log in: set SESSION_WORKER_SASL_MECHANISM to one that it has"
             case ssl.SSLCertVerificationError() if cause.verify_code == _EXPIRED:
                 return "shows a certificate that has expired: give that broker a new one"
             case ssl.SSLCertVerificationError():
                 what = f"shows a certificate that is not believed ({cause.verify_message})"
-                return f"{what}: name the CA that signed it in {PREFIX}SSL_CAFILE, or give that broker another"
+                return f"{what}: name the CA that signed it in SESSION_WORKER_SSL_CAFILE, or give that broker another"
             case UnusableFile():
                 return f"cannot be logged in to: {cause}"
             case ssl.SSLError() if _ALERT in (cause.reason or ""):
                 reason = (cause.reason or "").partition(_ALERT)[2].replace("_", " ").lower()
                 what = f"refuses the worker's certificate ({reason})"
-                return f"{what}: put one into {PREFIX}SSL_CERTFILE that is valid and that the brokers believe"
+                return f"{what}: put one into SESSION_WORKER_SSL_CERTFILE that is valid and that the brokers believe"
         cause = cause.__cause__
     return ""

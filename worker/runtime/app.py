@@ -14,20 +14,20 @@ from faust.types import StreamT
 from mode import CrashingSupervisor
 from yarl import URL
 
-from worker.connection import OtherCluster
+from worker.kafka.cluster import Cluster
+from worker.kafka.connection import OtherCluster
+from worker.kafka.producer import TransactionalProducer, Unknown
 from worker.pipeline.lane import Batch, Stage
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
-from worker.runtime.cluster import Cluster
 from worker.runtime.cycle import Cycle, TopicsChanged
 from worker.runtime.driver import AsFetched
 from worker.runtime.instance import claim
 from worker.runtime.opening import Opening, Parts, Tables
 from worker.runtime.stalls import Stalls
 from worker.runtime.tables import InMemory, Kept, Table
-from worker.runtime.transaction import TransactionalProducer, Unknown
-from worker.settings import PREFIX, Settings, WrongSetting
+from worker.settings import Settings, WrongSetting
 
 if TYPE_CHECKING:
     from worker.runtime.disk import Folder
@@ -181,7 +181,7 @@ def _naming_the_data_folder(settings: Settings) -> Iterator[None]:
         reason = (
             f"{error.filename or settings.data_dir} cannot be used: {error.strerror}; set a folder that can be written"
         )
-        raise WrongSetting(f"{PREFIX}DATA_DIR={settings.data_dir}: {reason}") from error
+        raise WrongSetting(f"SESSION_WORKER_DATA_DIR={settings.data_dir}: {reason}") from error
 
 
 def build_app(settings: Settings, topology: Topology) -> App:
@@ -225,4 +225,6 @@ def _port(settings: Settings) -> int:
             else (f"WEB_HOST={host}", "set an address of this machine, for example 127.0.0.1 or 0.0.0.0")
         )
         reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]  # Python adds the address
-        raise WrongSetting(f"{PREFIX}{setting}: the web server cannot listen at {host}: {reason}; {remedy}") from error
+        raise WrongSetting(
+            f"SESSION_WORKER_{setting}: the web server cannot listen at {host}: {reason}; {remedy}"
+        ) from error

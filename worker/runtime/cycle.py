@@ -50,13 +50,13 @@ from typing import Any, NamedTuple, Protocol
 from aiokafka import TopicPartition
 from mode import Service
 
-from worker.connection import OtherCluster
+from worker.kafka.cluster import Cluster, Failed, Identity, Membership, NotMember, OutOfTime, Refused
+from worker.kafka.connection import OtherCluster
+from worker.kafka.producer import Aborted, TooLarge, TransactionalProducer, Unknown
 from worker.pipeline.lane import Batch, Lane, Overlay
 from worker.pipeline.ledger import differing
 from worker.pipeline.topology import Topology
-from worker.runtime.cluster import Cluster, Failed, Identity, Membership, NotMember, OutOfTime, Refused
-from worker.runtime.topics import changes
-from worker.runtime.transaction import Aborted, TooLarge, TransactionalProducer, Unknown
+from worker.runtime.topics import changes, stream_of
 
 FOLD_SECONDS = 0.1
 INTERVAL_SECONDS = 0.02
@@ -412,7 +412,7 @@ class Cycle(Service):
         names = self._topology.named().values()
         now = await self._cluster.identity(names)
         if self.identity is None and now.topics.keys() == set(names):
-            self.identity, self.stream = now, now.stream(self._state)
+            self.identity, self.stream = now, stream_of(now, self._state)
         return {*changes(self._topology, self.identity or now, now)}
 
     async def _check_identity(self, touched: Collection[TopicPartition], deadline: float) -> None:
@@ -422,7 +422,7 @@ class Cycle(Service):
         except OutOfTime as error:
             raise Aborted(str(error)) from error
         for answer in answers:
-            if answer.topics.keys() < {*self._state} or differing(answer.stream(self._state), self.stream):
+            if answer.topics.keys() < {*self._state} or differing(stream_of(answer, self._state), self.stream):
                 raise _Replaced("the cluster or a topic is not the one that the worker started with")
 
     @Service.task

@@ -48,15 +48,15 @@ from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, AppT, ConsumerMessage, Message
 from mode import Service
 
+from worker.kafka.cluster import Membership
+from worker.kafka.protocol import Code
+from worker.kafka.rebalances import Rebalances
+from worker.kafka.responses import ClientEnded, Watch, remedy
+from worker.kafka.throttles import Throttles
+from worker.kafka.unreadable import unreadable
 from worker.pipeline.lane import Batch
 from worker.pipeline.wire import ConsumerRecord
-from worker.runtime.cluster import Membership
-from worker.runtime.protocol import Code
-from worker.runtime.rebalances import Rebalances
-from worker.runtime.refusals import ClientEnded, Watch, remedy
 from worker.runtime.stalls import Progress, Standing
-from worker.runtime.throttles import Throttles
-from worker.runtime.unreadable import unreadable
 
 _CALM = (1, 500)  # a broker may hold a fetch until it has so many bytes, and so many milliseconds
 _BUSY = (1 << 16, 12)  # each fetch costs the same, whatever it brings

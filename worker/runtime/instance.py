@@ -19,7 +19,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from worker.settings import PREFIX, Settings
+from worker.settings import Settings
 
 _log: Final = logging.getLogger(__name__)
 
@@ -40,11 +40,9 @@ def claim(settings: Settings, held: ExitStack) -> str:
         name = _kept_name(settings.data_dir / _FOLDER / settings.app_id, held)
     except (OSError, NotImplementedError) as error:  # FileLock's, where a file system has no locks
         _log.info(
-            "The transactional id is new at each start: %s. To keep one set %sDATA_DIR to a folder that can be written, "
-            "or %sINSTANCE to a name that no other worker has",
+            "The transactional id is new at each start: %s. To keep one set SESSION_WORKER_DATA_DIR to a folder that can be written, "
+            "or SESSION_WORKER_INSTANCE to a name that no other worker has",
             error,
-            PREFIX,
-            PREFIX,
         )
         name = token_hex(_NAME_BYTES)
     return f"{settings.app_id}-{name}"

@@ -61,16 +61,15 @@ from faust.tables.recovery import Recovery
 from faust.types import TP
 from mode import Service
 
+from worker.kafka.cluster import Cluster, Identity, Membership, NotMember
+from worker.kafka.producer import TransactionalProducer, Unknown
 from worker.pipeline.lane import Lane, LostRecords, Stage
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import TOPICS, Topology
-from worker.runtime.cluster import Cluster, Identity, Membership, NotMember
 from worker.runtime.cycle import Cycle, TopicsChanged
 from worker.runtime.tables import Partitions, Table
 from worker.runtime.topics import replaced
-from worker.runtime.transaction import TransactionalProducer, Unknown
-from worker.settings import PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ _ALIVE_TIMEOUTS = 2
 _REMEDIES = (
     "Stop all workers; `session-worker offsets accept` shows what would be skipped or counted twice. Set another offset "
     "with kafka-consumer-groups.sh --reset-offsets if need be, then `session-worker offsets accept --yes`. Or process "
-    f"the input again into new output topics, with a new {PREFIX}APP_ID"
+    "the input again into new output topics, with a new SESSION_WORKER_APP_ID"
 )
 
 
@@ -291,8 +290,8 @@ class Opening(Recovery):
             if now - since > alive_seconds and twin < own:
                 raise SharedName(
                     f"another live worker (member {twin}) has the transactional id {name}, and two with one would end each "
-                    f"other's transactions. Set {PREFIX}INSTANCE to a name that no other worker has; or, if "
-                    f"{PREFIX}DATA_DIR was copied from another machine, delete its folder `instances`"
+                    f"other's transactions. Set SESSION_WORKER_INSTANCE to a name that no other worker has; or, if "
+                    f"SESSION_WORKER_DATA_DIR was copied from another machine, delete its folder `instances`"
                 )
 
     # ------------------------------------------------------------------------------------------------------- step 6
@@ -444,7 +443,7 @@ def _ledger(
         if evidence:
             raise OffsetsMoved(
                 f"{evidence}, but no offset of {name} is committed: the offset was deleted or has expired, or the "
-                f"outputs belong to a worker with another {PREFIX}APP_ID than {group}. {_REMEDIES}"
+                f"outputs belong to a worker with another SESSION_WORKER_APP_ID than {group}. {_REMEDIES}"
             )
         return Ledger(low)
     offset, metadata = commit
@@ -467,7 +466,7 @@ def _ledger(
         told = f"{ledger.next} is beyond the end {high}, so the topic was created again or has lost records"
     told = f"{name}: committed offset {told}"
     if not (may_skip and skips):
-        setting = f"To skip them set {PREFIX}ON_DATA_LOSS=earliest. Or: " if may_skip else ""
+        setting = "To skip them set SESSION_WORKER_ON_DATA_LOSS=earliest. Or: " if may_skip else ""
         raise LostRecords(f"{told}. {setting}{_REMEDIES}")
     if ledger.next > high:
         log.warning("%s. Going on from %d; how many is not known, the partition was made anew", told, low)

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-from worker.connection import REFUSED_SECONDS
+from worker.kafka.connection import REFUSED_SECONDS
 from worker.pipeline.topology import Topology
 from worker.runtime.access import NotLetIn, Unreachable, check_brokers, explained, watched
 from worker.runtime.app import App, build_app

@@ -25,8 +25,8 @@ from aiokafka.client import CoordinationType
 from aiokafka.protocol.api import Request
 from mode import Service
 
-from worker.runtime.cluster import Backoff, Cluster, Failed, OutOfTime, Refused, check
-from worker.runtime.protocol import (
+from worker.kafka.cluster import Backoff, Cluster, Failed, OutOfTime, Refused, check
+from worker.kafka.protocol import (
     Code,
     DescribeProducersRequest,
     DescribeTransactionsRequest,

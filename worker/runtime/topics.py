@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -15,10 +15,10 @@ from aiokafka.errors import (
     for_code,
 )
 
-from worker.pipeline.ledger import differing
+from worker.kafka.cluster import DENIED, GRANT, Identity
+from worker.pipeline.ledger import differing, digests
 from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6, MAX_PARTITIONS, PLAIN, TOPICS, Topology
-from worker.runtime.cluster import DENIED, GRANT, Identity
-from worker.settings import PREFIX, Settings
+from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _AT_LEAST: Final = {
 _ADVICE: Final = {"segment.bytes"}
 """What a topic is created with, and what is no error where it is otherwise."""
 _REPROCESS: Final = (
-    f"process the input again into new output topics: set {PREFIX}APP_ID and the {PREFIX}…_TOPIC of every topic but the "
+    "process the input again into new output topics: set SESSION_WORKER_APP_ID and the SESSION_WORKER_…_TOPIC of every topic but the "
     "input to new names"
 )
 """The remedy that is always possible."""
@@ -136,7 +136,7 @@ async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: Mappi
         if any(unknown in (answers[name]["error_message"] or "") for unknown in wanted[name].keys() & ANY_TIME)
     }
     answers |= await _answers(admin, settings, partitions, older)
-    variables = {name: f"{PREFIX}{field.upper()}_TOPIC" for field, name in missing.items()}
+    variables = {name: f"SESSION_WORKER_{field.upper()}_TOPIC" for field, name in missing.items()}
     replicas = "the broker's default" if settings.replication_factor < 0 else settings.replication_factor
     for it in answers.values():
         if not it["error_code"]:
@@ -195,7 +195,7 @@ def _miscounted(settings: Settings, names: Mapping[str, str], counts: Mapping[st
     updates, ours = names["updates"], [count for field, count in counts.items() if field != "updates"]
     needed = counts.get("updates", settings.partitions)
     if needed > MAX_PARTITIONS:
-        has = "has" if "updates" in counts else f"has to be created and, by {PREFIX}PARTITIONS, would have"
+        has = "has" if "updates" in counts else "has to be created and, by SESSION_WORKER_PARTITIONS, would have"
         yield f"{updates} {has} {needed} partitions, but {MAX_PARTITIONS} is the most that can be: take another topic"
     usual = max(ours, key=lambda count: (ours.count(count), count == needed), default=needed)
     if usual != needed:
@@ -205,8 +205,8 @@ def _miscounted(settings: Settings, names: Mapping[str, str], counts: Mapping[st
         else:
             yield (
                 f"{same}: created with {usual} partitions, but {updates}, which has to be created, would have {needed} "
-                f"({PREFIX}PARTITIONS), and every topic needs as many. Set {PREFIX}PARTITIONS={usual}, "
-                f"{PREFIX}UPDATES_TOPIC to the input that these topics belong to, or {_REPROCESS}"
+                f"(SESSION_WORKER_PARTITIONS), and every topic needs as many. Set SESSION_WORKER_PARTITIONS={usual}, "
+                f"SESSION_WORKER_UPDATES_TOPIC to the input that these topics belong to, or {_REPROCESS}"
             )
     for field, name in names.items():
         count = counts.get(field, needed)
@@ -225,7 +225,7 @@ def _input_changed(name: str, before: int, now: int, outputs: str) -> str:
         )
     return (
         f"{name} has {now} partitions, but {outputs} have {before}: {cause}. A topic's partitions cannot be removed. Take "
-        f"a new input of {before} partitions ({PREFIX}UPDATES_TOPIC) and accept its start with `session-worker offsets "
+        f"a new input of {before} partitions (SESSION_WORKER_UPDATES_TOPIC) and accept its start with `session-worker offsets "
         f"accept --yes`; or {_REPROCESS}"
     )
 
@@ -236,7 +236,7 @@ def _recount(field: str, name: str, has: int, needed: int, brokers: str = "") ->
     if field in PLAIN:
         if has < needed:
             return f"Add partitions: {add}"
-        return f"Name another topic, which the worker creates ({PREFIX}{field.upper()}_TOPIC); {name} keeps its records"
+        return f"Name another topic, which the worker creates (SESSION_WORKER_{field.upper()}_TOPIC); {name} keeps its records"
     kept = f"Do not delete it: it holds {TOPICS[field].holds}. Instead, {_REPROCESS}"
     return f"If it never held a record, add partitions: {add}. Otherwise: {kept}" if has < needed else kept
 
@@ -255,7 +255,7 @@ def changes(topology: Topology, before: Identity, now: Identity) -> Iterator[str
     if now.cluster_id != before.cluster_id:
         yield (
             f"the brokers belong to the cluster {now.cluster_id}, and the worker started on {before.cluster_id}: set "
-            f"{PREFIX}BROKERS to the cluster that holds its topics"
+            f"SESSION_WORKER_BROKERS to the cluster that holds its topics"
         )
         return
     needed = topology.partitions or 0
@@ -274,12 +274,18 @@ def changes(topology: Topology, before: Identity, now: Identity) -> Iterator[str
             yield f"{grown}. {_recount(field, name, is_now.partitions, needed)}"
 
 
+def stream_of(identity: Identity, names: Iterable[str]) -> bytes:
+    """Return a digest of the cluster's id, and one of each topic's name and id (rule L7 of pipeline/ledger.py)."""
+    ids = {name: topic.id for name, topic in identity.topics.items()}
+    return digests([identity.cluster_id, *(ids.get(name, "") and f"{name}/{ids[name]}" for name in names)])
+
+
 def replaced(topology: Topology, group: str, stream: bytes, now: Identity) -> Iterator[str]:
     """Yield which of the cluster and the topics are not those whose digests *stream* has, and what to do."""
-    places = differing(stream, now.stream(topology.state().values()))
+    places = differing(stream, stream_of(now, topology.state().values()))
     if 0 in places:
         yield (
-            f"the offsets of the group {group} were committed on another cluster than {now.cluster_id}: set {PREFIX}BROKERS "
+            f"the offsets of the group {group} were committed on another cluster than {now.cluster_id}: set SESSION_WORKER_BROKERS "
             f"to the cluster that the worker's state was built from; or {_REPROCESS}"
         )
         return
@@ -288,7 +294,7 @@ def replaced(topology: Topology, group: str, stream: bytes, now: Identity) -> It
             new = "If it is a new input with a new name: accept its start with `session-worker offsets accept --yes`. "
             yield (
                 f"{name} is not the topic that the state of the group {group} was built from: it was deleted and created "
-                f"again, or {PREFIX}{field.upper()}_TOPIC was changed. {new if field == 'updates' else ''}{_lost(field, name)}"
+                f"again, or SESSION_WORKER_{field.upper()}_TOPIC was changed. {new if field == 'updates' else ''}{_lost(field, name)}"
             )
 
 

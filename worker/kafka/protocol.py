@@ -26,6 +26,9 @@ from aiokafka.protocol.types import (
     UnsignedVarInt32,
 )
 
+NO_TIMESTAMP: Final = -1
+"""The timestamp of a record that has none."""
+
 _STRING: Final = CompactString("utf-8")
 _TAGS: Final = ("tags", TaggedFields)
 _UNTAGGED: Final[dict[int, bytes]] = {}

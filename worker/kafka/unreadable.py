@@ -11,8 +11,6 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import RecordTooLargeError
 
-from worker.settings import PREFIX
-
 _CODECS: Final = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
@@ -27,7 +25,7 @@ class Unreadable(Exception):
         super().__init__(
             f"{tp.topic}/{tp.partition}: the batch at offset {offset} {what}. Nothing can be read past it. To go on "
             f"without it on the input topic delete the records before {end} with kafka-delete-records.sh, and set "
-            f"{PREFIX}ON_DATA_LOSS=earliest. On another topic restore it from a backup, or name a new topic"
+            f"SESSION_WORKER_ON_DATA_LOSS=earliest. On another topic restore it from a backup, or name a new topic"
         )
 
 

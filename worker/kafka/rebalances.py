@@ -16,9 +16,8 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import DescribeGroupsRequest
 
-from worker.runtime.protocol import Code
-from worker.runtime.refusals import Api
-from worker.settings import PREFIX
+from worker.kafka.protocol import Code
+from worker.kafka.responses import Api
 
 _log: Final = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Rebalances:
         if request.API_KEY == Api.HEARTBEAT and answer.error_code in _REMOVED:
             reason = (
                 "the coordinator has removed this worker, which sent no heartbeat within "
-                f"{PREFIX}SESSION_TIMEOUT_SECONDS; see whether the machine was frozen or overloaded"
+                "SESSION_WORKER_SESSION_TIMEOUT_SECONDS; see whether the machine was frozen or overloaded"
             )
             self._announce(reason, logging.WARNING)
         return answer

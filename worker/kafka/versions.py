@@ -7,8 +7,6 @@ worker compares that list with its needs, and ends at its start. Without this ch
 from collections.abc import Mapping
 from typing import Final
 
-from worker.settings import PREFIX
-
 OLDEST_KAFKA: Final = "3.1"
 """The oldest version of Kafka that is supported: the worker's tests run on it."""
 
@@ -52,5 +50,5 @@ def too_old(versions: Mapping[int, tuple[int, int]]) -> str:
         return ""
     return (
         f"is too old: it does not answer {', '.join(missing)}. The worker needs Kafka {OLDEST_KAFKA} or newer: "
-        f"upgrade the brokers, or set {PREFIX}BROKERS to newer ones"
+        f"upgrade the brokers, or set SESSION_WORKER_BROKERS to newer ones"
     )

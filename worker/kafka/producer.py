@@ -31,10 +31,10 @@ The broker, not this file, ends what takes longer than the timeout; it raises th
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from aiokafka import TopicPartition
 from aiokafka.client import CoordinationType
@@ -47,8 +47,7 @@ from aiokafka.protocol.transaction import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from worker.pipeline.wire import NO_TIMESTAMP, ProducerRecord
-from worker.runtime.cluster import (
+from worker.kafka.cluster import (
     GRANT,
     SERVER_SECONDS,
     Backoff,
@@ -64,7 +63,7 @@ from worker.runtime.cluster import (
     each_partition,
     raise_when_not_member,
 )
-from worker.runtime.protocol import Code, ProduceRequest, TxnOffsetCommitRequest
+from worker.kafka.protocol import NO_TIMESTAMP, Code, ProduceRequest, TxnOffsetCommitRequest
 
 Compression = Literal["gzip", "snappy", "lz4", "zstd"]
 Check = Callable[[Collection[TopicPartition], float], Awaitable[None]]
@@ -105,6 +104,23 @@ _REMEDIES: Final[Mapping[int, str]] = {
     Code.UNSUPPORTED_FOR_MESSAGE_FORMAT: "upgrade the topic's message format",
     Code.UNSUPPORTED_VERSION: "the brokers are too old or too new: Kafka 3.1 to 4.4 is known to work",
 }
+
+
+class Record(Protocol):
+    """A record to be published; *timestamp* in milliseconds since 1970, or NO_TIMESTAMP."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 class Aborted(Exception):
@@ -176,7 +192,7 @@ class TransactionalProducer:
 
     async def commit(
         self,
-        records: Iterable[ProducerRecord],
+        records: Iterable[Record],
         offsets: Mapping[TopicPartition, tuple[int, str]],
         membership: Membership,
         check: Check | None = None,
@@ -355,14 +371,14 @@ class TransactionalProducer:
 
     # -------------------------------------------------------------------------------------------------- encoding
 
-    def _encode(self, records: Iterable[ProducerRecord]) -> dict[TopicPartition, deque[_Batch]]:
+    def _encode(self, records: Iterable[Record]) -> dict[TopicPartition, deque[_Batch]]:
         """Make record batches, by partition in order: 1.2 µs a record of 700 bytes and 6 headers."""
-        places: dict[tuple[Any, ...], list[ProducerRecord]] = defaultdict(list)
+        places: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
         for record in records:
             places[record.topic, record.partition].append(record)
         return {(tp := TopicPartition(*place)): deque(self._batches(tp, them)) for place, them in places.items()}
 
-    def _batches(self, tp: TopicPartition, records: list[ProducerRecord]) -> Iterator[_Batch]:
+    def _batches(self, tp: TopicPartition, records: list[Record]) -> Iterator[_Batch]:
         sequence = self._sequences.get(tp, 0)
         builder, count, first = self._builder(tp, sequence), 0, NO_TIMESTAMP
         for record in records:

@@ -22,10 +22,9 @@ from typing import Any, Final, NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from worker.runtime.cluster import DENIED, GRANT, Refused
-from worker.runtime.protocol import Code
-from worker.runtime.unreadable import Unreadable
-from worker.settings import PREFIX
+from worker.kafka.cluster import DENIED, GRANT, Refused
+from worker.kafka.protocol import Code
+from worker.kafka.unreadable import Unreadable
 
 REPORT_SECONDS: Final = 5.0
 """Between two log lines about a request that fails again and again."""
@@ -112,9 +111,9 @@ _REMEDIES: Final[Mapping[int, str]] = {
 }
 _UNKNOWN: Final = "the worker cannot retry this. Read the log of the broker for the cause, then start the worker again with session-worker run"
 _SETTINGS: Final = {
-    "app_id": f"{PREFIX}APP_ID",
-    "session_timeout": f"{PREFIX}SESSION_TIMEOUT_SECONDS",
-    "brokers": f"{PREFIX}BROKERS",
+    "app_id": "SESSION_WORKER_APP_ID",
+    "session_timeout": "SESSION_WORKER_SESSION_TIMEOUT_SECONDS",
+    "brokers": "SESSION_WORKER_BROKERS",
 }
 
 

@@ -22,10 +22,9 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from worker.connection import Client
-from worker.pipeline.ledger import digests
-from worker.runtime.protocol import Code, OffsetFetchRequest, TopicsRequest
-from worker.runtime.throttles import Throttles
+from worker.kafka.connection import Client
+from worker.kafka.protocol import Code, OffsetFetchRequest, TopicsRequest
+from worker.kafka.throttles import Throttles
 
 REQUEST_SECONDS: Final = 5
 """How long an answer may take before its connection is given up; well below a transaction's timeout."""
@@ -179,11 +178,6 @@ class Identity(NamedTuple):
 
     cluster_id: str
     topics: Mapping[str, TopicIdentity]
-
-    def stream(self, names: Iterable[str]) -> bytes:
-        """Return a digest of the cluster's id, and one of each topic's name and id (rule L7 of pipeline/ledger.py)."""
-        ids = {name: topic.id for name, topic in self.topics.items()}
-        return digests([self.cluster_id, *(ids.get(name, "") and f"{name}/{ids[name]}" for name in names)])
 
 
 class Backoff:

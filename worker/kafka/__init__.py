@@ -1,0 +1,1 @@
+"""Speaks Kafka, and knows nothing of sessions."""
