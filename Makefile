@@ -38,7 +38,7 @@ check: lint test-all bench-smoke ## everything that has to pass before a change 
 
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile # each process has a Kafka of its own
 
-test: $(READY) ## run the tests, with branch coverage of domain and pipeline
+test: $(READY) ## run the tests, with branch coverage of domain, codec and pipeline
 	$(PYTEST) --cov --cov-report=term --ignore tests/kafka/test_versions.py
 
 test-all: $(READY) ## run every test, also on the oldest Kafka that is supported

@@ -14,16 +14,16 @@ from msgspec.json import Decoder
 from rich.console import Console
 from rich.table import Table
 
+from worker.codec import wire
+from worker.codec.structs import struct_of
+from worker.codec.update import read
+from worker.codec.wire import ConsumerRecord
 from worker.domain.model import Rejection, Request, Rules, UpdateRecord
-from worker.domain.request import read
 from worker.domain.session import fold
-from worker.domain.structs import struct_of
-from worker.pipeline import wire
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import ConsumerRecord
 
 TIMESTAMP = 1_795_372_800_000
 PARTITIONS = 8

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from worker.codec.lines import Line, read
 from worker.local.console import send
 from worker.local.simulator import simulate
-from worker.pipeline.lines import Line, read
 from worker.pipeline.partitioner import partition_of
 
 UPDATES, SESSIONS = "session-updates", "customer-sessions"

@@ -30,6 +30,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from worker.codec.lines import BadLine, read, written
 from worker.kafka.cluster import Cluster
 from worker.kafka.connection import OtherCluster
 from worker.kafka.unreadable import unreadable
@@ -41,7 +42,6 @@ from worker.local.offsets import NotAccepted
 from worker.local.sender import NotSent
 from worker.local.simulator import simulate as simulated
 from worker.local.summary import summary as tables
-from worker.pipeline.lines import BadLine, read, written
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
 from worker.pipeline.topology import Topology

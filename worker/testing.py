@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from worker.codec import wire
+from worker.codec.wire import ConsumerRecord, ProducerRecord
 from worker.domain.model import Rules
-from worker.pipeline import wire
 from worker.pipeline.lane import Batch, Lane, MemoryTable, Overlay, Stage
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 
 
 class Update(NamedTuple):

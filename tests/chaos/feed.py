@@ -9,9 +9,9 @@ from msgspec import structs
 
 from tests.chaos.verifier import Published
 from tests.oracle import Record
+from worker.codec.lines import Line, read
+from worker.codec.wire import ConsumerRecord, ProducerRecord
 from worker.local.simulator import foretell
-from worker.pipeline.lines import Line, read
-from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 from worker.testing import StreamDriver
 
 _ONE_IN = 12

@@ -16,8 +16,8 @@ from tests.chaos.crew import run_verifier
 from tests.chaos.feed import astray, consumed, topics_of
 from tests.chaos.verifier import Published, verify
 from tests.kafka.workers import Crew
+from worker.codec.lines import dumped, read
 from worker.local.simulator import simulate
-from worker.pipeline.lines import dumped, read
 from worker.testing import StreamDriver, Update
 
 PARTITIONS = 4

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import TypeAdapter
 
+from worker.codec.wire import ConsumerRecord, ProducerRecord
 from worker.domain.model import Rules, Snapshot, SnapshotV1
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 from worker.testing import Fault, StreamDriver, Update
 
 SENT = 1_795_372_800_000

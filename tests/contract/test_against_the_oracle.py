@@ -11,10 +11,10 @@ import pytest
 from msgspec import structs
 
 from tests.oracle import Oracle
+from worker.codec.wire import ConsumerRecord
 from worker.domain.model import ROW_OF, Rules
 from worker.local.simulator import simulate
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ConsumerRecord
 
 if sys.version_info >= (3, 14):
     from compression import zstd

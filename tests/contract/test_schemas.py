@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from tests.contract.conftest import EVENTS, HOUR, TRACE, Network, Till, encoded
 from worker.cli import main
+from worker.codec.update import read
+from worker.codec.wire import REJECTION_HEADERS, ConsumerRecord
 from worker.domain.model import ROWS, Rejection, Rules
-from worker.domain.request import read
 from worker.pipeline.schemas import EXAMPLES, SENT, V1, VERSION, documents
 from worker.pipeline.topology import TOPICS, Topology
-from worker.pipeline.wire import REJECTION_HEADERS, ConsumerRecord
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS: dict[str, Any] = {name: json.loads(text) for name, text in documents().items()}

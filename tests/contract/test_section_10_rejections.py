@@ -21,8 +21,8 @@ from tests.contract.conftest import (
     checked,
     encoded,
 )
+from worker.codec.wire import ConsumerRecord
 from worker.domain.model import Rules
-from worker.pipeline.wire import ConsumerRecord
 from worker.testing import StreamDriver, Update
 
 FUTURE = "2027-01-01T00:00:00Z"

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 
 from tests.contract.conftest import CUP, SENT, SENT_AT, SNAPSHOT, TRACE, Till, cart
 from worker.cli import main
+from worker.codec.lines import BadLine, written
+from worker.codec.wire import ConsumerRecord
 from worker.domain.model import Rules
-from worker.pipeline.lines import BadLine, written
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ConsumerRecord
 from worker.settings import PREFIX
 
 ROOT = str(Path(__file__).parents[2])

@@ -14,10 +14,10 @@ from talon_one import (
     ReturnIntegrationRequest,
 )
 
+from worker.codec.wire import ConsumerRecord
 from worker.domain.model import Rules
 from worker.local.simulator import simulate
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ConsumerRecord
 
 V1 = "sessions-v1"
 SENT = 1_795_372_800_000

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.codec.update import read
 from worker.domain.lifecycle import MOVES, Event, refusal
 from worker.domain.model import Kind, Rejection, Request, Rules, Session, State, instant
-from worker.domain.request import read
 from worker.domain.session import fold
 
 unhurried = settings(deadline=None)

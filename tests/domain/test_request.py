@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from worker.codec.update import Envelope, _judge, read
 from worker.domain.model import ROW_OF, Rejection, Request, Rules
-from worker.domain.request import Envelope, _judge, read
 
 unhurried = settings(deadline=None)
 KEYS = st.none() | st.binary(max_size=5) | st.just(b"s-1") | st.text(max_size=5).map(str.encode)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 from pydantic import TypeAdapter
 
+from worker.codec.update import read
 from worker.domain.model import Rejection, Request, Rules, Session, Snapshot
-from worker.domain.request import read
 from worker.domain.session import Folded, fold, v1_view
 
 unhurried = settings(deadline=None)

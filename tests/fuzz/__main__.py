@@ -9,7 +9,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["worker.domain", "worker.pipeline"]):
+with atheris.instrument_imports(include=["worker.domain", "worker.codec", "worker.pipeline"]):
     from tests.fuzz.target import run
 
 _CORPUS = Path(__file__).parent / "corpus"

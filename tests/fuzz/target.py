@@ -20,11 +20,11 @@ from tests.chaos.verifier import Published, verify
 from tests.contract.test_against_the_oracle import comparable
 from tests.domain.test_request import judged
 from tests.oracle import Oracle, Record
+from worker.codec.update import read
+from worker.codec.wire import ProducerRecord
+from worker.codec.wrapping import unwrap
 from worker.domain.model import ROW_OF, Rejection, Rules, Snapshot
-from worker.domain.request import read
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ProducerRecord
-from worker.pipeline.wrapping import unwrap
 from worker.testing import Fault, StreamDriver, Update
 
 if sys.version_info >= (3, 14):

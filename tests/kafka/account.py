@@ -8,10 +8,10 @@ from aiokafka import ConsumerRecord as Fetched
 
 from tests.kafka.topics import read
 from tests.kafka.workers import Crew
+from worker.codec.wire import ConsumerRecord, ProducerRecord
 from worker.domain.model import Rules
 from worker.local.tally import Place, place_of
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 
 _SHOWN = 10
 

@@ -20,13 +20,13 @@ from click.testing import CliRunner
 
 from tests.kafka.topics import Record, create, high_watermarks, own, produce, read, send
 from worker.cli import main
+from worker.codec.lines import FORM, Line
+from worker.codec.lines import read as lines_of
 from worker.domain.model import Rules
 from worker.local import console
 from worker.local.kafka import LocalKafka
 from worker.local.sender import Limits, NotSent
 from worker.local.simulator import simulate
-from worker.pipeline.lines import FORM, Line
-from worker.pipeline.lines import read as lines_of
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.replay import Replay
 

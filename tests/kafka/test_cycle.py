@@ -27,6 +27,7 @@ from tests.kafka.inside import (
 from tests.kafka.topics import Record, administration, own, produce, read
 from tests.kafka.topics import send as send_by
 from tests.kafka.workers import is_done
+from worker.codec.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
 from worker.domain.profile import Claim
 from worker.kafka.cluster import Cluster, TopicIdentity
 from worker.kafka.producer import TransactionalProducer
@@ -35,7 +36,6 @@ from worker.local.kafka import LocalKafka
 from worker.pipeline.lane import Batch, LostRecords
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS
-from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
 from worker.runtime.cycle import TooManyRejections, TopicsChanged
 from worker.runtime.driver import Consumer
 from worker.runtime.tables import InMemory

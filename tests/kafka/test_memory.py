@@ -9,7 +9,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from worker.domain.profile import Claim
-from worker.pipeline import wire
+from worker.codec import wire
 from worker.runtime.disk import RECENT_BYTES, Recent
 
 def resident_bytes():

@@ -9,10 +9,10 @@ from aiokafka import TopicPartition
 from tests.kafka.faults import Wire, member
 from tests.kafka.test_cluster import NOBODY
 from tests.kafka.topics import create, own, read
+from worker.codec.wire import ProducerRecord
 from worker.kafka.cluster import Membership
 from worker.kafka.producer import Aborted, TransactionalProducer, Unknown, Unwritable
 from worker.local.kafka import LocalKafka
-from worker.pipeline.wire import ProducerRecord
 
 LOST = ["AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"]
 

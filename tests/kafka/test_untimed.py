@@ -5,7 +5,7 @@ import asyncio
 import orjson
 
 from tests.kafka.topics import read
-from worker.pipeline.lines import Line
+from worker.codec.lines import Line
 
 NOW = 1_795_372_800_000
 TIMES = [-1, NOW, -1, -1, NOW + 1, -1, NOW + 2, NOW + 3, -1]

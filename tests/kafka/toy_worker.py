@@ -12,9 +12,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from tests.kafka.topics import Record, create, send
+from worker.codec.wire import ConsumerRecord, ProducerRecord
 from worker.domain.model import Rules
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 
 GROUP: dict[str, Any] = {
     "group_id": "session-worker",

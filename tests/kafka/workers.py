@@ -17,12 +17,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from tests.kafka.topics import administration, own
+from worker.codec.lines import Line, read
 from worker.local.child import Child
 from worker.local.live import WORKER
 from worker.local.sender import Sender, producer
 from worker.local.simulator import foretell
 from worker.pipeline.ledger import Ledger
-from worker.pipeline.lines import Line, read
 from worker.pipeline.topology import TOPICS, Topology
 from worker.settings import PREFIX
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from worker.cli import main
+from worker.codec.lines import FORM
 from worker.local.simulator import simulate
-from worker.pipeline.lines import FORM
 
 ROOT = str(Path(__file__).parents[2])
 LINE = '{"key":"s-1","timestamp":1795372800000,"value":{"customerSession":{}}}\n'

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from worker.cli import main
+from worker.codec.lines import BadLine
 from worker.local.files import Input, opened_output
 from worker.local.simulator import simulate
-from worker.pipeline.lines import BadLine
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -7,9 +7,9 @@ import pytest
 from msgspec import structs
 
 from tests.pipeline.feeds import feed
+from worker.codec.wire import ConsumerRecord
 from worker.domain.model import Rules
 from worker.pipeline.replay import Replay
-from worker.pipeline.wire import ConsumerRecord
 from worker.testing import Fault, StreamDriver, Update
 
 PARTITIONS = 4

@@ -3,13 +3,13 @@
 import pytest
 from msgspec import structs
 
+from worker.codec.wire import ConsumerRecord
 from worker.domain.model import Rules
 from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, MemoryTable, Overlay
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import ConsumerRecord
 from worker.testing import Fault, StreamDriver, Update
 
 UPDATES = "session-updates"

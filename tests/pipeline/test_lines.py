@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.pipeline.lines import FORM, BadLine, Line, dumped, read, written
-from worker.pipeline.wire import ConsumerRecord, ProducerRecord
+from worker.codec.lines import FORM, BadLine, Line, dumped, read, written
+from worker.codec.wire import ConsumerRecord, ProducerRecord
 
 VALUES = (
     None,

@@ -3,14 +3,14 @@
 import orjson
 import pytest
 
+from worker.codec import wire
+from worker.codec.wire import ClaimMessage, ConsumerRecord, Happening, VerdictMessage
 from worker.domain.model import Rules
 from worker.domain.profile import Claim
-from worker.pipeline import wire
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Happening, VerdictMessage
 
 TOPOLOGY = Topology(partitions=1)
 NOW = 1_795_372_800_000

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from worker.domain.model import Rejection, ReturnedCartItem
-from worker.domain.refusals import shown
+from worker.domain.rejections import shown
 
 Line = dict[str, Any]
 

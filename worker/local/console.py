@@ -12,12 +12,12 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import ClusterAuthorizationFailedError
 
+from worker.codec.lines import BadLine, Line, dumped
+from worker.codec.wire import TYPES, ConsumerRecord
 from worker.domain.model import instant
 from worker.local.sender import BATCH_BYTES, NOT_PERMITTED, Limits, NoSuchPartition, NotSent, Sender, producer
-from worker.pipeline.lines import BadLine, Line, dumped
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import TOPICS, Topology
-from worker.pipeline.wire import TYPES, ConsumerRecord
 
 PATIENCE_SECONDS = 5
 

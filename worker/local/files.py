@@ -19,7 +19,7 @@ from secrets import token_hex
 from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO, Final, cast
 
-from worker.pipeline.lines import BadLine
+from worker.codec.lines import BadLine
 
 if sys.version_info >= (3, 14):
     from compression import zstd

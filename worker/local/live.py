@@ -29,6 +29,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
+from worker.codec.lines import read
+from worker.codec.wire import TYPES
 from worker.local.child import Child
 from worker.local.console import Connection, Fetched, administration, reader
 from worker.local.kafka import LocalKafka
@@ -36,9 +38,7 @@ from worker.local.sender import Sender, producer
 from worker.local.simulator import foretell
 from worker.local.tally import Pace, Place, Tally, place_of
 from worker.local.view import Moment, View, report
-from worker.pipeline.lines import read
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import TYPES
 from worker.settings import PREFIX
 
 WORKER = (sys.executable, "-m", "worker", "run")

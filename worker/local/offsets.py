@@ -23,11 +23,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownMemberIdError
 from aiokafka.structs import OffsetAndMetadata
 
+from worker.codec import wire
+from worker.codec.wire import ConsumerRecord
 from worker.local.console import Connection, Fetched, administration, high_watermarks, partitions_of, reader
-from worker.pipeline import wire
 from worker.pipeline.ledger import Ledger, differing
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import ConsumerRecord
 
 _POLL_MS = 200
 

@@ -24,11 +24,11 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
+from worker.codec.wire import ConsumerRecord, Origin, ProducerRecord
 from worker.domain.model import Request
 from worker.domain.profile import Claim
 from worker.domain.session import Folded
 from worker.pipeline.ledger import Ledger
-from worker.pipeline.wire import ConsumerRecord, Origin, ProducerRecord
 
 K = TypeVar("K")
 V = TypeVar("V")

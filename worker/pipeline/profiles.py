@@ -11,11 +11,11 @@ P3. Answers about one profile leave in one order, through this lane, and those t
 P4. A dry claim is answered and leaves no trace.
 """
 
+from worker.codec import wire
+from worker.codec.wire import Answer, ClaimMessage, ConsumerRecord, ProducerRecord, VerdictMessage
 from worker.domain.profile import Claim, decide
-from worker.pipeline import wire
 from worker.pipeline.lane import Overlay
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import Answer, ClaimMessage, ConsumerRecord, ProducerRecord, VerdictMessage
 
 
 class Profiles:

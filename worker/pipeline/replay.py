@@ -10,14 +10,14 @@ from typing import Any
 
 import orjson
 
+from worker.codec import wire
+from worker.codec.lines import BadLine, Line, read
+from worker.codec.wire import ConsumerRecord, ProducerRecord
 from worker.domain.model import Rules
-from worker.pipeline import wire
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
-from worker.pipeline.lines import BadLine, Line, read
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
-from worker.pipeline.wire import ConsumerRecord, ProducerRecord
 
 _ADOPT_EVERY = 1024
 

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from worker.codec.wire import REJECTION_HEADERS, Answer, ConsumerRecord, Happening, SnapshotHeaders, v1_headers
 from worker.domain.lifecycle import MOVES, Event
 from worker.domain.model import (
     ROWS,
@@ -23,7 +24,6 @@ from worker.domain.model import (
 )
 from worker.pipeline.replay import Replay
 from worker.pipeline.topology import STAGES, TOPICS, Topic, Topology
-from worker.pipeline.wire import REJECTION_HEADERS, Answer, ConsumerRecord, Happening, SnapshotHeaders, v1_headers
 
 Json = dict[str, Any]
 

@@ -22,16 +22,16 @@ S8. What the snapshots' topic does not take is refused before anything else come
 
 from msgspec import structs
 
+from worker.codec import wire
+from worker.codec.update import read, too_large
+from worker.codec.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
+from worker.codec.wrapping import unwrap
 from worker.domain.model import Rejection, Request, Rules, Session
 from worker.domain.profile import Claim
-from worker.domain.refusals import must_be, placed, shown
-from worker.domain.request import read, too_large
+from worker.domain.rejections import must_be, placed, shown
 from worker.domain.session import Folded, fold, v1_view
-from worker.pipeline import wire
 from worker.pipeline.lane import Arrival, Overlay, Pending
 from worker.pipeline.topology import HEADERS_BYTES, Topology
-from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
-from worker.pipeline.wrapping import unwrap
 
 _DEMOTION_BYTES = 640
 """How much longer the headers may be that tell of a demotion: they name another record and its traceparent (S8)."""

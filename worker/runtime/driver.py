@@ -48,6 +48,7 @@ from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, AppT, ConsumerMessage, Message
 from mode import Service
 
+from worker.codec.wire import ConsumerRecord
 from worker.kafka.cluster import Membership
 from worker.kafka.protocol import Code
 from worker.kafka.rebalances import Rebalances
@@ -55,7 +56,6 @@ from worker.kafka.responses import ClientEnded, Watch, remedy
 from worker.kafka.throttles import Throttles
 from worker.kafka.unreadable import unreadable
 from worker.pipeline.lane import Batch
-from worker.pipeline.wire import ConsumerRecord
 from worker.runtime.stalls import Progress, Standing
 
 _CALM = (1, 500)  # a broker may hold a fetch until it has so many bytes, and so many milliseconds

@@ -23,7 +23,7 @@ import faust
 from faust.stores.base import Store
 from faust.types import TP, AppT, EventT
 
-from worker.pipeline import wire
+from worker.codec import wire
 from worker.pipeline.lane import Batch, MemoryTable
 from worker.pipeline.lane import Table as LaneTable
 

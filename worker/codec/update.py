@@ -18,6 +18,7 @@ from msgspec.json import Decoder, Encoder
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from worker.codec.structs import struct_of
 from worker.domain.model import (
     AMOUNT_LIMIT,
     DIMENSIONS,
@@ -52,7 +53,7 @@ from worker.domain.model import (
     to_the_hour,
 )
 from worker.domain.money import ATTOS_IN_A_NANO, attos, nanos, rounded
-from worker.domain.refusals import (
+from worker.domain.rejections import (
     INTEGER,
     escaped,
     expected,
@@ -65,7 +66,6 @@ from worker.domain.refusals import (
     shown_at,
     unlike_its_type,
 )
-from worker.domain.structs import struct_of
 
 FUTURE_MILLISECONDS = HOUR_MILLISECONDS
 """How far occurredAt may lie after the record's Kafka timestamp."""

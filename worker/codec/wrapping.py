@@ -21,10 +21,10 @@ from typing import Any, Final
 from msgspec import Raw
 from msgspec.json import decode
 
+from worker.codec.update import Envelope, parse, too_large
+from worker.codec.wire import Headers, from_base64
 from worker.domain.model import MAX_DEPTH, Rejection, Rules
-from worker.domain.refusals import malformed, must_be, not_an_object, shown
-from worker.domain.request import Envelope, parse, too_large
-from worker.pipeline.wire import Headers, from_base64
+from worker.domain.rejections import malformed, must_be, not_an_object, shown
 
 if sys.version_info >= (3, 14):  # pragma: no cover - the same module, there in the standard library
     from compression import zstd
