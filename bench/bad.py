@@ -16,8 +16,8 @@ import orjson
 
 from bench.load import PARTITIONS, Load, carts
 from bench.measure import GROUP, Process, broker, committed, topics, worker
-from worker.local.console import administration
 from worker.pipeline.partitioner import partition_of
+from worker.tools.topics import administration
 
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 300

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from worker.codec.lines import Line, read
-from worker.local.console import send
 from worker.local.simulator import simulate
 from worker.pipeline.partitioner import partition_of
+from worker.tools.topics import send
 
 UPDATES, SESSIONS = "session-updates", "customer-sessions"
 PARTITIONS = 8

@@ -20,10 +20,10 @@ from aiokafka.errors import KafkaError
 
 from bench.load import PARTITIONS, UPDATES, Load
 from worker.local.child import Child
-from worker.local.console import administration
 from worker.local.kafka import LocalKafka
 from worker.runtime.topics import prepare
 from worker.settings import Settings
+from worker.tools.topics import administration
 
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells that it tries again while new topics find leaders
 _ROOT = Path(__file__).parents[1]

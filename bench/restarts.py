@@ -12,7 +12,7 @@ from bench.contestants import Contestant
 from bench.load import Load, made
 from bench.measure import Process, broker, committed, topics
 from bench.traffic import traffic
-from worker.local.console import administration
+from worker.tools.topics import administration
 
 _RATE = 1_000
 _ROUNDS = 2

@@ -34,14 +34,7 @@ from worker.codec.lines import BadLine, read, written
 from worker.kafka.cluster import Cluster
 from worker.kafka.connection import OtherCluster
 from worker.kafka.unreadable import unreadable
-from worker.local import console
-from worker.local import offsets as committed
-from worker.local.console import NoSuchTopic, NotRead
-from worker.local.files import BadFile, Input, opened_input, opened_output, write_files
-from worker.local.offsets import NotAccepted
-from worker.local.sender import NotSent
 from worker.local.simulator import simulate as simulated
-from worker.local.summary import summary as tables
 from worker.pipeline.replay import Replay
 from worker.pipeline.schemas import documents
 from worker.pipeline.topology import Topology
@@ -49,6 +42,13 @@ from worker.runtime.access import NotLetIn, Unreachable, check_brokers, watched
 from worker.runtime.topics import stream_of
 from worker.settings import Settings, WrongSetting, example_file, in_force, load
 from worker.signals import Ending, ending_signals
+from worker.tools import offsets as committed
+from worker.tools import topics as console
+from worker.tools.files import BadFile, Input, opened_input, opened_output, write_files
+from worker.tools.offsets import NotAccepted
+from worker.tools.sender import NotSent
+from worker.tools.summary import summary as tables
+from worker.tools.topics import NoSuchTopic, NotRead
 
 T = TypeVar("T")
 

@@ -185,7 +185,7 @@ class StreamDriver:
         return {(key or b"").decode(): orjson.loads(value) for key, value in last.items() if value is not None}
 
     def counts(self) -> Counter[str]:
-        """Count what became of the update records: events, `rejected.<code>`, `duplicate`, `skipped`, `dry_run`."""
+        """Count the outcomes of the records so far, by their names in pipeline/outcomes.py."""
         return self._counts
 
     # --------------------------------------------------------------------------------------------------- the worker

@@ -20,8 +20,8 @@ import click
 from bench.contestants import CONTESTANTS, PIPE
 from bench.load import PARTITIONS, SESSIONS, Load, carts
 from bench.measure import broker, committed, topics
-from worker.local.console import administration, dump
 from worker.pipeline.partitioner import partition_of
+from worker.tools.topics import administration, dump
 
 PATIENCE_SECONDS = 60
 Json = dict[str, Any]

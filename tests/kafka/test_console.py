@@ -23,12 +23,12 @@ from worker.cli import main
 from worker.codec.lines import FORM, Line
 from worker.codec.lines import read as lines_of
 from worker.domain.model import Rules
-from worker.local import console
 from worker.local.kafka import LocalKafka
-from worker.local.sender import Limits, NotSent
 from worker.local.simulator import simulate
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.replay import Replay
+from worker.tools import topics as console
+from worker.tools.sender import Limits, NotSent
 
 AT = 1600000000000
 TRICKY = (
@@ -157,7 +157,7 @@ def test_a_dump_holds_what_is_committed_and_ends_behind_the_last_marker(kafka):
 
 def test_a_dump_waits_for_an_open_transaction_and_then_tells_where_it_is(kafka, monkeypatch):
     topic = own("open")
-    monkeypatch.setattr("worker.local.console.PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("worker.tools.topics.PATIENCE_SECONDS", 1)
 
     async def scenario():
         await create(kafka, topic, partitions=2)
@@ -333,7 +333,7 @@ def test_the_broker_decides_on_a_record_that_the_clock_here_finds_too_late(kafka
 
 def test_a_topic_deleted_while_send_waits_is_named_with_what_was_sent(kafka, monkeypatch):
     topic = own("deleted")
-    monkeypatch.setattr("worker.local.sender._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("worker.tools.sender._LOOK_SECONDS", 0.2)
     asyncio.run(create(kafka, topic))
 
     async def delete():

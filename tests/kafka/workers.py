@@ -20,11 +20,11 @@ from tests.kafka.topics import administration, own
 from worker.codec.lines import Line, read
 from worker.local.child import Child
 from worker.local.live import WORKER
-from worker.local.sender import Sender, producer
 from worker.local.simulator import foretell
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS, Topology
 from worker.settings import PREFIX
+from worker.tools.sender import Sender, producer
 
 STOP_SECONDS = 10
 """What a worker may take to end after SIGTERM."""

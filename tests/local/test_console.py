@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from worker.local.console import line_of
+from worker.tools.topics import line_of
 
 
 def record(value, headers=(), key=b"s-1"):

@@ -32,14 +32,15 @@ from rich.console import Console
 from worker.codec.lines import read
 from worker.codec.wire import TYPES
 from worker.local.child import Child
-from worker.local.console import Connection, Fetched, administration, reader
 from worker.local.kafka import LocalKafka
-from worker.local.sender import Sender, producer
 from worker.local.simulator import foretell
 from worker.local.tally import Pace, Place, Tally, place_of
 from worker.local.view import Moment, View, report
+from worker.pipeline import outcomes
 from worker.pipeline.topology import Topology
 from worker.settings import PREFIX
+from worker.tools.sender import Sender, producer
+from worker.tools.topics import Connection, Fetched, administration, reader
 
 WORKER = (sys.executable, "-m", "worker", "run")
 QUIET_SECONDS = 60
@@ -128,11 +129,11 @@ def word_of(topology: Topology, record: Fetched) -> tuple[Place | None, str, str
     headers = {name: value.decode() for name, value in record.headers}
     if record.topic == topology.rejections:
         place = int(headers["__streams.errors.partition"]), int(headers["__streams.errors.offset"])
-        return place, f"rejected.{headers['rejection-code']}", ""
+        return place, outcomes.REJECTED[headers["rejection-code"]], ""
     event = headers["ce_type"].removeprefix(TYPES)
     if record.topic == topology.dry_runs:
-        return place_of(headers["ce_id"]), "dry_run", ""
-    return None if event == "reclassified" else place_of(headers["ce_id"]), "snapshot", event
+        return place_of(headers["ce_id"]), outcomes.DRY_RUN, ""
+    return None if event == outcomes.RECLASSIFIED else place_of(headers["ce_id"]), outcomes.SNAPSHOT, event
 
 
 class _Run:

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from worker.domain.model import instant
+from worker.pipeline.outcomes import DRY_RUN, DUPLICATE, REJECTED, SNAPSHOT
 
 # ------------------------------------------------------------------------------------------------ what happens how often
 
@@ -215,8 +216,8 @@ class Step(NamedTuple):
 
     record: Json
     wait: float
-    outcome: str = "snapshot"
-    """`snapshot`, `dry_run`, `duplicate`, or `rejected.` with the code, as Replay.counts has them."""
+    outcome: str = SNAPSHOT
+    """SNAPSHOT, DRY_RUN, DUPLICATE, or one of REJECTED (pipeline/outcomes.py)."""
 
 
 Script = Iterator[Step]
@@ -406,7 +407,7 @@ def _send_cart(day: Day, visit: Visit, changes: Json, wait: float = CART) -> Scr
     if day.may("session sent back"):
         changes |= _SENT_BACK
     if day.may("update tried dry"):
-        yield Step(day.record(visit, "update", changes, dry=True), day.wait(RETRY), "dry_run")
+        yield Step(day.record(visit, "update", changes, dry=True), day.wait(RETRY), DRY_RUN)
     yield from _deliver(day, day.record(visit, "update", changes), wait)
 
 
@@ -439,7 +440,7 @@ def _come_back(day: Day, visit: Visit) -> Script:
     while any(visit.remaining) and day.may("returned"):
         if day.may("return tried dry"):
             entries, _ = _returned(day, visit)
-            yield Step(day.record(visit, "return", entries, dry=True), day.wait(RETRY), "dry_run")
+            yield Step(day.record(visit, "return", entries, dry=True), day.wait(RETRY), DRY_RUN)
         entries, visit.remaining = _returned(day, visit)
         visit.state = "partially_returned"
         yield from _deliver(day, day.record(visit, "return", entries), HOURS)
@@ -480,7 +481,7 @@ def _deliver(day: Day, record: Json, wait: float) -> Script:
     """Send a record; a till that got no answer sends the same bytes again."""
     if "eventId" in record["value"] and day.may("duplicate"):
         yield Step(record, day.wait(RETRY))
-        yield Step(record.copy(), day.wait(wait), "duplicate")
+        yield Step(record.copy(), day.wait(wait), DUPLICATE)
     else:
         yield Step(record, day.wait(wait))
 
@@ -621,11 +622,11 @@ def _send_broken(day: Day) -> Script:
     while True:
         day.draw.shuffle(codes)
         for code in codes:
-            yield Step(_break(day, code), (0.5 + day.draw.random()) / SHARES["broken"] - 1, f"rejected.{code}")
+            yield Step(_break(day, code), (0.5 + day.draw.random()) / SHARES["broken"] - 1, REJECTED[code])
 
 
 def _send_giant(day: Day, code: str) -> Script:
-    yield Step(_break(day, code), 0, f"rejected.{code}")
+    yield Step(_break(day, code), 0, REJECTED[code])
 
 
 # ------------------------------------------------------------------------------------------------------- the day
@@ -650,7 +651,7 @@ def _framed(value: Json) -> str:
 def foretell(count: int, seed: int, clock: Callable[[], int] | None = None) -> Iterator[tuple[Json, str]]:
     """Yield *count* update records in the form of the contract's section 11, each with what will become of it.
 
-    That is `snapshot`, `dry_run`, `duplicate`, or `rejected.` with the code. The worker's application_id is taken to be
+    The outcome is SNAPSHOT, DRY_RUN, DUPLICATE, or one of REJECTED (pipeline/outcomes.py). The worker's application_id is taken to be
     1 and its sizes to be the defaults. A day of less than 5,000 records may lack some codes.
 
     With a *clock*, which gives milliseconds since 1970, records bear the time at which they are taken from here. Their

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from math import ceil
 from typing import NamedTuple
 
+from worker.pipeline.outcomes import DRY_RUN, DUPLICATE, SNAPSHOT, rejections
+
 Place = tuple[int, int]
 """The partition and offset of an update record."""
 
@@ -89,7 +91,7 @@ class Tally:
     def acknowledge(self, place: Place, outcome: str, at: float) -> None:
         """Hear that a record is on the input topic, sent at *at*."""
         self.sent[outcome] += 1
-        if outcome != "duplicate":
+        if outcome != DUPLICATE:
             self._meet(place, Came(outcome, at), self._early.pop(place, None))
 
     def receive(self, place: Place | None, outcome: str, event: str, at: float) -> None:
@@ -109,7 +111,7 @@ class Tally:
         elif came is not None and foretold is not None:
             if came.outcome != foretold.outcome:
                 self.wrong.append(f"{_named(place)}: foretold {foretold.outcome}, but it is {came.outcome}")
-            elif came.outcome == "snapshot":
+            elif came.outcome == SNAPSHOT:
                 self.latencies.add(came.at - foretold.at)
                 self.recent.add(came.at - foretold.at)
 
@@ -122,20 +124,14 @@ class Tally:
             yield f"{_named(place)}: {outcome} came of it that was not foretold"
 
 
-def rejected(counts: Counter[str]) -> Counter[str]:
-    """Take the rejections out of outcomes, by code."""
-    head = "rejected."
-    return Counter({key.removeprefix(head): number for key, number in counts.items() if key.startswith(head)})
-
-
 def outcomes(counts: Counter[str]) -> str:
     """Say how many of each outcome came out; of a duplicate nothing does.
 
     >>> outcomes(Counter({"snapshot": 1, "rejected.unknown_field": 1000, "rejected.invalid_field": 2}))
     '1 snapshot, 1,002 rejections, 0 dry runs'
     """
-    told = {"snapshot": counts["snapshot"], "rejection": rejected(counts).total(), "dry run": counts["dry_run"]}
-    return ", ".join(numbered(number, name) for name, number in told.items())
+    numbers = {"snapshot": counts[SNAPSHOT], "rejection": rejections(counts).total(), "dry run": counts[DRY_RUN]}
+    return ", ".join(numbered(number, name) for name, number in numbers.items())
 
 
 def numbered(number: int, name: str) -> str:

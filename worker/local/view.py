@@ -9,8 +9,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from worker.local.summary import blank_table, rejections
-from worker.local.tally import Latencies, Tally, numbered, outcomes, rejected
+from worker.local.tally import Latencies, Tally, numbered, outcomes
+from worker.pipeline import outcomes as names
+from worker.tools.summary import blank_table, rejections
 
 LINE_SECONDS = 5
 FLAWS_SHOWN = 20
@@ -63,7 +64,7 @@ def report(screen: Console, tally: Tally, seconds: float, flaws: Sequence[str], 
         more = [f"… and {len(flaws) - FLAWS_SHOWN:,} more"] if len(flaws) > FLAWS_SHOWN else []
         verdict = Text("\n".join([f"{told}: NOT as foretold", *flaws[:FLAWS_SHOWN], *more]), style="red")
     elif is_whole:
-        verdict = Text(f"{told}, {numbered(tally.sent['duplicate'], 'duplicate')}: as foretold", style="green")
+        verdict = Text(f"{told}, {numbered(tally.sent[names.DUPLICATE], 'duplicate')}: as foretold", style="green")
     else:
         verdict = Text(f"{told}; {tally.on_the_way:,} still on their way")
     screen.print(verdict, soft_wrap=True)
@@ -78,9 +79,9 @@ def _line(tally: Tally, now: Moment) -> str:
 def _picture(tally: Tally, now: Moment, address: str) -> RenderableType:
     figures = Table.grid(padding=(0, 3))
     figures.add_row("records in", f"{tally.sent.total():,}")
-    figures.add_row("snapshots out", f"{tally.came['snapshot']:,}")
-    figures.add_row("rejections", f"{rejected(tally.came).total():,}")
-    figures.add_row("dry runs", f"{tally.came['dry_run']:,}")
+    figures.add_row("snapshots out", f"{tally.came[names.SNAPSHOT]:,}")
+    figures.add_row("rejections", f"{names.rejections(tally.came).total():,}")
+    figures.add_row("dry runs", f"{tally.came[names.DRY_RUN]:,}")
     figures.add_row("on the way", f"{tally.on_the_way:,}")
     figures.add_row("lag", "?" if now.lag is None else f"{now.lag:,}")
     figures.add_row("from send to receipt", _latency(tally.recent))

@@ -14,6 +14,7 @@ P4. A dry claim is answered and leaves no trace.
 from worker.codec import wire
 from worker.codec.wire import Answer, ClaimMessage, ConsumerRecord, ProducerRecord, VerdictMessage
 from worker.domain.profile import Claim, decide
+from worker.pipeline import outcomes
 from worker.pipeline.lane import Overlay
 from worker.pipeline.topology import Topology
 
@@ -34,7 +35,7 @@ class Profiles:
             return
         message = wire.decode_claim(record)
         if message is None:
-            overlay.counts["unreadable"] += 1
+            overlay.counts[outcomes.UNREADABLE] += 1
             return
         entry = overlay.table.get(key)
         first = None if entry is None else wire.decode_first(entry)

@@ -58,7 +58,7 @@ class Replay:
         return published
 
     def counts(self) -> Counter[str]:
-        """Count what became of the records so far: events, `rejected.<code>`, `duplicate`, `skipped`, `dry_run`."""
+        """Count the outcomes of the records so far, by their names in pipeline/outcomes.py."""
         self._adopt()
         return self._session_lane.counts
 

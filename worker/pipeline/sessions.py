@@ -30,6 +30,7 @@ from worker.domain.model import Rejection, Request, Rules, Session
 from worker.domain.profile import Claim
 from worker.domain.rejections import must_be, placed, shown
 from worker.domain.session import Folded, fold, v1_view
+from worker.pipeline import outcomes
 from worker.pipeline.lane import Arrival, Overlay, Pending
 from worker.pipeline.topology import HEADERS_BYTES, Topology
 
@@ -104,7 +105,7 @@ class Sessions:
             )
             self._refuse(overlay, value, origin, Rejection("record_too_large", "", message))
             return
-        overlay.counts["forwarded"] += 1
+        overlay.counts[outcomes.FORWARDED] += 1
         overlay.out.append(wire.forwarded(self.topology.rekeyed, home, key, value, origin))
 
     def _apply(self, overlay: Overlay, arrival: Arrival, entry: bytes | None) -> bool:
@@ -121,7 +122,7 @@ class Sessions:
             event = wire.event_entry(request.event_id, text or b"")
             known = wire.recollect(events, event)
             if known == "duplicate":
-                overlay.counts["duplicate"] += 1
+                overlay.counts[outcomes.DUPLICATE] += 1
                 return False
             if known == "reused":
                 rule = "new, since it came before with another value"
@@ -200,7 +201,7 @@ class Sessions:
     def _take_verdict(self, overlay: Overlay, record: ConsumerRecord) -> None:
         message = wire.decode_verdict(record)
         if message is None:
-            overlay.counts["unreadable"] += 1
+            overlay.counts[outcomes.UNREADABLE] += 1
             return
         question = (message.profile_id, message.claim)
         key = message.claim.integration_id.encode()
@@ -251,7 +252,7 @@ class Sessions:
         session.firstSession = False
         snapshot = wire.encode(session)
         overlay.table.put(key, wire.pack(snapshot, events))
-        overlay.counts["reclassified"] += 1
+        overlay.counts[outcomes.RECLASSIFIED] += 1
         what = structs.replace(message.what, event_id=f"{message.what.event_id}/reclassified")
         headers = self._headers.of(what, "reclassified", events=events)
         self._send(overlay, key, snapshot, session, what.timestamp, headers)
@@ -263,7 +264,7 @@ class Sessions:
         key, origin, request = arrival.key, arrival.origin, arrival.request
         what = wire.happening(origin, request.occurred_at)
         if request.dry:
-            overlay.counts["dry_run"] += 1
+            overlay.counts[outcomes.DRY_RUN] += 1
             headers = self._headers.of(what, folded.event, dry=True)
             topic = self.topology.dry_runs
             overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, origin.timestamp, headers))
@@ -293,9 +294,9 @@ class Sessions:
     def _refuse(self, overlay: Overlay, value: bytes | None, origin: Origin, why: Rejection) -> None:
         """Publish a rejection, or drop a record of another application where the operator wants that."""
         if why.code == "wrong_application" and self.rules.other_applications == "skip":
-            overlay.counts["skipped"] += 1
+            overlay.counts[outcomes.SKIPPED] += 1
             return
-        overlay.counts[f"rejected.{why.code}"] += 1
+        overlay.counts[outcomes.REJECTED[why.code]] += 1
         topic, limit = self.topology.rejections, self.rules.max_record_bytes
         overlay.out.append(wire.rejected(topic, overlay.partition, value, origin, why, limit))
 

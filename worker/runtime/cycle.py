@@ -53,6 +53,7 @@ from mode import Service
 from worker.kafka.cluster import Cluster, Failed, Identity, Membership, NotMember, OutOfTime, Refused
 from worker.kafka.connection import OtherCluster
 from worker.kafka.producer import Aborted, TooLarge, TransactionalProducer, Unknown
+from worker.pipeline import outcomes
 from worker.pipeline.lane import Batch, Lane, Overlay
 from worker.pipeline.ledger import differing
 from worker.pipeline.topology import Topology
@@ -78,7 +79,6 @@ TOO_LARGE_TIMES = 3
 
 _MANY = 256
 _WINDOW_RECORDS = 1000
-_NO_OUTCOMES = {"forwarded", "reclassified", "unreadable"}  # of what is counted: no update record's last word
 _PORTION = 128
 _QUEUED_BYTES = 4 << 20
 _FRAME_BYTES = 200
@@ -137,8 +137,9 @@ class Rejections:
         Raises TooManyRejections, so that none of it is: those records stay to be read again.
         """
         for overlay in overlays:
-            self._records += sum(count for what, count in overlay.counts.items() if what not in _NO_OUTCOMES)
-            self._rejected += sum(count for what, count in overlay.counts.items() if what.startswith("rejected."))
+            counts = overlay.counts
+            self._records += sum(count for outcome, count in counts.items() if outcome in outcomes.OF_UPDATE_RECORDS)
+            self._rejected += outcomes.rejections(counts).total()
         if self._records >= _WINDOW_RECORDS:
             if self._rejected > self._limit * self._records:
                 raise TooManyRejections(

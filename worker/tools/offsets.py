@@ -25,9 +25,9 @@ from aiokafka.structs import OffsetAndMetadata
 
 from worker.codec import wire
 from worker.codec.wire import ConsumerRecord
-from worker.local.console import Connection, Fetched, administration, high_watermarks, partitions_of, reader
 from worker.pipeline.ledger import Ledger, differing
 from worker.pipeline.topology import Topology
+from worker.tools.topics import Connection, Fetched, administration, high_watermarks, partitions_of, reader
 
 _POLL_MS = 200
 

@@ -5,7 +5,7 @@ from collections import Counter
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from worker.local.tally import rejected
+from worker.pipeline import outcomes
 from worker.pipeline.replay import Replay
 
 
@@ -44,16 +44,16 @@ def _sessions(replay: Replay) -> Table:
 def _outcomes(counts: Counter[str]) -> Table:
     table = blank_table("What became of the records", "outcome", "records")
     for outcome, number in counts.most_common():
-        if not outcome.startswith("rejected."):
+        if outcome not in outcomes.REJECTED.values():
             table.add_row(outcome.replace("_", " "), f"{number:,}")
-    table.add_row("rejected", f"{rejected(counts).total():,}")
+    table.add_row("rejected", f"{outcomes.rejections(counts).total():,}")
     return table
 
 
 def rejections(counts: Counter[str]) -> Table:
     """Lay out rejections by code."""
     table = blank_table("Rejections", "code", "records")
-    for code, number in rejected(counts).most_common():
+    for code, number in outcomes.rejections(counts).most_common():
         table.add_row(code, f"{number:,}")
     return table
 
