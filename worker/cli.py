@@ -36,8 +36,8 @@ from worker.kafka.connection import OtherCluster
 from worker.kafka.unreadable import unreadable
 from worker.local.simulator import simulate as simulated
 from worker.pipeline.replay import Replay
-from worker.pipeline.schemas import documents
 from worker.pipeline.topology import Topology
+from worker.reference.schemas import documents
 from worker.runtime.access import NotLetIn, Unreachable, check_brokers, watched
 from worker.runtime.topics import stream_of
 from worker.settings import Settings, WrongSetting, example_file, in_force, load
@@ -372,7 +372,7 @@ def _check_store(option: str, store: str) -> None:
     if store.startswith("rocksdb"):
         try:
             with _extra("rocksdb"):
-                import_module("worker.runtime.disk")
+                import_module("worker.runtime.stores.rocksdb")
         except BadInput as error:
             raise BadInput(f"{option}={store}: {error.message}") from error
 

@@ -52,8 +52,8 @@ def strike(name: str, moment: str, times: int) -> None:
     A moment is `assigned`, `restored` (a record of a table), or a request of `worker.runtime`, by its class.
     """
     from worker.kafka.cluster import Cluster
-    from worker.runtime.driver import RebalanceListener
-    from worker.runtime.tables import Partitions
+    from worker.runtime.faust.driver import RebalanceListener
+    from worker.runtime.faust.tables import Partitions
 
     left = times
 
@@ -115,7 +115,7 @@ def sends_unchecked(_hold: Path) -> None:
 def held_until_expelled(hold: Path) -> None:
     """Begin no transaction while the file *hold* is there, and then none before the group has put this worker out."""
     from worker.kafka.producer import TransactionalProducer
-    from worker.runtime import driver
+    from worker.runtime.faust import driver
 
     assigned, commit = driver.RebalanceListener.on_partitions_assigned, TransactionalProducer.commit
     coordinators: list[Any] = []

@@ -16,8 +16,8 @@ from worker.cli import main
 from worker.codec.update import read
 from worker.codec.wire import REJECTION_HEADERS, ConsumerRecord
 from worker.domain.model import ROWS, Rejection, Rules
-from worker.pipeline.schemas import EXAMPLES, SENT, V1, VERSION, documents
 from worker.pipeline.topology import TOPICS, Topology
+from worker.reference.schemas import EXAMPLES, SENT, V1, VERSION, documents
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS: dict[str, Any] = {name: json.loads(text) for name, text in documents().items()}

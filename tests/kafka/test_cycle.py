@@ -37,8 +37,8 @@ from worker.pipeline.lane import Batch, LostRecords
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS
 from worker.runtime.cycle import TooManyRejections, TopicsChanged
-from worker.runtime.driver import Consumer
-from worker.runtime.tables import InMemory
+from worker.runtime.faust.driver import Consumer
+from worker.runtime.faust.tables import InMemory
 from worker.runtime.topics import prepare
 
 

@@ -21,7 +21,7 @@ from tests.kafka.inside import until
 from tests.kafka.topics import Record, create, own, produce, send
 from worker.kafka.cluster import Cluster
 from worker.pipeline.lane import Batch
-from worker.runtime.driver import AsFetched
+from worker.runtime.faust.driver import AsFetched
 
 
 class Shop:
@@ -509,7 +509,7 @@ def source_hash(path):
 @pytest.mark.parametrize("path", REVIEW)
 def test_what_the_driver_overrides_is_what_it_was_when_it_was_read(path):
     assert source_hash(path) == REVIEW[path], (
-        f"{path} has changed. Read it again beside what overrides or calls it in worker/kafka/connection.py, worker/runtime/driver.py, tables.py "
+        f"{path} has changed. Read it again beside what overrides or calls it in worker/kafka/connection.py, worker/runtime/faust/driver.py, tables.py "
         f"and opening.py, run the tests of this folder, then put {source_hash(path)!r} into this table"
     )
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from worker.domain.profile import Claim
 from worker.codec import wire
-from worker.runtime.disk import RECENT_BYTES, Recent
+from worker.runtime.stores.rocksdb import RECENT_BYTES, Recent
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -10,9 +10,9 @@ from rocksdict import Cache
 
 from tests.kafka.inside import count_of, opened, running, send, settings_for, source, until, update
 from tests.kafka.topics import high_watermarks
-from worker.runtime import disk
 from worker.runtime.app import build_app
-from worker.runtime.disk import Folder, OnDisk
+from worker.runtime.stores import rocksdb as disk
+from worker.runtime.stores.rocksdb import Folder, OnDisk
 
 
 @pytest.fixture

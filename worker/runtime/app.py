@@ -22,15 +22,15 @@ from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
 from worker.runtime.cycle import Cycle, TopicsChanged
-from worker.runtime.driver import AsFetched
+from worker.runtime.faust.driver import AsFetched
+from worker.runtime.faust.tables import InMemory, Kept, Table
 from worker.runtime.instance import claim
 from worker.runtime.opening import Opening, Parts, Tables
 from worker.runtime.stalls import Stalls
-from worker.runtime.tables import InMemory, Kept, Table
 from worker.settings import Settings, WrongSetting
 
 if TYPE_CHECKING:
-    from worker.runtime.disk import Folder
+    from worker.runtime.stores.rocksdb import Folder
 
 _HEARTBEATS = 4  # in a session timeout
 
@@ -159,7 +159,7 @@ class App(faust.App):
     @cached_property
     def _folder(self) -> "Folder":
         """The folder of tables on disk, for this app and the cluster and topics that the opening has found."""
-        from worker.runtime.disk import Folder  # noqa: PLC0415 (what it needs is an extra)
+        from worker.runtime.stores.rocksdb import Folder  # noqa: PLC0415 (what it needs is an extra)
 
         identity, settings = self.cycle.identity, self._settings
         if identity is None:

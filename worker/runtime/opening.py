@@ -68,7 +68,7 @@ from worker.pipeline.ledger import Ledger
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import TOPICS, Topology
 from worker.runtime.cycle import Cycle, TopicsChanged
-from worker.runtime.tables import Partitions, Table
+from worker.runtime.faust.tables import Partitions, Table
 from worker.runtime.topics import replaced
 
 log = logging.getLogger(__name__)

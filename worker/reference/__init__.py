@@ -1,0 +1,1 @@
+"""Writes schemas/ and docs/reference/ from the code."""

@@ -1,0 +1,1 @@
+"""Where the partitions of tables are kept."""
