@@ -18,7 +18,9 @@ from worker.codec import wire
 from worker.codec.structs import struct_of
 from worker.codec.update import read
 from worker.codec.wire import ConsumerRecord
-from worker.domain.model import Rejection, Request, Rules, UpdateRecord
+from worker.domain.limits import Rules
+from worker.domain.model import Request, UpdateRecord
+from worker.domain.rejections import Rejection
 from worker.domain.session import fold
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.partitioner import partition_of

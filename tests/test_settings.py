@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from worker.cli import main
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.kafka.connection import UnusableFile
 from worker.pipeline.topology import TOPICS, Topology
 from worker.runtime.app import build_app

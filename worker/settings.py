@@ -25,7 +25,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.kafka.connection import FreshContext, PasswordFile, UnusableFile
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
 from worker.signals import STOP_SECONDS

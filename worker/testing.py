@@ -26,7 +26,7 @@ import orjson
 
 from worker.codec import wire
 from worker.codec.wire import ConsumerRecord, ProducerRecord
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.pipeline.lane import Batch, Lane, MemoryTable, Overlay, Stage
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.profiles import Profiles

@@ -9,7 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from worker.codec.wire import ConsumerRecord, ProducerRecord
-from worker.domain.model import Rules, Snapshot, SnapshotV1
+from worker.domain.limits import Rules
+from worker.domain.model import Snapshot, SnapshotV1
 from worker.pipeline.replay import Replay
 from worker.testing import Fault, StreamDriver, Update
 

@@ -12,7 +12,8 @@ from msgspec import structs
 
 from tests.oracle import Oracle
 from worker.codec.wire import ConsumerRecord
-from worker.domain.model import ROW_OF, Rules
+from worker.domain.limits import Rules
+from worker.domain.rejections import ROW_OF
 from worker.local.simulator import simulate
 from worker.pipeline.replay import Replay
 

@@ -9,8 +9,8 @@ from msgspec import json
 
 from tests.contract.conftest import CUP, PEN, SENT, Network, Till, cart, encoded
 from worker.codec.wire import ConsumerRecord
-from worker.domain.model import ROWS, AdditionalCost
-from worker.domain.rejections import _OBJECTS, _REQUIRED
+from worker.domain.model import AdditionalCost
+from worker.domain.rejections import _OBJECTS, _REQUIRED, ROWS
 
 FUTURE = "2027-01-01T00:00:00Z"
 LONG = "x" * 1001

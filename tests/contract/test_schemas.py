@@ -15,7 +15,8 @@ from tests.contract.conftest import EVENTS, HOUR, TRACE, Network, Till, encoded
 from worker.cli import main
 from worker.codec.update import read
 from worker.codec.wire import REJECTION_HEADERS, ConsumerRecord
-from worker.domain.model import ROWS, Rejection, Rules
+from worker.domain.limits import Rules
+from worker.domain.rejections import ROWS, Rejection
 from worker.pipeline.topology import TOPICS, Topology
 from worker.reference.schemas import EXAMPLES, SENT, V1, VERSION, documents
 

@@ -23,7 +23,7 @@ from tests.contract.conftest import (
     checked,
     encoded,
 )
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.testing import StreamDriver, Update
 
 FULL_ITEM: dict[str, Any] = {

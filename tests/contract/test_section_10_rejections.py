@@ -22,7 +22,7 @@ from tests.contract.conftest import (
     encoded,
 )
 from worker.codec.wire import ConsumerRecord
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.testing import StreamDriver, Update
 
 FUTURE = "2027-01-01T00:00:00Z"

@@ -17,7 +17,7 @@ from tests.contract.conftest import CUP, SENT, SENT_AT, SNAPSHOT, TRACE, Till, c
 from worker.cli import main
 from worker.codec.lines import BadLine, written
 from worker.codec.wire import ConsumerRecord
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
 from worker.settings import PREFIX
 

@@ -15,7 +15,7 @@ from talon_one import (
 )
 
 from worker.codec.wire import ConsumerRecord
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.local.simulator import simulate
 from worker.pipeline.replay import Replay
 

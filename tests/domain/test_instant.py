@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.domain.model import LATEST_MILLISECONDS, instant, to_instant
+from worker.domain.instants import LATEST_MILLISECONDS, instant, to_instant
 
 unhurried = settings(deadline=None)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

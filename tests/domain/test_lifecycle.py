@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.codec.update import read
+from worker.domain.instants import instant
 from worker.domain.lifecycle import MOVES, Event, refusal
-from worker.domain.model import Kind, Rejection, Request, Rules, Session, State, instant
+from worker.domain.limits import Rules
+from worker.domain.model import Kind, Request, Session, State
+from worker.domain.rejections import Rejection
 from worker.domain.session import fold
 
 unhurried = settings(deadline=None)

@@ -10,8 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from worker.codec.update import read
-from worker.domain.model import Rejection, Request, Rules
+from worker.domain.limits import Rules
+from worker.domain.model import Request
 from worker.domain.money import MAX_DIGITS, NANOS, amount, attos, decimal, nanos, rounded, total_nanos
+from worker.domain.rejections import Rejection
 from worker.domain.session import fold
 
 unhurried = settings(deadline=None)

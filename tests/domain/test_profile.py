@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.domain.model import instant
+from worker.domain.instants import instant
 from worker.domain.profile import Claim, decide
 
 unhurried = settings(deadline=None)

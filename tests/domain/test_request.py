@@ -9,7 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from worker.codec.update import Envelope, _judge, read
-from worker.domain.model import ROW_OF, Rejection, Request, Rules
+from worker.domain.limits import Rules
+from worker.domain.model import Request
+from worker.domain.rejections import ROW_OF, Rejection
 
 unhurried = settings(deadline=None)
 KEYS = st.none() | st.binary(max_size=5) | st.just(b"s-1") | st.text(max_size=5).map(str.encode)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.domain.model import Rejection
+from worker.domain.rejections import Rejection
 from worker.domain.returns import take_back
 
 unhurried = settings(deadline=None)

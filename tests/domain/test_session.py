@@ -12,7 +12,9 @@ from msgspec import structs
 from pydantic import TypeAdapter
 
 from worker.codec.update import read
-from worker.domain.model import Rejection, Request, Rules, Session, Snapshot
+from worker.domain.limits import Rules
+from worker.domain.model import Request, Session, Snapshot
+from worker.domain.rejections import Rejection
 from worker.domain.session import Folded, fold, v1_view
 
 unhurried = settings(deadline=None)

@@ -23,7 +23,9 @@ from tests.oracle import Oracle, Record
 from worker.codec.update import read
 from worker.codec.wire import ProducerRecord
 from worker.codec.wrapping import unwrap
-from worker.domain.model import ROW_OF, Rejection, Rules, Snapshot
+from worker.domain.limits import Rules
+from worker.domain.model import Snapshot
+from worker.domain.rejections import ROW_OF, Rejection
 from worker.pipeline.replay import Replay
 from worker.testing import Fault, StreamDriver, Update
 

@@ -22,7 +22,7 @@ from tests.kafka.topics import Record, create, high_watermarks, own, produce, re
 from worker.cli import main
 from worker.codec.lines import FORM, Line
 from worker.codec.lines import read as lines_of
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.local.kafka import LocalKafka
 from worker.local.simulator import simulate
 from worker.pipeline.partitioner import partition_of

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tests.kafka.account import differences, foretold, found
 from tests.kafka.topics import Record, administration, high_watermarks, read, send
 from tests.kafka.workers import Crew, simulated, update
-from worker.domain.model import ROW_OF
+from worker.domain.rejections import ROW_OF
 from worker.pipeline.partitioner import partition_of
 
 

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from tests.kafka.topics import Record, create, send
 from worker.codec.wire import ConsumerRecord, ProducerRecord
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
 
 GROUP: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.local.simulator import BROKEN, GIANTS, HOUR, MEBIBYTE, OPENING, SHARES, foretell, simulate
 from worker.pipeline.replay import Replay
 

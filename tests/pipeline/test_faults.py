@@ -8,7 +8,7 @@ from msgspec import structs
 
 from tests.pipeline.feeds import feed
 from worker.codec.wire import ConsumerRecord
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
 from worker.testing import Fault, StreamDriver, Update
 

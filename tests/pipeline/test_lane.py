@@ -4,7 +4,7 @@ import pytest
 from msgspec import structs
 
 from worker.codec.wire import ConsumerRecord
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, MemoryTable, Overlay
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.partitioner import partition_of

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from worker.codec.lines import BadLine
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
 
 LINE = b'{"key": "s-1", "timestamp": 1795372800000, "value": {"customerSession": {}}}\n'

@@ -5,7 +5,7 @@ import pytest
 
 from worker.codec import wire
 from worker.codec.wire import ClaimMessage, ConsumerRecord, Happening, VerdictMessage
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.domain.profile import Claim
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.profiles import Profiles

@@ -11,8 +11,8 @@ from msgspec import structs
 
 from worker.codec import wire
 from worker.codec.wire import ClaimMessage, ConsumerRecord, Happening, Origin, VerdictMessage
-from worker.domain.model import Rejection
 from worker.domain.profile import Claim
+from worker.domain.rejections import Rejection
 
 headers = st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=20)), max_size=5)
 origins = st.builds(

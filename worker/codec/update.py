@@ -19,19 +19,21 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from worker.codec.structs import struct_of
-from worker.domain.model import (
+from worker.domain.instants import HOUR_MILLISECONDS, instant, to_instant, to_the_hour
+from worker.domain.limits import (
     AMOUNT_LIMIT,
-    DIMENSIONS,
-    HOUR_MILLISECONDS,
-    IGNORED_ITEM_FIELDS,
-    IGNORED_SESSION_FIELDS,
     INTEGER_MAX,
     INTEGER_MIN,
     MAX_DEPTH,
     MAX_ITEMS,
     MAX_TEXT,
     MAX_UNITS,
-    ROW_OF,
+    Rules,
+)
+from worker.domain.model import (
+    DIMENSIONS,
+    IGNORED_ITEM_FIELDS,
+    IGNORED_SESSION_FIELDS,
     SESSION_FIELDS,
     BareBody,
     Cart,
@@ -42,19 +44,16 @@ from worker.domain.model import (
     Integer,
     Kind,
     PlainUpdateRecord,
-    Rejection,
     Request,
     ReturnedCartItem,
-    Rules,
     Text100,
     UpdateRecord,
-    instant,
-    to_instant,
-    to_the_hour,
 )
 from worker.domain.money import ATTOS_IN_A_NANO, attos, nanos, rounded
 from worker.domain.rejections import (
     INTEGER,
+    ROW_OF,
+    Rejection,
     escaped,
     expected,
     malformed,

@@ -11,8 +11,10 @@ from msgspec import Struct
 from msgspec.json import Decoder, Encoder
 
 from worker.domain.lifecycle import Event
-from worker.domain.model import MAX_REMEMBERED_EVENTS, Rejection, Session
+from worker.domain.limits import MAX_REMEMBEREDEVENTS_HEADER
+from worker.domain.model import Session
 from worker.domain.profile import Claim
+from worker.domain.rejections import Rejection
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -138,7 +140,7 @@ def batch_bytes(key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> i
 # ------------------------------------------------------------------------------- the state, as the table holds it
 
 _NEWLINE: Final = b"\n"
-_EVENTS: Final = "worker-events"
+EVENTS_HEADER: Final = "worker-events"
 _ENTRY: Final = 32
 _DIGEST_BYTES: Final = 12  # 16 characters of base64
 
@@ -162,7 +164,7 @@ def stored(record: ConsumerRecord) -> bytes | None:
     if record.value is None:
         return None
     last = record.headers[-1] if record.headers else None
-    return record.value if last is None or last[0] != _EVENTS else pack(record.value, last[1])
+    return record.value if last is None or last[0] != EVENTS_HEADER else pack(record.value, last[1])
 
 
 _encoder: Final = Encoder()
@@ -222,7 +224,7 @@ def recollect(events: bytes, entry: bytes) -> Literal["new", "duplicate", "reuse
 
 def remember(events: bytes, entry: bytes) -> bytes:
     """Add an accepted eventId to those remembered; the oldest goes when there are too many."""
-    return (events + entry)[-MAX_REMEMBERED_EVENTS * _ENTRY :]
+    return (events + entry)[-MAX_REMEMBEREDEVENTS_HEADER * _ENTRY :]
 
 
 def newest_origin(records: Iterable[ConsumerRecord], place: bytes) -> int:
@@ -244,7 +246,7 @@ def newest_origin(records: Iterable[ConsumerRecord], place: bytes) -> int:
 
 _SPEC_VERSION: Final = ("ce_specversion", b"1.0")
 _CONTENT_TYPE: Final = ("content-type", b"application/json")
-_TRACE_PARENT: Final = "traceparent"
+TRACE_PARENT: Final = "traceparent"
 _MAX_TRACE_PARENT_BYTES: Final = 512
 TYPES: Final = "customersession."
 """What ce_type begins with; after it stands what happened."""
@@ -267,7 +269,7 @@ def happening(origin: Origin, time: str) -> Happening:
 def _trace(headers: Headers) -> bytes | None:
     """Find the trace that came in; a value that no traceparent has is left behind, lest headers outgrow a record."""
     for name, value in reversed(headers):
-        if name == _TRACE_PARENT and value is not None:
+        if name == TRACE_PARENT and value is not None:
             return value if len(value) <= _MAX_TRACE_PARENT_BYTES else None
     return None
 
@@ -298,11 +300,11 @@ class SnapshotHeaders:
             ("ce_type", f"{TYPES}{event}{suffix}".encode()),
         ]
         if what.traceparent is not None:
-            headers.append((_TRACE_PARENT, what.traceparent))
+            headers.append((TRACE_PARENT, what.traceparent))
         if ignored:
             headers.append(("ignored-fields", ",".join(ignored).encode()))
         if events:  # always the last one, where `stored` looks for it
-            headers.append((_EVENTS, events))
+            headers.append((EVENTS_HEADER, events))
         return headers
 
 
@@ -338,14 +340,14 @@ class VerdictMessage(Struct, frozen=True, gc=False):
 def _carry(what: Happening) -> list[tuple[str, bytes]]:
     headers = [("ce_id", what.event_id.encode()), ("ce_time", what.time.encode())]
     if what.traceparent is not None:
-        headers.append((_TRACE_PARENT, what.traceparent))
+        headers.append((TRACE_PARENT, what.traceparent))
     return headers
 
 
 def _carried(record: ConsumerRecord) -> Happening:
     headers = dict(record.headers)
     event_id, time = headers["ce_id"].decode(), headers["ce_time"].decode()
-    return Happening(event_id, time, record.timestamp, headers.get(_TRACE_PARENT))
+    return Happening(event_id, time, record.timestamp, headers.get(TRACE_PARENT))
 
 
 def encode_claim(topic: str, partition: int, message: ClaimMessage) -> ProducerRecord:

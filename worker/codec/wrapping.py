@@ -23,8 +23,8 @@ from msgspec.json import decode
 
 from worker.codec.update import Envelope, parse, too_large
 from worker.codec.wire import Headers, from_base64
-from worker.domain.model import MAX_DEPTH, Rejection, Rules
-from worker.domain.rejections import malformed, must_be, not_an_object, shown
+from worker.domain.limits import MAX_DEPTH, Rules
+from worker.domain.rejections import Rejection, malformed, must_be, not_an_object, shown
 
 if sys.version_info >= (3, 14):  # pragma: no cover - the same module, there in the standard library
     from compression import zstd

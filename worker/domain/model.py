@@ -5,10 +5,7 @@ generated from them, so a limit stands here and nowhere else. Fields are declare
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Required
+from typing import Annotated, Any, Literal, NotRequired, Required
 
 from msgspec import Meta, Raw, Struct
 from pydantic import (
@@ -26,125 +23,11 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypedDict, get_type_hints  # pydantic wants these before Python 3.12
 
-# ---------------------------------------------------------------------------------------------------- limits
-
-MAX_ITEMS = 1000
-MAX_UNITS = 10_000
-MAX_TEXT = 1000
-"""Upper bound in characters of an integrationId, a profileId and a storeIntegrationId."""
-MAX_DEPTH = 64
-MAX_REMEMBERED_EVENTS = 32
-INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
-AMOUNT_LIMIT = 10**12
-"""Prices and item dimensions have a magnitude below this."""
+from worker.domain.instants import to_instant
+from worker.domain.limits import AMOUNT_LIMIT, INTEGER_MAX, INTEGER_MIN, MAX_ITEMS, MAX_TEXT, MAX_UNITS
 
 State = Literal["open", "closed", "cancelled", "partially_returned"]
 Kind = Literal["update", "return", "reopen"]
-
-# ------------------------------------------------------------------------------------------------ rejections
-
-ROWS: tuple[tuple[str, ...], ...] = (
-    ("record_too_large",),
-    ("missing_origin",),
-    ("malformed_json",),
-    ("missing_integration_id",),
-    ("unknown_type",),
-    ("wrong_application",),
-    ("unknown_field", "ambiguous_field"),
-    ("invalid_field",),
-    ("missing_price", "number_out_of_range"),
-    ("too_many_items", "too_many_units"),
-    ("occurred_in_future",),
-    ("dry_not_supported",),
-    ("empty_return", "ambiguous_item", "missing_item"),
-    ("event_id_reused",),
-    ("unknown_session", "invalid_state", "session_not_open", "invalid_transition"),
-    ("unknown_item", "return_exceeds_remaining"),
-    ("session_too_large",),
-)
-"""Every rejection code, row by row in the order in which they are checked: the first failing row names the code."""
-
-ROW_OF = {code: row for row, codes in enumerate(ROWS) for code in codes}
-
-
-class Rejection(NamedTuple):
-    """Why an update record is refused: a client's fault, so a value and no exception.
-
-    *pointer* is a JSON Pointer (RFC 6901) into the record's value, empty for the whole of it.
-    """
-
-    code: str
-    pointer: str
-    message: str
-
-
-# ------------------------------------------------------------------------------------------------- settings
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What an operator may set of the contract's rules; sizes in bytes."""
-
-    application_id: int = 1
-    other_applications: Literal["reject", "skip"] = "reject"
-    unknown_fields: Literal["reject", "ignore"] = "reject"
-    cloudevents: bool = False
-    max_record_bytes: int = 1 << 20
-    max_snapshot_bytes: int = 1 << 20
-
-
-# ---------------------------------------------------------------------------------------------- scalar types
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-HOUR_MILLISECONDS = 3_600_000
-LATEST_MILLISECONDS = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z, the last instant that an RFC 3339 time can name."""
-
-
-def instant(milliseconds: int) -> str:
-    """Write *milliseconds* since 1970 the way snapshots do; times that RFC 3339 cannot name are moved to its nearest.
-
-    Times in this form compare as strings.
-
-    >>> instant(1795372800000)
-    '2026-11-22T18:40:00.000Z'
-    >>> instant(-1)
-    '1970-01-01T00:00:00.000Z'
-    """
-    hours, rest = divmod(milliseconds, HOUR_MILLISECONDS)
-    if not 0 <= milliseconds <= LATEST_MILLISECONDS:
-        return instant(0 if milliseconds < 0 else LATEST_MILLISECONDS)
-    return f"{to_the_hour(hours)}{_OF_AN_HOUR[rest // 1000]}.{rest % 1000:03}Z"
-
-
-_OF_AN_HOUR = tuple(f":{minute:02}:{second:02}" for minute in range(60) for second in range(60))
-
-
-@lru_cache(maxsize=4096)
-def to_the_hour(hours: int) -> str:
-    """Write *hours* since 1970 without the end of an instant; it sorts before every instant in that hour."""
-    moment = EPOCH + timedelta(hours=min(max(hours, 0), LATEST_MILLISECONDS // HOUR_MILLISECONDS))
-    return moment.isoformat()[:13]
-
-
-def to_instant(text: str) -> str:
-    """Bring an RFC 3339 time to the snapshot's form: UTC, cut to milliseconds.
-
-    Raises ValueError for a time that does not exist (a leap second, hour 24) or lies outside 1970 to 9999 in UTC.
-
-    >>> to_instant("2026-11-22t21:00:00.9999+01:00")
-    '2026-11-22T20:00:00.999Z'
-    """
-    moment = datetime.fromisoformat(text.upper())
-    if len(text) == 24 and text[10] == "T" and text[23] == "Z" and text >= "1970":
-        return text
-    try:
-        moment = moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("a time outside the years 1 to 9999 in UTC") from error
-    if moment < EPOCH:
-        raise ValueError("a time before 1970")
-    return f"{moment.isoformat(timespec='milliseconds')[:23]}Z"
 
 
 def _integer(minimum: int = INTEGER_MIN) -> GetPydanticSchema:
@@ -167,14 +50,12 @@ def _integer(minimum: int = INTEGER_MIN) -> GetPydanticSchema:
 
 
 _JSON_INTEGER: dict[str, Any] = {"type": "integer", "minimum": INTEGER_MIN, "maximum": INTEGER_MAX}
-
 Integer = Annotated[int, _integer(), Meta(ge=INTEGER_MIN, le=INTEGER_MAX), WithJsonSchema(_JSON_INTEGER)]
 NaturalNumber = Annotated[
     int, _integer(minimum=0), Meta(ge=0, le=INTEGER_MAX), WithJsonSchema({**_JSON_INTEGER, "minimum": 0})
 ]
 _Positive = Annotated[int, _integer(minimum=1), Meta(ge=1, le=INTEGER_MAX)]
 Quantity = Annotated[_Positive, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_UNITS})]
-
 Text = Annotated[str, Strict()]
 Text100 = Annotated[str, Strict(), Field(max_length=100)]
 Text1000 = Annotated[str, Strict(), Field(max_length=MAX_TEXT)]
@@ -221,7 +102,8 @@ def _as_object(value: Any) -> Any:
 _FORBID = ConfigDict(extra="forbid")
 _IGNORED = Field(description="Accepted and ignored.", json_schema_extra={"readOnly": True})
 
-# ----------------------------------------------------------------------------------- what an update record has
+
+# -------------------------------------------------------------------------------------------- what an update record has
 
 
 @with_config(_FORBID)
@@ -351,7 +233,6 @@ class Return(TypedDict):
 
 _SESSION_KEY = Field(json_schema_extra={"minLength": 1}, description="Left out: the Kafka key. It wins over the key.")
 _EVENT_ID = "Makes the record idempotent among the last 32 accepted of its session."
-
 _ReturnField = TypedDict("_ReturnField", {"return": Return | None}, total=False)
 _NoReturnField = TypedDict("_NoReturnField", {"return": None}, total=False)
 """A field named by a keyword of Python can only be declared this way."""
@@ -391,7 +272,7 @@ class BareBody(Head, _Echoed, _NoReturnField, total=False):
     customerSession: None
 
 
-# ------------------------------------------------------------------------------------------ what a snapshot has
+# -------------------------------------------------------------------------------------------------- what a snapshot has
 
 Time = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$", description="UTC, milliseconds.")]
 Total = Annotated[float, Field(description="An exact decimal of at most 15 significant digits.")]
@@ -503,7 +384,7 @@ class Session(Struct, kw_only=True, omit_defaults=True, gc=False):
     closurePrediction: float | None = None
 
 
-# ------------------------------------------------------------------------------------------------- the request
+# ---------------------------------------------------------------------------------------------------------- the request
 
 
 class Cart(Struct, frozen=True, gc=False):

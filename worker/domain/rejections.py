@@ -1,32 +1,64 @@
-"""Writes the messages of rejections: what would be right, and the offending value as JSON.
+"""The codes of rejections in the order in which they are checked, and the messages.
 
-A message speaks of JSON and of the contract. It repeats nothing that a library says.
+A message says what would be right and shows the offending value as JSON. It speaks of JSON and of the contract, and repeats nothing that a library says.
 """
 
 import json
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Raw
 from msgspec.json import decode, format  # noqa: A004
 from pydantic_core import ErrorDetails
 
+from worker.domain.limits import AMOUNT_LIMIT, INTEGER_MIN
 from worker.domain.model import (
-    AMOUNT_LIMIT,
-    INTEGER_MIN,
     AdditionalCost,
     BareBody,
     CartItem,
     CustomerSession,
     ExperimentVariantAllocation,
     Product,
-    Rejection,
     Return,
     ReturnedCartItem,
     UpdateRecord,
 )
+
+ROWS: tuple[tuple[str, ...], ...] = (
+    ("record_too_large",),
+    ("missing_origin",),
+    ("malformed_json",),
+    ("missing_integration_id",),
+    ("unknown_type",),
+    ("wrong_application",),
+    ("unknown_field", "ambiguous_field"),
+    ("invalid_field",),
+    ("missing_price", "number_out_of_range"),
+    ("too_many_items", "too_many_units"),
+    ("occurred_in_future",),
+    ("dry_not_supported",),
+    ("empty_return", "ambiguous_item", "missing_item"),
+    ("event_id_reused",),
+    ("unknown_session", "invalid_state", "session_not_open", "invalid_transition"),
+    ("unknown_item", "return_exceeds_remaining"),
+    ("session_too_large",),
+)
+"""Every rejection code, row by row in the order in which they are checked: the first failing row names the code."""
+ROW_OF = {code: row for row, codes in enumerate(ROWS) for code in codes}
+
+
+class Rejection(NamedTuple):
+    """Why an update record is refused: a client's fault, so a value and no exception.
+
+    *pointer* is a JSON Pointer (RFC 6901) into the record's value, empty for the whole of it.
+    """
+
+    code: str
+    pointer: str
+    message: str
+
 
 _MAX_SHOWN = 100
 """Upper bound in characters of a value, or of a pointer, in a message."""

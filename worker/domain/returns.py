@@ -4,8 +4,8 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
-from worker.domain.model import Rejection, ReturnedCartItem
-from worker.domain.rejections import shown
+from worker.domain.model import ReturnedCartItem
+from worker.domain.rejections import Rejection, shown
 
 Line = dict[str, Any]
 

@@ -8,9 +8,10 @@ from typing import Any
 from msgspec import Raw, Struct, json, structs
 
 from worker.domain.lifecycle import MOVES, Event, refusal, states_before
-from worker.domain.model import Kind, Rejection, Request, Rules, Session, State
+from worker.domain.limits import Rules
+from worker.domain.model import Kind, Request, Session, State
 from worker.domain.money import MAX_DIGITS, amount, decimal, total_nanos
-from worker.domain.rejections import must_be, placed, shown
+from worker.domain.rejections import Rejection, must_be, placed, shown
 from worker.domain.returns import take_back
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from worker.domain.model import instant
+from worker.domain.instants import instant
 from worker.pipeline.outcomes import DRY_RUN, DUPLICATE, REJECTED, SNAPSHOT
 
 # ------------------------------------------------------------------------------------------------ what happens how often

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final, get_args
 
 from worker.domain.lifecycle import Event
-from worker.domain.model import ROWS
+from worker.domain.rejections import ROWS
 
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)
 """The update record was accepted: what it did to its session."""

@@ -13,7 +13,7 @@ import orjson
 from worker.codec import wire
 from worker.codec.lines import BadLine, Line, read
 from worker.codec.wire import ConsumerRecord, ProducerRecord
-from worker.domain.model import Rules
+from worker.domain.limits import Rules
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions

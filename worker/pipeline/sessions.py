@@ -26,9 +26,10 @@ from worker.codec import wire
 from worker.codec.update import read, too_large
 from worker.codec.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
 from worker.codec.wrapping import unwrap
-from worker.domain.model import Rejection, Request, Rules, Session
+from worker.domain.limits import Rules
+from worker.domain.model import Request, Session
 from worker.domain.profile import Claim
-from worker.domain.rejections import must_be, placed, shown
+from worker.domain.rejections import Rejection, must_be, placed, shown
 from worker.domain.session import Folded, fold, v1_view
 from worker.pipeline import outcomes
 from worker.pipeline.lane import Arrival, Overlay, Pending

@@ -11,17 +11,9 @@ from pydantic_core import core_schema
 
 from worker.codec.wire import REJECTION_HEADERS, Answer, ConsumerRecord, Happening, SnapshotHeaders, v1_headers
 from worker.domain.lifecycle import MOVES, Event
-from worker.domain.model import (
-    ROWS,
-    SESSION_FIELDS,
-    BareBody,
-    Rules,
-    Snapshot,
-    SnapshotV1,
-    Text1000,
-    Time,
-    UpdateRecord,
-)
+from worker.domain.limits import Rules
+from worker.domain.model import SESSION_FIELDS, BareBody, Snapshot, SnapshotV1, Text1000, Time, UpdateRecord
+from worker.domain.rejections import ROWS
 from worker.pipeline.replay import Replay
 from worker.pipeline.topology import STAGES, TOPICS, Topic, Topology
 

@@ -32,7 +32,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata, TopicPartition
 
 from worker.codec.lines import Line
-from worker.domain.model import instant
+from worker.domain.instants import instant
 from worker.kafka.protocol import NO_TIMESTAMP
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6

@@ -14,7 +14,7 @@ from aiokafka.errors import ClusterAuthorizationFailedError
 
 from worker.codec.lines import BadLine, Line, dumped
 from worker.codec.wire import TYPES, ConsumerRecord
-from worker.domain.model import instant
+from worker.domain.instants import instant
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import TOPICS, Topology
 from worker.tools.sender import BATCH_BYTES, NOT_PERMITTED, Limits, NoSuchPartition, NotSent, Sender, producer
