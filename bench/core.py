@@ -14,10 +14,10 @@ from msgspec.json import Decoder
 from rich.console import Console
 from rich.table import Table
 
-from worker.codec import wire
+from worker.codec.records import ConsumerRecord
+from worker.codec.snapshot import decode_session, encode_json
 from worker.codec.structs import struct_of
 from worker.codec.update import read
-from worker.codec.wire import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.domain.model import Request, UpdateRecord
 from worker.domain.rejections import Rejection
@@ -73,7 +73,7 @@ def measure(items: int) -> dict[str, float]:
     created = fold(None, request, 1, rules)
     if isinstance(created, Rejection):
         raise TypeError(created)
-    snapshot = wire.encode(created.session)
+    snapshot = encode_json(created.session)
 
     sessions = Sessions(rules, Topology(PARTITIONS))
     table = MemoryTable[bytes, bytes]()
@@ -91,9 +91,9 @@ def measure(items: int) -> dict[str, float]:
         "bytes": len(value),
         "validate": microseconds(lambda: types.decode(value)),
         "read": microseconds(lambda: read(value, KEY, TIMESTAMP, rules)),
-        "decode": microseconds(lambda: wire.decode(snapshot)),
+        "decode": microseconds(lambda: decode_session(snapshot)),
         "fold": microseconds(lambda: fold(created.session, request, 1, rules)),
-        "encode": microseconds(lambda: wire.encode(created.session)),
+        "encode": microseconds(lambda: encode_json(created.session)),
         "whole": microseconds(whole),
     }
 

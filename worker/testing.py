@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from worker.codec import wire
-from worker.codec.wire import ConsumerRecord, ProducerRecord
+from worker.codec.records import ConsumerRecord, ProducerRecord
+from worker.codec.snapshot import entry_from_changelog
 from worker.domain.limits import Rules
 from worker.pipeline.lane import Batch, Lane, MemoryTable, Overlay, Stage
 from worker.pipeline.ledger import Ledger
@@ -286,7 +286,7 @@ class StreamDriver:
             for partition in range(self.topology.partitions or 0):
                 table = MemoryTable[bytes, bytes]()
                 log = self._log(changelog, partition)
-                table.apply({record.key or b"": wire.stored(record) for record in log.records}, log.end)
+                table.apply({record.key or b"": entry_from_changelog(record) for record in log.records}, log.end)
                 commits = {topic: self._commits.get((topic, partition)) for topic in stage.reads}
                 ledgers = {topic: Ledger.restore(*commit) if commit else Ledger() for topic, commit in commits.items()}
                 lane = Lane(stage, partition, table, ledgers)

@@ -10,7 +10,7 @@ from msgspec import structs
 from tests.chaos.verifier import Published
 from tests.oracle import Record
 from worker.codec.lines import Line, read
-from worker.codec.wire import ConsumerRecord, ProducerRecord
+from worker.codec.records import ConsumerRecord, ProducerRecord
 from worker.local.simulator import foretell
 from worker.testing import StreamDriver
 

@@ -13,7 +13,7 @@ from aiokafka.structs import OffsetAndMetadata
 from tests.chaos.crew import judge, launched
 from tests.kafka.topics import Record, administration, high_watermarks, own, read, send
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, update
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.replay import Replay

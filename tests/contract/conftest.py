@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import TypeAdapter
 
-from worker.codec.wire import ConsumerRecord, ProducerRecord
+from worker.codec.records import ConsumerRecord, ProducerRecord
 from worker.domain.limits import Rules
 from worker.domain.model import Snapshot, SnapshotV1
 from worker.pipeline.replay import Replay

@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from tests.oracle import Oracle
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.domain.rejections import ROW_OF
 from worker.local.simulator import simulate

@@ -8,7 +8,7 @@ import pytest
 from msgspec import json
 
 from tests.contract.conftest import CUP, PEN, SENT, Network, Till, cart, encoded
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.model import AdditionalCost
 from worker.domain.rejections import _OBJECTS, _REQUIRED, ROWS
 

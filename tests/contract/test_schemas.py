@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from tests.contract.conftest import EVENTS, HOUR, TRACE, Network, Till, encoded
 from worker.cli import main
+from worker.codec.headers import REJECTION_HEADERS
+from worker.codec.records import ConsumerRecord
 from worker.codec.update import read
-from worker.codec.wire import REJECTION_HEADERS, ConsumerRecord
 from worker.domain.limits import Rules
 from worker.domain.rejections import ROWS, Rejection
 from worker.pipeline.topology import TOPICS, Topology

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.contract.conftest import HOUR, SENT, SENT_AT, TRACE, Network, Outcome, cart, encoded
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.pipeline.topology import TOPICS, Topology
 from worker.testing import StreamDriver, Update

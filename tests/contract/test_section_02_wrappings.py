@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import CUP, PEN, SENT, SENT_AT, Network, Till, cart, encoded
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 
 if sys.version_info >= (3, 14):
     from compression import zstd

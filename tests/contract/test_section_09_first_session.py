@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from tests.contract.conftest import CUP, HOUR, SENT, SENT_AT, Network, Outcome, Till, cart
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.testing import Fault, StreamDriver, Update
 
 NINE, TEN, ELEVEN = "2026-11-22T09:00:00.000Z", "2026-11-22T10:00:00.000Z", "2026-11-22T11:00:00.000Z"

@@ -21,7 +21,7 @@ from tests.contract.conftest import (
     checked,
     encoded,
 )
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.testing import StreamDriver, Update
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from tests.contract.conftest import CUP, SENT, SENT_AT, SNAPSHOT, TRACE, Till, cart
 from worker.cli import main
 from worker.codec.lines import BadLine, written
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
 from worker.settings import PREFIX

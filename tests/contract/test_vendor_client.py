@@ -14,7 +14,7 @@ from talon_one import (
     ReturnIntegrationRequest,
 )
 
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.local.simulator import simulate
 from worker.pipeline.replay import Replay

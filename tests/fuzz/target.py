@@ -20,8 +20,8 @@ from tests.chaos.verifier import Published, verify
 from tests.contract.test_against_the_oracle import comparable
 from tests.domain.test_request import judged
 from tests.oracle import Oracle, Record
+from worker.codec.records import ProducerRecord
 from worker.codec.update import read
-from worker.codec.wire import ProducerRecord
 from worker.codec.wrapping import unwrap
 from worker.domain.limits import Rules
 from worker.domain.model import Snapshot

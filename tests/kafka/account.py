@@ -8,7 +8,7 @@ from aiokafka import ConsumerRecord as Fetched
 
 from tests.kafka.topics import read
 from tests.kafka.workers import Crew
-from worker.codec.wire import ConsumerRecord, ProducerRecord
+from worker.codec.records import ConsumerRecord, ProducerRecord
 from worker.domain.limits import Rules
 from worker.local.tally import Place, place_of
 from worker.pipeline.replay import Replay

@@ -27,7 +27,9 @@ from tests.kafka.inside import (
 from tests.kafka.topics import Record, administration, own, produce, read
 from tests.kafka.topics import send as send_by
 from tests.kafka.workers import is_done
-from worker.codec.wire import ClaimMessage, ConsumerRecord, Happening, encode_claim
+from worker.codec.claims import ClaimMessage, encode_claim
+from worker.codec.headers import Cause
+from worker.codec.records import ConsumerRecord
 from worker.domain.profile import Claim
 from worker.kafka.cluster import Cluster, TopicIdentity
 from worker.kafka.producer import TransactionalProducer
@@ -159,7 +161,7 @@ def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_
     async def scenario():
         it = settings()
         await prepare(it)
-        what = Happening("u/0/1", "2026-11-22T18:40:00.000Z", 1_795_372_800_000, None)
+        what = Cause("u/0/1", "2026-11-22T18:40:00.000Z", 1_795_372_800_000, None)
         claims = (ClaimMessage(f"p-{n}", Claim(what.time, f"s-{n}"), False, what) for n in range(20_000))
         records = [encode_claim(it.claims_topic, 0, claim) for claim in claims]
         await produce(

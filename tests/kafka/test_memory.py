@@ -9,7 +9,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from worker.domain.profile import Claim
-from worker.codec import wire
+from worker.codec.claims import encode_first_claim
+from worker.codec.snapshot import encode_json
 from worker.runtime.stores.rocksdb import RECENT_BYTES, Recent
 
 def resident_bytes():
@@ -17,8 +18,8 @@ def resident_bytes():
 
 def entry(number):
     if spare:
-        return wire.encode({"integrationId": f"s-{number}", "attributes": {"spare": "x" * spare}})
-    return wire.encode_first(Claim("2026-11-22T18:40:00.000Z", f"s-{number}"))
+        return encode_json({"integrationId": f"s-{number}", "attributes": {"spare": "x" * spare}})
+    return encode_first_claim(Claim("2026-11-22T18:40:00.000Z", f"s-{number}"))
 
 spare, caches, number = int(sys.argv[1]), [], 0
 before = resident_bytes()

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from tests.kafka.faults import Wire, member
 from tests.kafka.test_cluster import NOBODY
 from tests.kafka.topics import create, own, read
-from worker.codec.wire import ProducerRecord
+from worker.codec.records import ProducerRecord
 from worker.kafka.cluster import Membership
 from worker.kafka.producer import Aborted, TransactionalProducer, Unknown, Unwritable
 from worker.local.kafka import LocalKafka

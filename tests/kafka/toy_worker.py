@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from tests.kafka.topics import Record, create, send
-from worker.codec.wire import ConsumerRecord, ProducerRecord
+from worker.codec.records import ConsumerRecord, ProducerRecord
 from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
 

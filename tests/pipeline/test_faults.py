@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from tests.pipeline.feeds import feed
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
 from worker.testing import Fault, StreamDriver, Update

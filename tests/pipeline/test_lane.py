@@ -3,7 +3,7 @@
 import pytest
 from msgspec import structs
 
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, MemoryTable, Overlay
 from worker.pipeline.ledger import Ledger

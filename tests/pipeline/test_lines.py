@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.codec.lines import FORM, BadLine, Line, dumped, read, written
-from worker.codec.wire import ConsumerRecord, ProducerRecord
+from worker.codec.records import ConsumerRecord, ProducerRecord
 
 VALUES = (
     None,

@@ -3,8 +3,16 @@
 import orjson
 import pytest
 
-from worker.codec import wire
-from worker.codec.wire import ClaimMessage, ConsumerRecord, Happening, VerdictMessage
+from worker.codec.claims import (
+    ClaimMessage,
+    VerdictMessage,
+    decode_first_claim,
+    decode_verdict,
+    encode_claim,
+    encode_verdict,
+)
+from worker.codec.headers import Cause
+from worker.codec.records import ConsumerRecord, batch_bytes
 from worker.domain.limits import Rules
 from worker.domain.profile import Claim
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
@@ -17,7 +25,7 @@ NOW = 1_795_372_800_000
 CREATED = "2026-11-22T18:40:00.000Z"
 EARLIER = "2026-11-22T10:00:00.000Z"
 CLAIM = Claim(CREATED, "s-1")
-WHAT = Happening("session-updates/0/9", EARLIER, NOW, None)
+WHAT = Cause("session-updates/0/9", EARLIER, NOW, None)
 
 
 class Stage:
@@ -44,7 +52,7 @@ class SessionsStage(Stage):
         return self.fold(TOPOLOGY.updates, b"s-1", orjson.dumps({"customerSession": session}))
 
     def verdict(self, answer, profile_id: str = "p-1", claim: Claim = CLAIM, *, dry: bool = False) -> list:
-        sent = wire.encode_verdict(TOPOLOGY.verdicts, 0, VerdictMessage(profile_id, claim, dry, answer, WHAT))
+        sent = encode_verdict(TOPOLOGY.verdicts, 0, VerdictMessage(profile_id, claim, dry, answer, WHAT))
         return self.fold(TOPOLOGY.verdicts, sent.key, sent.value, sent.headers)
 
 
@@ -134,7 +142,7 @@ class TestSessions:
 
     def test_a_snapshot_that_fills_a_batch_of_its_topic_is_published_and_one_byte_more_is_refused(self):
         (published,) = SessionsStage().update(state="closed")
-        size = wire.batch_bytes(published.key, published.value, published.headers)
+        size = batch_bytes(published.key, published.value, published.headers)
         assert SessionsStage(topic_bytes=size).update(state="closed") == [published]
         (refused,) = SessionsStage(topic_bytes=size - 1).update(state="closed")
         headers = dict(refused.headers)
@@ -148,7 +156,7 @@ class TestSessions:
         unbounded = SessionsStage()
         claim = unbounded.update(profileId="p-1")
         (published,) = unbounded.verdict("later")
-        size = wire.batch_bytes(published.key, published.value, published.headers) + 640
+        size = batch_bytes(published.key, published.value, published.headers) + 640
         assert SessionsStage(topic_bytes=size).update(profileId="p-1") == claim
         (refused,) = SessionsStage(topic_bytes=size - 1).update(profileId="p-1")
         assert dict(refused.headers)["rejection-code"] == b"record_too_large"
@@ -168,15 +176,15 @@ class ProfilesStage(Stage):
 
     def claim(self, created: str, integration_id: str, *, dry: bool = False) -> list[tuple]:
         message = ClaimMessage("p-1", Claim(created, integration_id), dry, WHAT)
-        sent = wire.encode_claim(TOPOLOGY.claims, 0, message)
+        sent = encode_claim(TOPOLOGY.claims, 0, message)
         published = self.fold(TOPOLOGY.claims, sent.key, sent.value, sent.headers)
         return [self.told(record) for record in published]
 
     @staticmethod
     def told(record) -> tuple:
         if record.topic == TOPOLOGY.first_sessions:
-            return ("table", *wire.decode_first(record.value))
-        verdict = wire.decode_verdict(ConsumerRecord(0, NOW, record.key, record.value, record.headers))
+            return ("table", *decode_first_claim(record.value))
+        verdict = decode_verdict(ConsumerRecord(0, NOW, record.key, record.value, record.headers))
         assert verdict is not None
         return (verdict.answer, *verdict.claim)
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import orjson
 
-from worker.codec.wire import ConsumerRecord, ProducerRecord, from_base64
+from worker.codec.records import ConsumerRecord, ProducerRecord, from_base64
 
 FORM: Final = '{"key": "s-1", "value": {"customerSession": {"state": "open"}}, "timestamp": 1795372800000}'
 """A valid line, to show in messages."""

@@ -21,8 +21,8 @@ from typing import Any, Final
 from msgspec import Raw
 from msgspec.json import decode
 
+from worker.codec.records import Headers, from_base64
 from worker.codec.update import Envelope, parse, too_large
-from worker.codec.wire import Headers, from_base64
 from worker.domain.limits import MAX_DEPTH, Rules
 from worker.domain.rejections import Rejection, malformed, must_be, not_an_object, shown
 

@@ -29,8 +29,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
+from worker.codec.headers import TYPES
 from worker.codec.lines import read
-from worker.codec.wire import TYPES
 from worker.local.child import Child
 from worker.local.kafka import LocalKafka
 from worker.local.simulator import foretell

@@ -24,7 +24,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
-from worker.codec.wire import ConsumerRecord, Origin, ProducerRecord
+from worker.codec.records import ConsumerRecord, Origin, ProducerRecord
 from worker.domain.model import Request
 from worker.domain.profile import Claim
 from worker.domain.session import Folded

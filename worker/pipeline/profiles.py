@@ -11,8 +11,16 @@ P3. Answers about one profile leave in one order, through this lane, and those t
 P4. A dry claim is answered and leaves no trace.
 """
 
-from worker.codec import wire
-from worker.codec.wire import Answer, ClaimMessage, ConsumerRecord, ProducerRecord, VerdictMessage
+from worker.codec.claims import (
+    Answer,
+    ClaimMessage,
+    VerdictMessage,
+    decode_claim,
+    decode_first_claim,
+    encode_first_claim,
+    encode_verdict,
+)
+from worker.codec.records import ConsumerRecord, ProducerRecord
 from worker.domain.profile import Claim, decide
 from worker.pipeline import outcomes
 from worker.pipeline.lane import Overlay
@@ -33,15 +41,15 @@ class Profiles:
         if record.value is None:
             self._forget(overlay, topic, key, record)
             return
-        message = wire.decode_claim(record)
+        message = decode_claim(record)
         if message is None:
             overlay.counts[outcomes.UNREADABLE] += 1
             return
         entry = overlay.table.get(key)
-        first = None if entry is None else wire.decode_first(entry)
+        first = None if entry is None else decode_first_claim(entry)
         decision = decide(first, message.claim)
         if decision.is_first and message.claim != first and not message.dry:
-            self._change(overlay, key, wire.encode_first(message.claim), record.timestamp)
+            self._change(overlay, key, encode_first_claim(message.claim), record.timestamp)
         self._answer(overlay, message, message.claim, "first" if decision.is_first else "later")
         if decision.demoted is not None and not message.dry:
             self._answer(overlay, message, decision.demoted, "demoted")
@@ -49,7 +57,7 @@ class Profiles:
     def _answer(self, overlay: Overlay, message: ClaimMessage, to: Claim, answer: Answer) -> None:
         verdict = VerdictMessage(message.profile_id, to, message.dry, answer, message.what)
         home = self.topology.home(to.integration_id.encode(), overlay.partition)
-        overlay.out.append(wire.encode_verdict(self.topology.verdicts, home, verdict))
+        overlay.out.append(encode_verdict(self.topology.verdicts, home, verdict))
 
     def _forget(self, overlay: Overlay, topic: str, key: bytes, record: ConsumerRecord) -> None:
         """Forget a profile, wherever the one who wished it sent the wish."""

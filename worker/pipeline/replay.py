@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
-from worker.codec import wire
+from worker.codec.claims import decode_verdict
 from worker.codec.lines import BadLine, Line, read
-from worker.codec.wire import ConsumerRecord, ProducerRecord
+from worker.codec.records import ConsumerRecord, ProducerRecord, partition_of_session
+from worker.codec.snapshot import decode_session, split_entry
 from worker.domain.limits import Rules
 from worker.pipeline.lane import Lane, MemoryTable, Overlay
 from worker.pipeline.profiles import Profiles
@@ -65,7 +66,7 @@ class Replay:
     def sessions(self) -> Iterator[dict[str, Any]]:
         """Yield the sessions as they are now, as plain data."""
         self._adopt()
-        return (orjson.loads(wire.unpack(entry)[0]) for entry in self._table.values())
+        return (orjson.loads(split_entry(entry)[0]) for entry in self._table.values())
 
     def _settle(self, published: list[ProducerRecord]) -> None:
         """Take what the sessions stage sent; questions to the profiles stage are answered before going on."""
@@ -89,10 +90,10 @@ class Replay:
         verdict = _consumed(answer)
         entry = sessions.table.get(answer.key or b"")
         if entry is not None:
-            message = wire.decode_verdict(verdict)
+            message = decode_verdict(verdict)
             if message is not None and message.answer == "demoted":
-                session = wire.decode(wire.unpack(entry)[0])
-                sessions.partition = wire.partition_of_session(session.id)
+                session = decode_session(split_entry(entry)[0])
+                sessions.partition = partition_of_session(session.id)
         self._sessions.fold(sessions, answer.topic, verdict)
         sessions.partition = here
 

@@ -22,9 +22,20 @@ S8. What the snapshots' topic does not take is refused before anything else come
 
 from msgspec import structs
 
-from worker.codec import wire
+from worker.codec.claims import ClaimMessage, VerdictMessage, decode_verdict, encode_claim
+from worker.codec.headers import SnapshotHeaders, cause_of, encode_rejection, encode_stray, origin_of_stray, v1_headers
+from worker.codec.records import MAX_FRAME_BYTES, ConsumerRecord, Origin, ProducerRecord, batch_bytes, frame_bytes
+from worker.codec.snapshot import (
+    add_event_id,
+    as_first_session,
+    check_event_id,
+    decode_session,
+    encode_json,
+    event_entry,
+    join_entry,
+    split_entry,
+)
 from worker.codec.update import read, too_large
-from worker.codec.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
 from worker.codec.wrapping import unwrap
 from worker.domain.limits import Rules
 from worker.domain.model import Request, Session
@@ -66,7 +77,7 @@ class Sessions:
         record_key, value = record.key, record.value
         origin = Origin(topic, overlay.partition, record.offset, record.timestamp, record_key, record.headers)
         if topic != self.topology.updates:
-            told = wire.origin_of_stray(record)
+            told = origin_of_stray(record)
             if told is None:
                 self._refuse(overlay, value, origin, _lost(record, self.rules))
                 return False
@@ -97,31 +108,31 @@ class Sessions:
         return self._apply(overlay, arrival, entry)
 
     def _forward(self, overlay: Overlay, home: int, key: bytes, value: bytes | None, origin: Origin) -> None:
-        frame, size = wire.frame_bytes(origin.key, origin.headers), len(value or b"")
-        most = self.rules.max_record_bytes + wire.MAX_FRAME_BYTES
-        if frame > wire.MAX_FRAME_BYTES or frame + size > most:
-            rule = f"at most {wire.MAX_FRAME_BYTES} bytes of key and headers, and {most} with its value as it arrived"
+        frame, size = frame_bytes(origin.key, origin.headers), len(value or b"")
+        most = self.rules.max_record_bytes + MAX_FRAME_BYTES
+        if frame > MAX_FRAME_BYTES or frame + size > most:
+            rule = f"at most {MAX_FRAME_BYTES} bytes of key and headers, and {most} with its value as it arrived"
             message = (
                 f"A record outside its session's partition must have {rule}, but it has {frame} and {frame + size}."
             )
             self._refuse(overlay, value, origin, Rejection("record_too_large", "", message))
             return
         overlay.counts[outcomes.FORWARDED] += 1
-        overlay.out.append(wire.forwarded(self.topology.rekeyed, home, key, value, origin))
+        overlay.out.append(encode_stray(self.topology.rekeyed, home, key, value, origin))
 
     def _apply(self, overlay: Overlay, arrival: Arrival, entry: bytes | None) -> bool:
         """Fold an arrival into its session, the table's *entry*; tell whether it has to wait for a verdict."""
         origin, value, text, request = arrival.origin, arrival.value, arrival.text, arrival.request
         if _stands_alone(request):
             entry = None
-        snapshot, events = wire.unpack(entry) if entry is not None else (None, b"")
+        snapshot, events = split_entry(entry) if entry is not None else (None, b"")
         if request.kind == "delete":
             if entry is not None:
                 self._delete(overlay, arrival)
             return False
         if request.event_id is not None and not request.dry:
-            event = wire.event_entry(request.event_id, text or b"")
-            known = wire.recollect(events, event)
+            event = event_entry(request.event_id, text or b"")
+            known = check_event_id(events, event)
             if known == "duplicate":
                 overlay.counts[outcomes.DUPLICATE] += 1
                 return False
@@ -130,14 +141,14 @@ class Sessions:
                 reused = must_be(placed("/eventId", request.places), rule, shown(request.event_id), "event_id_reused")
                 self._refuse(overlay, value, origin, reused)
                 return False
-            events = wire.remember(events, event)
-        session = wire.decode(snapshot) if snapshot is not None else None
+            events = add_event_id(events, event)
+        session = decode_session(snapshot) if snapshot is not None else None
         session_id = origin.session_id if session is None else session.id
         folded = fold(session, request, session_id, self.rules)
         if isinstance(folded, Rejection):
             self._refuse(overlay, value, origin, folded)
             return False
-        snapshot = wire.encode(folded.session)
+        snapshot = encode_json(folded.session)
         refusal = self._oversize(arrival, folded, snapshot, events)
         if refusal is not None:
             self._refuse(overlay, value, origin, refusal)
@@ -160,9 +171,9 @@ class Sessions:
             return Rejection("session_too_large", "", message)
         if topic_bytes is None or size + HEADERS_BYTES <= topic_bytes:
             return None
-        what = wire.happening(arrival.origin, arrival.request.occurred_at)
+        what = cause_of(arrival.origin, arrival.request.occurred_at)
         headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
-        size = wire.batch_bytes(arrival.key, snapshot, headers) + (_DEMOTION_BYTES if has_profile else 0)
+        size = batch_bytes(arrival.key, snapshot, headers) + (_DEMOTION_BYTES if has_profile else 0)
         if size <= topic_bytes:
             return None
         topic = self.topology.sessions
@@ -175,7 +186,7 @@ class Sessions:
     def _delete(self, overlay: Overlay, arrival: Arrival) -> None:
         overlay.table.put(arrival.key, None)
         overlay.counts["deleted"] += 1
-        headers = self._headers.of(wire.happening(arrival.origin, arrival.request.occurred_at), "deleted")
+        headers = self._headers.of(cause_of(arrival.origin, arrival.request.occurred_at), "deleted")
         self._send(overlay, arrival.key, None, None, arrival.origin.timestamp, headers)
 
     # -------------------------------------------------------------------------------------- claims and verdicts
@@ -188,10 +199,10 @@ class Sessions:
         pending = Pending(arrival, profile_id, claim, folded, snapshot, events)
         ledger = overlay.ledgers[arrival.topic]
         if not ledger.not_done.get(arrival.offset):
-            what = wire.happening(arrival.origin, request.occurred_at)
+            what = cause_of(arrival.origin, request.occurred_at)
             home = self.topology.home(profile_id.encode(), overlay.partition)
             message = ClaimMessage(profile_id, claim, request.dry, what)
-            overlay.out.append(wire.encode_claim(self.topology.claims, home, message))
+            overlay.out.append(encode_claim(self.topology.claims, home, message))
             ledger.park(arrival.offset, is_head=True)
         if request.dry:
             question = (profile_id, claim)
@@ -200,7 +211,7 @@ class Sessions:
             overlay.heads.put(arrival.key, pending)
 
     def _take_verdict(self, overlay: Overlay, record: ConsumerRecord) -> None:
-        message = wire.decode_verdict(record)
+        message = decode_verdict(record)
         if message is None:
             overlay.counts[outcomes.UNREADABLE] += 1
             return
@@ -225,7 +236,7 @@ class Sessions:
         arrival, folded, snapshot = pending.arrival, pending.folded, pending.snapshot
         if is_first:
             folded = structs.replace(folded, session=structs.replace(folded.session, firstSession=True))
-            snapshot = wire.as_first_session(snapshot)
+            snapshot = as_first_session(snapshot)
         self._publish(overlay, arrival, folded, snapshot, pending.events)
         overlay.ledgers[arrival.topic].done(arrival.offset)
 
@@ -244,15 +255,15 @@ class Sessions:
         entry = overlay.table.get(key)
         if entry is None:
             return
-        snapshot, events = wire.unpack(entry)
-        session = wire.decode(snapshot)
+        snapshot, events = split_entry(entry)
+        session = decode_session(snapshot)
         if not session.firstSession:
             return
         if (session.profileId, session.created) != (message.profile_id, message.claim.created):
             return
         session.firstSession = False
-        snapshot = wire.encode(session)
-        overlay.table.put(key, wire.pack(snapshot, events))
+        snapshot = encode_json(session)
+        overlay.table.put(key, join_entry(snapshot, events))
         overlay.counts[outcomes.RECLASSIFIED] += 1
         what = structs.replace(message.what, event_id=f"{message.what.event_id}/reclassified")
         headers = self._headers.of(what, "reclassified", events=events)
@@ -263,14 +274,14 @@ class Sessions:
     def _publish(self, overlay: Overlay, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> None:
         """Publish the snapshot of an accepted record, and make it the session's state unless it was a dry run."""
         key, origin, request = arrival.key, arrival.origin, arrival.request
-        what = wire.happening(origin, request.occurred_at)
+        what = cause_of(origin, request.occurred_at)
         if request.dry:
             overlay.counts[outcomes.DRY_RUN] += 1
             headers = self._headers.of(what, folded.event, dry=True)
             topic = self.topology.dry_runs
             overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, origin.timestamp, headers))
             return
-        overlay.table.put(key, wire.pack(snapshot, events))
+        overlay.table.put(key, join_entry(snapshot, events))
         overlay.counts[folded.event] += 1
         headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
         self._send(overlay, key, snapshot, folded.session, origin.timestamp, headers)
@@ -288,8 +299,8 @@ class Sessions:
         partition = overlay.partition
         overlay.out.append(ProducerRecord(self.topology.sessions, partition, key, snapshot, timestamp, headers))
         if self.topology.v1 is not None:
-            view = None if session is None else wire.encode(v1_view(session))
-            v1 = wire.v1_headers(headers)
+            view = None if session is None else encode_json(v1_view(session))
+            v1 = v1_headers(headers)
             overlay.out.append(ProducerRecord(self.topology.v1, partition, key, view, timestamp, v1))
 
     def _refuse(self, overlay: Overlay, value: bytes | None, origin: Origin, why: Rejection) -> None:
@@ -299,7 +310,7 @@ class Sessions:
             return
         overlay.counts[outcomes.REJECTED[why.code]] += 1
         topic, limit = self.topology.rejections, self.rules.max_record_bytes
-        overlay.out.append(wire.rejected(topic, overlay.partition, value, origin, why, limit))
+        overlay.out.append(encode_rejection(topic, overlay.partition, value, origin, why, limit))
 
 
 def _stands_alone(request: Request) -> bool:

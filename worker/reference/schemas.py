@@ -9,7 +9,9 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from worker.codec.wire import REJECTION_HEADERS, Answer, ConsumerRecord, Happening, SnapshotHeaders, v1_headers
+from worker.codec.claims import Answer
+from worker.codec.headers import REJECTION_HEADERS, Cause, SnapshotHeaders, v1_headers
+from worker.codec.records import ConsumerRecord
 from worker.domain.lifecycle import MOVES, Event
 from worker.domain.limits import Rules
 from worker.domain.model import SESSION_FIELDS, BareBody, Snapshot, SnapshotV1, Text1000, Time, UpdateRecord
@@ -326,7 +328,7 @@ def _snapshots(name: str, *, v1: bool = False) -> dict[str, Json]:
 
 def _events(*events: Event | Literal["reclassified"], dry: bool = False, v1: bool = False) -> Json:
     """Describe the headers of the snapshots that *events* bring about, each with its own ce_type."""
-    writer, what = SnapshotHeaders(0), Happening("", "", 0, None)
+    writer, what = SnapshotHeaders(0), Cause("", "", 0, None)
     written = [writer.of(what, event, dry=dry) for event in events]
     types = [dict(v1_headers(headers) if v1 else headers)["ce_type"].decode() for headers in written]
     return {"allOf": [{"$ref": "#/components/schemas/CloudEvents"}], **_object({"ce_type": {"enum": types}})}

@@ -23,8 +23,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownMemberIdError
 from aiokafka.structs import OffsetAndMetadata
 
-from worker.codec import wire
-from worker.codec.wire import ConsumerRecord
+from worker.codec.headers import origin_of_stray
+from worker.codec.records import ConsumerRecord
 from worker.pipeline.ledger import Ledger, differing
 from worker.pipeline.topology import Topology
 from worker.tools.topics import Connection, Fetched, administration, high_watermarks, partitions_of, reader
@@ -196,7 +196,7 @@ def _origin(topology: Topology, record: Fetched) -> Place | None:
     with suppress(LookupError, ValueError):
         if record.topic == topology.rekeyed:
             consumed = ConsumerRecord(record.offset, record.timestamp, record.key, record.value, record.headers)
-            stray = wire.origin_of_stray(consumed)
+            stray = origin_of_stray(consumed)
             return None if stray is None else (stray.topic, stray.partition, stray.offset)
         if record.topic == topology.rejections:
             topic, partition, offset = (headers[f"__streams.errors.{it}"] for it in ("topic", "partition", "offset"))

@@ -12,8 +12,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import ClusterAuthorizationFailedError
 
+from worker.codec.headers import TYPES
 from worker.codec.lines import BadLine, Line, dumped
-from worker.codec.wire import TYPES, ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.domain.instants import instant
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import TOPICS, Topology

@@ -48,7 +48,7 @@ from faust.transport.drivers import aiokafka as stock
 from faust.types import TP, AppT, ConsumerMessage, Message
 from mode import Service
 
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 from worker.kafka.cluster import Membership
 from worker.kafka.protocol import Code
 from worker.kafka.rebalances import Rebalances

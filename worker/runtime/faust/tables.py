@@ -23,7 +23,7 @@ import faust
 from faust.stores.base import Store
 from faust.types import TP, AppT, EventT
 
-from worker.codec import wire
+from worker.codec.snapshot import entry_from_changelog, newest_origin
 from worker.pipeline.lane import Batch, MemoryTable
 from worker.pipeline.lane import Table as LaneTable
 
@@ -126,10 +126,10 @@ class Partitions(Store):
             elif fetched.end > kept.end:
                 self._count += len(fetched.records)
                 place = f"{self._origins}/{message.partition}/".encode()
-                newest = wire.newest_origin(fetched.records, place)
+                newest = newest_origin(fetched.records, place)
                 self._newest[message.partition] = max(newest, self.newest_origin(message.partition))
                 last = {record.key or b"": record for record in fetched.records}  # what came before is gone anyway
-                kept.apply({key: wire.stored(record) for key, record in last.items()}, fetched.end)
+                kept.apply({key: entry_from_changelog(record) for key, record in last.items()}, fetched.end)
 
     def _go_back(self, tp: TP, end: int) -> None:
         """Fetch from where the partition stands, and let Faust, which drops what it has seen, see it again."""

@@ -9,8 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from worker.codec import wire
-from worker.codec.wire import ClaimMessage, ConsumerRecord, Happening, Origin, VerdictMessage
+from worker.codec.claims import (
+    ClaimMessage,
+    VerdictMessage,
+    decode_claim,
+    decode_verdict,
+    encode_claim,
+    encode_first_claim,
+    encode_verdict,
+)
+from worker.codec.headers import REJECTION_HEADERS, Cause, encode_rejection, encode_stray, origin_of_stray
+from worker.codec.records import ConsumerRecord, Origin
+from worker.codec.snapshot import (
+    add_event_id,
+    as_first_session,
+    check_event_id,
+    encode_json,
+    entry_from_changelog,
+    event_entry,
+    join_entry,
+    newest_origin,
+    split_entry,
+)
 from worker.domain.profile import Claim
 from worker.domain.rejections import Rejection
 
@@ -37,23 +57,23 @@ def test_newest_origin_counts_snapshots_of_one_partition_only():
         snapshot(b"in/2/99"),
         snapshot(b"in/1/88/reclassified"),
     ]
-    assert wire.newest_origin([*seen, snapshot(), ConsumerRecord(0, 0, b"s-1", None)], b"in/1/") == 12
-    assert wire.newest_origin(seen, b"other/1/") == -1
+    assert newest_origin([*seen, snapshot(), ConsumerRecord(0, 0, b"s-1", None)], b"in/1/") == 12
+    assert newest_origin(seen, b"other/1/") == -1
 
 
 @given(origins, st.binary(max_size=20))
 def test_a_stray_keeps_its_origin_its_key_and_its_headers(origin, value):
-    sent = wire.forwarded("session-updates-rekeyed", 3, b"s-1", value, origin)
+    sent = encode_stray("session-updates-rekeyed", 3, b"s-1", value, origin)
     assert (sent.value, sent.key, sent.partition, sent.timestamp) == (value, b"s-1", 3, origin.timestamp)
     arrived = ConsumerRecord(0, sent.timestamp, sent.key, sent.value, sent.headers)
-    assert wire.origin_of_stray(arrived) == origin
+    assert origin_of_stray(arrived) == origin
 
 
 def test_origin_headers_of_a_producer_are_ordinary_headers_of_a_stray():
     forged = [("worker-origin", b"elsewhere/7/7/7"), ("worker-origin-key", b"x")]
     origin = Origin("session-updates", 1, 2, 3, None, forged)
-    sent = wire.forwarded("session-updates-rekeyed", 0, b"s-1", b"{}", origin)
-    assert wire.origin_of_stray(ConsumerRecord(0, 3, sent.key, sent.value, sent.headers)) == origin
+    sent = encode_stray("session-updates-rekeyed", 0, b"s-1", b"{}", origin)
+    assert origin_of_stray(ConsumerRecord(0, 3, sent.key, sent.value, sent.headers)) == origin
 
 
 @pytest.mark.parametrize(
@@ -73,46 +93,46 @@ def test_origin_headers_of_a_producer_are_ordinary_headers_of_a_stray():
     ],
 )
 def test_headers_that_tell_no_origin_tell_none(forged):
-    assert wire.origin_of_stray(ConsumerRecord(0, 0, b"s-1", b"{}", forged)) is None
+    assert origin_of_stray(ConsumerRecord(0, 0, b"s-1", b"{}", forged)) is None
 
 
 @given(st.binary(max_size=50).filter(lambda snapshot: b"\n" not in snapshot), st.binary(max_size=50))
 def test_what_is_packed_can_be_unpacked(snapshot, events):
-    assert wire.unpack(wire.pack(snapshot, events)) == (snapshot, events)
+    assert split_entry(join_entry(snapshot, events)) == (snapshot, events)
 
 
 def test_the_changelog_gives_the_table_entry_back():
     private = [("ce_id", b"x"), ("worker-events", b"remembered")]
-    assert wire.stored(ConsumerRecord(0, 0, b"s-1", b"{}", private)) == wire.pack(b"{}", b"remembered")
-    assert wire.stored(ConsumerRecord(0, 0, b"s-1", b"{}")) == b"{}"
-    assert wire.stored(ConsumerRecord(0, 0, b"s-1", None)) is None
+    assert entry_from_changelog(ConsumerRecord(0, 0, b"s-1", b"{}", private)) == join_entry(b"{}", b"remembered")
+    assert entry_from_changelog(ConsumerRecord(0, 0, b"s-1", b"{}")) == b"{}"
+    assert entry_from_changelog(ConsumerRecord(0, 0, b"s-1", None)) is None
 
 
 def test_only_the_field_first_session_is_rewritten():
     hostile = {"firstSession": False, "updateCount": 1}
     session = {"attributes": {"a": hostile, "b": '"firstSession":false,"updateCount":'}, **hostile, "total": 0.0}
-    rewritten = orjson.loads(wire.as_first_session(orjson.dumps(session)))
+    rewritten = orjson.loads(as_first_session(orjson.dumps(session)))
     assert rewritten == {**session, "firstSession": True}
 
 
 def test_thirty_two_event_ids_are_remembered():
-    entries = [wire.event_entry(f"e-{number}", b"{}") for number in range(33)]
+    entries = [event_entry(f"e-{number}", b"{}") for number in range(33)]
     events = b""
     for entry in entries:
-        assert wire.recollect(events, entry) == "new"
-        events = wire.remember(events, entry)
-    assert wire.recollect(events, entries[0]) == "new"
-    assert wire.recollect(events, entries[1]) == "duplicate"
-    assert wire.recollect(events, wire.event_entry("e-1", b"{ }")) == "reused"
+        assert check_event_id(events, entry) == "new"
+        events = add_event_id(events, entry)
+    assert check_event_id(events, entries[0]) == "new"
+    assert check_event_id(events, entries[1]) == "duplicate"
+    assert check_event_id(events, event_entry("e-1", b"{ }")) == "reused"
     assert len(events) == 32 * 32
 
 
 def test_digests_are_compared_where_they_begin():
     events = b"a" * 16 + b"b" * 16 + b"c" * 16 + b"d" * 16
-    assert wire.recollect(events, b"b" * 16 + b"c" * 16) == "new"
+    assert check_event_id(events, b"b" * 16 + b"c" * 16) == "new"
 
 
-WHAT = Happening("session-updates/0/7", "2026-11-22T10:00:00.000Z", 17, b"00-trace")
+WHAT = Cause("session-updates/0/7", "2026-11-22T10:00:00.000Z", 17, b"00-trace")
 CLAIM = Claim("2026-11-22T10:00:00.000Z", "s-ä")
 
 
@@ -120,20 +140,20 @@ CLAIM = Claim("2026-11-22T10:00:00.000Z", "s-ä")
 @pytest.mark.parametrize("dry", [True, False])
 def test_claims_and_verdicts_arrive_as_they_were_sent(what, dry):
     claim = ClaimMessage("p-ü", CLAIM, dry, what)
-    sent = wire.encode_claim("profile-claims", 3, claim)
+    sent = encode_claim("profile-claims", 3, claim)
     assert sent.key == "p-ü".encode()
-    assert wire.decode_claim(ConsumerRecord(0, sent.timestamp, sent.key, sent.value, sent.headers)) == claim
+    assert decode_claim(ConsumerRecord(0, sent.timestamp, sent.key, sent.value, sent.headers)) == claim
     verdict = VerdictMessage("p-ü", CLAIM, dry, "demoted", what)
-    sent = wire.encode_verdict("profile-verdicts", 3, verdict)
+    sent = encode_verdict("profile-verdicts", 3, verdict)
     assert sent.key == "s-ä".encode()
-    assert wire.decode_verdict(ConsumerRecord(0, sent.timestamp, sent.key, sent.value, sent.headers)) == verdict
+    assert decode_verdict(ConsumerRecord(0, sent.timestamp, sent.key, sent.value, sent.headers)) == verdict
 
 
 @given(st.none() | st.binary(max_size=30) | st.just(b"{}") | st.just(b"[]"), st.none() | st.binary(max_size=9), headers)
 def test_what_no_stage_wrote_is_no_claim_and_no_verdict(value, key, strange):
     record = ConsumerRecord(0, 0, key, value, strange)
-    assert wire.decode_claim(record) is None
-    assert wire.decode_verdict(record) is None
+    assert decode_claim(record) is None
+    assert decode_verdict(record) is None
 
 
 ORIGIN = Origin("session-updates", 2, 7, 17, b"s-1", [("a", b"1"), ("rejection-code", b"old"), ("b", b"2")])
@@ -141,8 +161,8 @@ WHY = Rejection("invalid_field", "/type", "It is wrong.")
 
 
 def test_a_rejection_sent_again_has_the_new_reason_only():
-    told = wire.rejected("session-rejections", 2, b"{}", ORIGIN, WHY, 100).headers
-    assert [name for name, _value in told] == ["a", "b", *wire.REJECTION_HEADERS]
+    told = encode_rejection("session-rejections", 2, b"{}", ORIGIN, WHY, 100).headers
+    assert [name for name, _value in told] == ["a", "b", *REJECTION_HEADERS]
     assert dict(told)["rejection-code"] == b"invalid_field"
 
 
@@ -151,25 +171,25 @@ def cut(record) -> bytes | None:
 
 
 def test_a_record_that_is_too_large_but_fits_comes_out_whole():
-    record = wire.rejected("session-rejections", 2, b"v" * 200, ORIGIN, WHY, 100)
+    record = encode_rejection("session-rejections", 2, b"v" * 200, ORIGIN, WHY, 100)
     assert (record.value, cut(record)) == (b"v" * 200, None)
 
 
 def test_what_would_not_fit_is_cut_and_named():
     huge = structs.replace(ORIGIN, key=b"k" * 100_000)
-    record = wire.rejected("session-rejections", 2, b"v" * 200, huge, WHY, 100)
+    record = encode_rejection("session-rejections", 2, b"v" * 200, huge, WHY, 100)
     assert (record.value, record.key, cut(record)) == (b"v" * 100, b"k" * 65_536, b"value,headers,key")
-    assert [name for name, _value in record.headers] == [*wire.REJECTION_HEADERS, "rejection-cut"]
+    assert [name for name, _value in record.headers] == [*REJECTION_HEADERS, "rejection-cut"]
     wide = structs.replace(ORIGIN, headers=[("a", b"1" * 70_000)])
-    record = wire.rejected("session-rejections", 2, None, wide, WHY, 100)
+    record = encode_rejection("session-rejections", 2, None, wide, WHY, 100)
     assert (record.value, record.key, cut(record)) == (None, b"s-1", b"headers")
-    record = wire.rejected("session-rejections", 2, b"v" * 66_000, ORIGIN, WHY, 100)
+    record = encode_rejection("session-rejections", 2, b"v" * 66_000, ORIGIN, WHY, 100)
     assert (record.value, cut(record)) == (b"v" * 100, b"value")
 
 
 def test_a_pointer_into_long_names_leads_as_deep_as_fits():
     why = WHY._replace(pointer="/customerSession/attributes/" + "n" * 2000)
-    record = wire.rejected("session-rejections", 2, b"{}", ORIGIN, why, 100)
+    record = encode_rejection("session-rejections", 2, b"{}", ORIGIN, why, 100)
     assert dict(record.headers)["rejection-pointer"] == b"/customerSession/attributes"
 
 
@@ -185,10 +205,10 @@ def test_kept_entries_have_no_spare_memory():
             tracemalloc.stop()
 
     def first(number):
-        return wire.encode_first(Claim("2026-11-22T18:40:00.000Z", f"s-{number}"))
+        return encode_first_claim(Claim("2026-11-22T18:40:00.000Z", f"s-{number}"))
 
     def snapshot(number):
-        return wire.encode({"integrationId": f"s-{number}", "attributes": {"note": "x" * 600}})
+        return encode_json({"integrationId": f"s-{number}", "attributes": {"note": "x" * 600}})
 
     for make in (first, snapshot):
         content, traced = kept_bytes(make)

@@ -1,0 +1,94 @@
+"""Claims, verdicts and a profile's first claim, as bytes."""
+
+from typing import Any, Literal
+
+import orjson
+from msgspec import Struct
+
+from worker.codec.headers import TRACE_PARENT, Cause
+from worker.codec.records import ConsumerRecord, ProducerRecord
+from worker.codec.snapshot import encode_json
+from worker.domain.profile import Claim
+
+Answer = Literal["first", "later", "demoted"]
+
+
+class ClaimMessage(Struct, frozen=True, gc=False):
+    """A session's claim on *profile_id*; a dry one only asks."""
+
+    profile_id: str
+    claim: Claim
+    dry: bool
+    what: Cause
+
+
+class VerdictMessage(Struct, frozen=True, gc=False):
+    """The answer to a claim, or word to a session that another one demoted; *what* is the claiming record's."""
+
+    profile_id: str
+    claim: Claim
+    dry: bool
+    answer: Answer
+    what: Cause
+
+
+def _cause_headers(what: Cause) -> list[tuple[str, bytes]]:
+    headers = [("ce_id", what.event_id.encode()), ("ce_time", what.time.encode())]
+    if what.traceparent is not None:
+        headers.append((TRACE_PARENT, what.traceparent))
+    return headers
+
+
+def _cause_from_headers(record: ConsumerRecord) -> Cause:
+    headers = dict(record.headers)
+    event_id, time = headers["ce_id"].decode(), headers["ce_time"].decode()
+    return Cause(event_id, time, record.timestamp, headers.get(TRACE_PARENT))
+
+
+def encode_claim(topic: str, partition: int, message: ClaimMessage) -> ProducerRecord:
+    """Write a claim, keyed by the profileId."""
+    created, integration_id = message.claim
+    value = orjson.dumps({"integrationId": integration_id, "created": created, "dry": message.dry})
+    key = message.profile_id.encode()
+    return ProducerRecord(topic, partition, key, value, message.what.timestamp, _cause_headers(message.what))
+
+
+def decode_claim(record: ConsumerRecord) -> ClaimMessage | None:
+    """Read a claim; None for a record that no stage wrote."""
+    try:
+        value = orjson.loads(record.value or b"")
+        claim = Claim(value["created"], value["integrationId"])
+        return ClaimMessage((record.key or b"").decode(), claim, value["dry"], _cause_from_headers(record))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def encode_verdict(topic: str, partition: int, message: VerdictMessage) -> ProducerRecord:
+    """Write a verdict, keyed by the integrationId."""
+    created, integration_id = message.claim
+    value = orjson.dumps(
+        {"profileId": message.profile_id, "created": created, "dry": message.dry, "answer": message.answer}
+    )
+    key = integration_id.encode()
+    return ProducerRecord(topic, partition, key, value, message.what.timestamp, _cause_headers(message.what))
+
+
+def decode_verdict(record: ConsumerRecord) -> VerdictMessage | None:
+    """Read a verdict; None for a record that no stage wrote."""
+    try:
+        value = orjson.loads(record.value or b"")
+        claim = Claim(value["created"], (record.key or b"").decode())
+        return VerdictMessage(value["profileId"], claim, value["dry"], value["answer"], _cause_from_headers(record))
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def encode_first_claim(claim: Claim) -> bytes:
+    """Write a profile's first claim as the profiles table and its changelog hold it."""
+    return encode_json({"integrationId": claim.integration_id, "created": claim.created})
+
+
+def decode_first_claim(entry: bytes) -> Claim:
+    """Read back a profile's first claim."""
+    value: dict[str, Any] = orjson.loads(entry)
+    return Claim(value["created"], value["integrationId"])

@@ -1,0 +1,169 @@
+"""The headers of what the worker writes: of snapshots, of strays and of rejections."""
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from worker.codec.records import MAX_FRAME_BYTES, ConsumerRecord, Headers, Origin, ProducerRecord, frame_bytes
+from worker.domain.lifecycle import Event
+from worker.domain.rejections import Rejection
+
+_ORIGIN: Final = "worker-origin"
+_ORIGIN_KEY: Final = "worker-origin-key"
+_MAX_TOPIC: Final = 249
+
+
+def encode_stray(topic: str, partition: int, key: bytes, value: bytes | None, origin: Origin) -> ProducerRecord:
+    """Send a stray, unchanged, to where it belongs, its origin in the last headers."""
+    place = f"{origin.topic}/{origin.partition}/{origin.offset}/{origin.timestamp}"
+    headers = [*origin.headers, (_ORIGIN, place.encode())]
+    if origin.key is not None:
+        headers.append((_ORIGIN_KEY, origin.key))
+    return ProducerRecord(topic, partition, key, value, origin.timestamp, headers)
+
+
+def origin_of_stray(record: ConsumerRecord) -> Origin | None:
+    """Read the origin of a record that was forwarded; None when its last headers do not tell it."""
+    *headers, last = record.headers or (("", b""),)
+    key = None
+    if last[0] == _ORIGIN_KEY and headers:
+        key = last[1]
+        last = headers.pop()
+    try:
+        topic, partition, offset, timestamp = last[1].decode().rsplit("/", 3)
+        place = int(partition), int(offset), int(timestamp)
+    except ValueError:
+        return None
+    if (
+        last[0] != _ORIGIN
+        or len(topic) > _MAX_TOPIC
+        or not (0 <= place[0] < 1 << 13 and 0 <= place[1] < 1 << 40 and abs(place[2]) < 1 << 63)
+    ):
+        return None
+    return Origin(topic, *place, key, headers)
+
+
+EVENTS_HEADER: Final = "worker-events"
+_SPEC_VERSION: Final = ("ce_specversion", b"1.0")
+_CONTENT_TYPE: Final = ("content-type", b"application/json")
+TRACE_PARENT: Final = "traceparent"
+_MAX_TRACE_PARENT_BYTES: Final = 512
+TYPES: Final = "customersession."
+"""What ce_type begins with; after it stands what happened."""
+
+
+class Cause(Struct, frozen=True, gc=False):
+    """What the headers of a snapshot tell: CloudEvents' id and time, the record's timestamp, and the trace."""
+
+    event_id: str
+    time: str
+    timestamp: int
+    traceparent: bytes | None
+
+
+def cause_of(origin: Origin, time: str) -> Cause:
+    """Tell what an update record brings about."""
+    return Cause(origin.event_id, time, origin.timestamp, _trace(origin.headers) if origin.headers else None)
+
+
+def _trace(headers: Headers) -> bytes | None:
+    """Find the trace that came in; a value that no traceparent has is left behind, lest headers outgrow a record."""
+    for name, value in reversed(headers):
+        if name == TRACE_PARENT and value is not None:
+            return value if len(value) <= _MAX_TRACE_PARENT_BYTES else None
+    return None
+
+
+class SnapshotHeaders:
+    """Writes the headers of snapshot records: CloudEvents 1.0 in binary mode."""
+
+    def __init__(self, application_id: int) -> None:
+        self._source = ("ce_source", f"/applications/{application_id}".encode())
+
+    def of(
+        self,
+        what: Cause,
+        event: Event | Literal["reclassified"],
+        *,
+        ignored: Iterable[str] = (),
+        events: bytes = b"",
+        dry: bool = False,
+    ) -> list[tuple[str, bytes]]:
+        """Write the headers of the snapshot that *what* brought about; *events* are the remembered eventIds."""
+        suffix = ".dry_run" if dry else ""
+        headers = [
+            _SPEC_VERSION,
+            ("ce_id", what.event_id.encode()),
+            self._source,
+            ("ce_time", what.time.encode()),
+            _CONTENT_TYPE,
+            ("ce_type", f"{TYPES}{event}{suffix}".encode()),
+        ]
+        if what.traceparent is not None:
+            headers.append((TRACE_PARENT, what.traceparent))
+        if ignored:
+            headers.append(("ignored-fields", ",".join(ignored).encode()))
+        if events:  # always the last one, where `entry_from_changelog` looks for it
+            headers.append((EVENTS_HEADER, events))
+        return headers
+
+
+def v1_headers(headers: Headers) -> list[tuple[str, bytes]]:
+    """Turn the headers of a snapshot into those of its v1 view."""
+    return [(name, b"v1." + value if name == "ce_type" else value) for name, value in headers]
+
+
+REJECTION_HEADERS: Final = (
+    "rejection-code",
+    "rejection-pointer",
+    "rejection-message",
+    "__streams.errors.topic",
+    "__streams.errors.partition",
+    "__streams.errors.offset",
+    "__streams.errors.exception",
+    "__streams.errors.message",
+)
+_CUT: Final = "rejection-cut"
+_REPLACED: Final = frozenset((*REJECTION_HEADERS, _CUT))
+_MAX_POINTER: Final = 1000
+"""A longer pointer, into attributes with long names, is shortened to the nearest place above that is not."""
+
+
+def encode_rejection(
+    topic: str, partition: int, value: bytes | None, origin: Origin, why: Rejection, max_record_bytes: int
+) -> ProducerRecord:
+    """Write a rejection: the record as it arrived, and why it was refused.
+
+    A record that would not fit the output topic is cut, and the header `rejection-cut` names what was: its value to
+    *max_record_bytes*, its headers are left out, its key to its first bytes. The origin leads to the whole record.
+    """
+    pointer = why.pointer
+    while len(pointer) > _MAX_POINTER:
+        pointer = pointer.rpartition("/")[0]
+    told = (
+        why.code,
+        pointer,
+        why.message,
+        origin.topic,
+        str(origin.partition),
+        str(origin.offset),
+        why.code,
+        why.message,
+    )
+    key, kept = origin.key, [header for header in origin.headers if header[0] not in _REPLACED]
+    cut = []
+    if len(value or b"") + frame_bytes(key, kept) > max_record_bytes + MAX_FRAME_BYTES:
+        if value is not None and len(value) > max_record_bytes:
+            value = value[:max_record_bytes]
+            cut.append("value")
+        if frame_bytes(key, kept) > MAX_FRAME_BYTES:
+            kept = []
+            cut.append("headers")
+        if key is not None and len(key) > MAX_FRAME_BYTES:
+            key = key[:MAX_FRAME_BYTES]
+            cut.append("key")
+    headers = kept + [(name, text.encode()) for name, text in zip(REJECTION_HEADERS, told, strict=True)]
+    if cut:
+        headers.append((_CUT, ",".join(cut).encode()))
+    return ProducerRecord(topic, partition, key, value, origin.timestamp, headers)
