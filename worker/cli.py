@@ -38,7 +38,7 @@ from worker.local.simulator import simulate as simulated
 from worker.pipeline.replay import Replay
 from worker.pipeline.topology import Topology
 from worker.reference.schemas import documents
-from worker.runtime.access import NotLetIn, Unreachable, check_brokers, watched
+from worker.runtime.access import AccessDenied, Unreachable, check_brokers, watched
 from worker.runtime.topics import stream_of
 from worker.settings import Settings, WrongSetting, example_file, in_force, load
 from worker.signals import Ending, ending_signals
@@ -46,7 +46,7 @@ from worker.tools import offsets as committed
 from worker.tools import topics as console
 from worker.tools.files import BadFile, Input, opened_input, opened_output, write_files
 from worker.tools.offsets import NotAccepted
-from worker.tools.sender import NotSent
+from worker.tools.sender import SendFailed
 from worker.tools.summary import summary as tables
 from worker.tools.topics import NoSuchTopic, NotRead
 
@@ -152,7 +152,7 @@ def send(ending: Ending, source: str, topic: str | None, *, split: bool) -> None
         lines = read(_shown(file, "sending"), is_split=split)
         try:
             sent = _run_watched(ending, settings, partial(console.send, settings.connection(), topic, lines))
-        except (NotRead, NotSent) as error:
+        except (NotRead, SendFailed) as error:
             raise BadInput(f"{file.name}, {error}") from error
     click.echo(f"{sent:,} records sent to {topic}", err=True)
 
@@ -251,10 +251,10 @@ def local(rate: float, count: int | None, seed: int, store: str) -> None:
     _check_store("--store", store)
     with _extra("local"):
         from worker.local.kafka import KafkaFailed  # noqa: PLC0415
-        from worker.local.live import LiveFailed, Wish, live  # noqa: PLC0415
+        from worker.local.live import LiveFailed, RunOptions, live  # noqa: PLC0415
     with _kafkas_errors():
         try:
-            sys.exit(live(Wish(rate, count, seed, store), Console()))
+            sys.exit(live(RunOptions(rate, count, seed, store), Console()))
         except (KafkaFailed, LiveFailed) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
@@ -404,7 +404,7 @@ def _kafkas_errors() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
-    except (KafkaError, NoSuchTopic, NotAccepted, NotLetIn, NotSent, OtherCluster, Unreachable) as error:
+    except (KafkaError, NoSuchTopic, NotAccepted, AccessDenied, SendFailed, OtherCluster, Unreachable) as error:
         raise click.ClickException(str(unreadable(error) or error)) from error
     except Exception as error:
         if damage := unreadable(error):

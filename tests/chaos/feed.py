@@ -11,7 +11,7 @@ from tests.chaos.verifier import Published
 from tests.oracle import Record
 from worker.codec.lines import Line, read
 from worker.codec.records import ConsumerRecord, ProducerRecord
-from worker.local.simulator import foretell
+from worker.local.simulator import simulate_with_outcomes
 from worker.testing import StreamDriver
 
 _ONE_IN = 12
@@ -27,7 +27,7 @@ def astray(lines: Iterable[Line], partitions: int) -> Iterator[Line]:
 
 def endless(count: int, seed: int, partitions: int, is_over: Callable[[], bool]) -> Iterator[Line]:
     """Give a day of *count* update records as if they came just now, until it is over."""
-    records = foretell(count, seed, lambda: time.time_ns() // 1_000_000)
+    records = simulate_with_outcomes(count, seed, lambda: time.time_ns() // 1_000_000)
     for line in astray(read(orjson.dumps(record) for record, _outcome in records), partitions):
         if is_over():
             return

@@ -106,7 +106,7 @@ def sends_unchecked(_hold: Path) -> None:
     write = transaction.TransactionalProducer._write
 
     async def unchecked(producer, *given):
-        with suppress(transaction.Aborted, transaction.Unknown, transaction.Unwritable):
+        with suppress(transaction.TransactionAborted, transaction.OutcomeUnknown, transaction.TransactionRejected):
             await write(producer, *given)
 
     transaction.TransactionalProducer._write = unchecked  # type: ignore[method-assign]

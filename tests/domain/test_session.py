@@ -15,7 +15,7 @@ from worker.codec.update import read
 from worker.domain.limits import Rules
 from worker.domain.model import Request, Session, Snapshot
 from worker.domain.rejections import Rejection
-from worker.domain.session import Folded, fold, v1_view
+from worker.domain.session import FoldResult, fold, v1_view
 
 unhurried = settings(deadline=None)
 SNAPSHOT = TypeAdapter(Snapshot)
@@ -57,12 +57,12 @@ def request_of(value: dict[str, Any], timestamp: int) -> Request:
     return request
 
 
-def folded(session: Session | None, value: dict[str, Any], timestamp: int = 0) -> Folded | Rejection:
+def folded(session: Session | None, value: dict[str, Any], timestamp: int = 0) -> FoldResult | Rejection:
     return fold(session, request_of(value, timestamp), 7, Rules())
 
 
-def must(outcome: Folded | Rejection) -> Folded:
-    assert isinstance(outcome, Folded), outcome
+def must(outcome: FoldResult | Rejection) -> FoldResult:
+    assert isinstance(outcome, FoldResult), outcome
     return outcome
 
 
@@ -74,7 +74,7 @@ def test_the_fold_never_changes_the_session_it_is_given(records):
         before = deepcopy(session)
         outcome = folded(session, value, timestamp)
         assert session == before
-        if isinstance(outcome, Folded):
+        if isinstance(outcome, FoldResult):
             assert msgspec.json.encode(session) == msgspec.json.encode(before)
             session = outcome.session
 
@@ -102,7 +102,7 @@ def test_the_fields_of_a_session_keep_the_snapshots_order(records):
     session: Session | None = None
     for value, timestamp in records:
         outcome = folded(session, value, timestamp)
-        if isinstance(outcome, Folded):
+        if isinstance(outcome, FoldResult):
             session = outcome.session
             written = msgspec.json.encode(session)
             names = list(json.loads(written))
@@ -118,7 +118,7 @@ def test_a_claim_is_asked_for_exactly_when_the_session_gets_another_profile(reco
     for value, timestamp in records:
         before = session.profileId if session else ""
         outcome = folded(session, value, timestamp)
-        if isinstance(outcome, Folded):
+        if isinstance(outcome, FoldResult):
             session = outcome.session
             assert outcome.claims == (session.profileId not in ("", before))
             if outcome.claims or session.profileId == "":
@@ -181,7 +181,7 @@ def test_the_v1_view_shows_the_same_session(records):
     session: Session | None = None
     for value, timestamp in records:
         outcome = folded(session, value, timestamp)
-        if isinstance(outcome, Folded):
+        if isinstance(outcome, FoldResult):
             session = outcome.session
             view = v1_view(session)
             shared = set(view) - {"coupon", "referral", "identifiers", "discounts"}

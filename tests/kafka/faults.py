@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from worker.kafka.cluster import Backoff, Cluster, Membership, Refused, Unanswered
+from worker.kafka.cluster import Backoff, BrokerError, Cluster, Membership, NoResponse
 from worker.kafka.protocol import Code
 
 
@@ -39,12 +39,12 @@ class Wire(Cluster):
             self.reached.set()
             await self.release.wait()
         if name == self.refused:
-            raise Refused(Code.NOT_ENOUGH_REPLICAS, "refused on purpose")
+            raise BrokerError(Code.NOT_ENOUGH_REPLICAS, "refused on purpose")
         self.sent.append(name)
         answer = await super().send(node, request, *args)
         if name in self.lost:
             self.lost.remove(name)
-            raise Unanswered(f"{name}: lost on purpose")
+            raise NoResponse(f"{name}: lost on purpose")
         if name == self.doubted:
             answer.topics = [(topic, [_doubted(*row) for row in rows]) for topic, rows in answer.topics]
         return answer

@@ -9,7 +9,7 @@ from aiokafka.client import CoordinationType
 
 from tests.kafka.faults import Wire, member
 from tests.kafka.topics import Record, create, own, produce, send
-from worker.kafka.cluster import Membership, NotMember, Refused
+from worker.kafka.cluster import BrokerError, Membership, NotMember
 
 
 @asynccontextmanager
@@ -72,7 +72,7 @@ def test_a_membership_that_the_coordinator_would_let_pass_unchecked_is_never_sen
 def test_offsets_with_too_much_metadata_are_refused_by_name(kafka):
     async def scenario():
         async with opened(kafka) as (cluster, topic), member(kafka, topic) as membership:
-            with pytest.raises(Refused, match=rf"{topic}\[0\]: OFFSET_METADATA_TOO_LARGE"):
+            with pytest.raises(BrokerError, match=rf"{topic}\[0\]: OFFSET_METADATA_TOO_LARGE"):
                 await cluster.commit(membership, {TopicPartition(topic, 0): (1, "x" * 5000)})
 
     asyncio.run(scenario())
@@ -106,7 +106,7 @@ def test_what_is_purged_moves_the_start_of_the_log(kafka):
             await cluster.purge({first: 4, second: 10})
             await cluster.purge({first: 3})
             assert await cluster.watermarks([second, first]) == {second: (10, 10), first: (4, 10)}
-            with pytest.raises(Refused, match=rf"{topic}\[1\]: OFFSET_OUT_OF_RANGE"):
+            with pytest.raises(BrokerError, match=rf"{topic}\[1\]: OFFSET_OUT_OF_RANGE"):
                 await cluster.purge({first: 5, second: 11})
 
     asyncio.run(scenario())
@@ -115,7 +115,7 @@ def test_what_is_purged_moves_the_start_of_the_log(kafka):
 def test_a_compacted_topic_is_not_purged(kafka):
     async def scenario():
         async with opened(kafka, cleanup_policy="compact") as (cluster, topic):
-            with pytest.raises(Refused, match="POLICY_VIOLATION"):
+            with pytest.raises(BrokerError, match="POLICY_VIOLATION"):
                 await cluster.purge({TopicPartition(topic, 0): 0})
 
     asyncio.run(scenario())

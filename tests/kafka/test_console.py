@@ -28,7 +28,7 @@ from worker.local.simulator import simulate
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.replay import Replay
 from worker.tools import topics as console
-from worker.tools.sender import Limits, NotSent
+from worker.tools.sender import Limits, SendFailed
 
 AT = 1600000000000
 TRICKY = (
@@ -351,7 +351,7 @@ def test_a_topic_deleted_while_send_waits_is_named_with_what_was_sent(kafka, mon
             yield Line(number, 0, None, NOW, b"s-1", b"x" * 1000, [])
 
     with pytest.raises(
-        NotSent, match=f"partition 0 of {topic}: the topic was deleted meanwhile; [0-9,]+ records are on"
+        SendFailed, match=f"partition 0 of {topic}: the topic was deleted meanwhile; [0-9,]+ records are on"
     ):
         asyncio.run(console.send({"bootstrap_servers": kafka}, topic, lines()))
 

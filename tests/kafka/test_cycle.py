@@ -35,12 +35,12 @@ from worker.kafka.cluster import Cluster, TopicIdentity
 from worker.kafka.producer import TransactionalProducer
 from worker.kafka.protocol import TopicsRequest
 from worker.local.kafka import LocalKafka
-from worker.pipeline.lane import Batch, LostRecords
+from worker.pipeline.lane import Batch, RecordsDeleted
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS
 from worker.runtime.cycle import TooManyRejections, TopicsChanged
 from worker.runtime.faust.driver import Consumer
-from worker.runtime.faust.tables import InMemory
+from worker.runtime.faust.tables import MemoryPartition
 from worker.runtime.topics import prepare
 
 
@@ -71,7 +71,7 @@ def test_a_record_that_has_to_be_read_again_and_is_gone_ends_the_worker(settings
         await commit_ledger(it, source(it), Ledger(next=2, not_done={1: False}))
         async with running(it) as app:
             reason = await crashed(app)
-        assert isinstance(reason, LostRecords)
+        assert isinstance(reason, RecordsDeleted)
         assert "no longer holds 1 records, first 1" in str(reason)
 
     asyncio.run(scenario())
@@ -177,7 +177,7 @@ def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_
     asyncio.run(scenario())
 
 
-class Failing(InMemory):
+class Failing(MemoryPartition):
     """A partition of a table on a slow disk, which is gone as soon as a test says so."""
 
     def __init__(self):

@@ -21,7 +21,7 @@ from tests.kafka.inside import until
 from tests.kafka.topics import Record, create, own, produce, send
 from worker.kafka.cluster import Cluster
 from worker.pipeline.lane import Batch
-from worker.runtime.faust.driver import AsFetched
+from worker.runtime.faust.driver import BatchSchema
 
 
 class Shop:
@@ -41,7 +41,7 @@ class Shop:
             datadir=tempfile.mkdtemp(),
             **settings,
         )
-        self.topic = self.app.topic(topic, schema=AsFetched())
+        self.topic = self.app.topic(topic, schema=BatchSchema())
         self.seen = []
         self.offsets = []
         self.generations = []
@@ -356,7 +356,7 @@ def with_table(kafka, topic, changelog, **settings):
         Unpacked(
             shop.app,
             name="found",
-            changelog_topic=shop.app.topic(changelog, schema=AsFetched()),
+            changelog_topic=shop.app.topic(changelog, schema=BatchSchema()),
             recovery_buffer_size=2,
             standby_buffer_size=1,
         )

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from worker.local import live as module
-from worker.local.live import LiveFailed, Wish, live
+from worker.local.live import LiveFailed, RunOptions, live
 
 ROOT = Path(__file__).parents[2]
 TOY = (sys.executable, str(Path(__file__).with_name("toy_worker.py")))
@@ -36,7 +36,7 @@ def lively():
 
     def run(mistake, count=60):
         screen = Console(file=StringIO(), width=200)
-        status = live(Wish(500, count, 1, "memory://"), screen, (*TOY, mistake))
+        status = live(RunOptions(500, count, 1, "memory://"), screen, (*TOY, mistake))
         assert isinstance(screen.file, StringIO)
         return status, screen.file.getvalue().splitlines()
 

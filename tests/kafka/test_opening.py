@@ -27,7 +27,7 @@ from tests.kafka.topics import Record, administration, create, produce, read
 from tests.kafka.topics import send as send_by
 from tests.kafka.workers import is_done
 from worker.kafka.cluster import Cluster
-from worker.pipeline.lane import LostRecords
+from worker.pipeline.lane import RecordsDeleted
 from worker.pipeline.ledger import Ledger
 from worker.runtime.opening import OffsetsMoved
 from worker.runtime.topics import prepare
@@ -113,7 +113,7 @@ def test_an_offset_beyond_the_end_ends_the_worker(settings):
         await commit_beyond_the_end(it)
         async with running(it) as app:
             reason = await crashed(app)
-        assert isinstance(reason, LostRecords)
+        assert isinstance(reason, RecordsDeleted)
         assert f"{it.updates_topic}/0: committed offset 5 is beyond the end 1, so the topic was created again" in str(
             reason
         )

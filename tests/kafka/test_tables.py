@@ -12,7 +12,7 @@ from tests.kafka.inside import count_of, opened, running, send, settings_for, so
 from tests.kafka.topics import high_watermarks
 from worker.runtime.app import build_app
 from worker.runtime.stores import rocksdb as disk
-from worker.runtime.stores.rocksdb import Folder, OnDisk
+from worker.runtime.stores.rocksdb import RocksDBPartition, StateDirectory
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_standby_misses_nothing_and_takes_over(settings):
 
 def test_a_crash_at_any_point_leaves_a_table_on_disk_that_stands_for_its_end(tmp_path):
     """The folder is copied as a crash would leave it; what was flushed is whole cycles, and the end says which (T3)."""
-    table, random = OnDisk(tmp_path / "table", Cache(1 << 20)), Random(7)
+    table, random = RocksDBPartition(tmp_path / "table", Cache(1 << 20)), Random(7)
     state: dict[bytes, bytes] = {}
     states: dict[int | None, dict[bytes, bytes]] = {None: {}}
     for end in range(1, 200):
@@ -70,7 +70,7 @@ def test_a_crash_at_any_point_leaves_a_table_on_disk_that_stands_for_its_end(tmp
     table.close()
     found = set()
     for folder in tmp_path.glob("crash-*"):
-        left = OnDisk(folder, Cache(1 << 20))
+        left = RocksDBPartition(folder, Cache(1 << 20))
         found.add(left.end)
         entries = {key: entry for n in range(20) if (entry := left.get(key := b"s-%d" % n)) is not None}
         assert entries == states[left.end]
@@ -89,7 +89,7 @@ def copied_as_after_a_crash(folder, to):
 
 def test_a_table_on_disk_gives_what_was_written_last_whether_it_is_kept_in_memory_or_not(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "RECENT_BYTES", 2_000)
-    table, random = OnDisk(tmp_path / "table", Cache(1 << 20)), Random(7)
+    table, random = RocksDBPartition(tmp_path / "table", Cache(1 << 20)), Random(7)
     state: dict[bytes, bytes | None] = {}
     from_disk = 0
     for _cycle in range(300):
@@ -103,10 +103,10 @@ def test_a_table_on_disk_gives_what_was_written_last_whether_it_is_kept_in_memor
 
 
 def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):
-    table = OnDisk(tmp_path, Cache(1 << 20))
+    table = RocksDBPartition(tmp_path, Cache(1 << 20))
     table.apply({b"s-1": b"1"}, 5)
     table.close()
-    again = OnDisk(tmp_path, Cache(1 << 20))
+    again = RocksDBPartition(tmp_path, Cache(1 << 20))
     assert (again.end, again.get(b"s-1")) == (5, b"1")
     again.close()
 
@@ -114,10 +114,10 @@ def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):
 @pytest.mark.parametrize("written", [21 * 60 * 60, -60], ids=["too old", "from the future"])
 def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path, written, caplog):
     """A topic forgets its tombstones after a day; a clock that was wrong proves nothing (T4)."""
-    table = OnDisk(tmp_path, Cache(1 << 20))
+    table = RocksDBPartition(tmp_path, Cache(1 << 20))
     table.apply({b"s-1": b"1", b"": b"5 %d" % (time.time() - written)})
     table.close()
-    again = OnDisk(tmp_path, Cache(1 << 20))
+    again = RocksDBPartition(tmp_path, Cache(1 << 20))
     assert (again.end, again.get(b"s-1")) == (None, None)
     assert "is built anew" in caplog.text
     again.close()
@@ -125,15 +125,15 @@ def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path,
 
 def test_a_table_on_disk_is_not_younger_for_having_been_opened(tmp_path):
     """Twice a short life within a day, and the tombstones of what happened before would be missed (T4)."""
-    table = OnDisk(tmp_path, Cache(1 << 20))
+    table = RocksDBPartition(tmp_path, Cache(1 << 20))
     table.apply({b"s-1": b"1", b"": b"5 %d" % (time.time() - 19 * 60 * 60)})
     table.close()
-    table = OnDisk(tmp_path, Cache(1 << 20))
+    table = RocksDBPartition(tmp_path, Cache(1 << 20))
     table.aim(9)
     table.apply({b"s-2": b"2"}, 7)
     table.close()
     assert age(tmp_path) > 18 * 60 * 60
-    table = OnDisk(tmp_path, Cache(1 << 20))
+    table = RocksDBPartition(tmp_path, Cache(1 << 20))
     table.aim(9)
     table.apply({b"s-3": b"3"}, 9)  # as far as the changelog went
     table.close()
@@ -141,7 +141,7 @@ def test_a_table_on_disk_is_not_younger_for_having_been_opened(tmp_path):
 
 
 def age(folder):
-    table = OnDisk(folder, Cache(1 << 20))
+    table = RocksDBPartition(folder, Cache(1 << 20))
     _end, written, _stream = (table.get(b"") or b"").split(b" ", 2)
     table._db.close()
     return time.time() - int(written)
@@ -151,10 +151,10 @@ STREAM = {"app id": "shop", "cluster": "k1", "customer-sessions": "id-1"}
 
 
 def test_workers_on_one_machine_take_folders_of_their_own(tmp_path):
-    first, second = Folder(tmp_path, STREAM), Folder(tmp_path, STREAM)
+    first, second = StateDirectory(tmp_path, STREAM), StateDirectory(tmp_path, STREAM)
     assert first.path != second.path
     first.close()
-    third = Folder(tmp_path, STREAM)
+    third = StateDirectory(tmp_path, STREAM)
     assert third.path == first.path
     second.close()
     third.close()
@@ -163,7 +163,7 @@ def test_workers_on_one_machine_take_folders_of_their_own(tmp_path):
 @pytest.mark.parametrize("changes", [{"app id": "Shop"}, {"app id": "till"}, {"cluster": "k2"}, {"cluster": "K1"}])
 def test_apps_and_clusters_have_folders_of_their_own(tmp_path, changes):
     """Also where names that differ only in case are one file."""
-    first, other = Folder(tmp_path, STREAM), Folder(tmp_path, STREAM | changes)
+    first, other = StateDirectory(tmp_path, STREAM), StateDirectory(tmp_path, STREAM | changes)
     first.close()
     other.close()
     assert str(first.path.parent).casefold() != str(other.path.parent).casefold()
@@ -187,28 +187,28 @@ def test_apps_and_clusters_have_folders_of_their_own(tmp_path, changes):
 )
 def test_table_on_disk_of_another_stream_is_built_anew(tmp_path, found, told, caplog):
     """Its entries are another life's (T5)."""
-    table = OnDisk(tmp_path, Cache(1 << 20), found)
+    table = RocksDBPartition(tmp_path, Cache(1 << 20), found)
     table.apply({b"s-1": b"1"}, 5)
     table.close()
-    again = OnDisk(tmp_path, Cache(1 << 20), STREAM)
+    again = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)
     assert (again.end, again.get(b"s-1")) == (None, None)
     assert caplog.messages == [f"{tmp_path} is built anew: {told}"]
     again.apply({b"s-2": b"2"}, 1)
     again.close()
-    table = OnDisk(tmp_path, Cache(1 << 20), STREAM)
+    table = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)
     assert (table.end, table.get(b"s-2"), len(caplog.messages)) == (1, b"2", 1)
     table.close()
 
 
 def test_table_on_disk_of_a_disowned_folder_is_built_anew(tmp_path):
     """It may hold records of another cluster, at whose address the worker's own is again by now (T5)."""
-    folder = Folder(tmp_path, STREAM)
+    folder = StateDirectory(tmp_path, STREAM)
     table = folder.open("sessions", 0)
     table.apply({b"s-1": b"1"}, 5)
     folder.disown()
     table.close()
     folder.close()
-    folder = Folder(tmp_path, STREAM)
+    folder = StateDirectory(tmp_path, STREAM)
     again = folder.open("sessions", 0)
     assert (again.end, again.get(b"s-1")) == (None, None)
     again.close()
@@ -217,10 +217,10 @@ def test_table_on_disk_of_a_disowned_folder_is_built_anew(tmp_path):
 
 def test_table_on_disk_without_a_record_is_built_anew(tmp_path):
     """As earlier versions wrote it (T5)."""
-    table = OnDisk(tmp_path, Cache(1 << 20))
+    table = RocksDBPartition(tmp_path, Cache(1 << 20))
     table.apply({b"s-1": b"1", b"": b"5 %d" % time.time()})
     table.close()
-    again = OnDisk(tmp_path, Cache(1 << 20), STREAM)
+    again = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)
     assert (again.end, again.get(b"s-1")) == (None, None)
     again.close()
 

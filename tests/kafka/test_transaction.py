@@ -11,7 +11,7 @@ from tests.kafka.test_cluster import NOBODY
 from tests.kafka.topics import create, own, read
 from worker.codec.records import ProducerRecord
 from worker.kafka.cluster import Membership
-from worker.kafka.producer import Aborted, TransactionalProducer, Unknown, Unwritable
+from worker.kafka.producer import OutcomeUnknown, TransactionAborted, TransactionalProducer, TransactionRejected
 from worker.local.kafka import LocalKafka
 
 LOST = ["AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn"]
@@ -176,7 +176,9 @@ def test_sequence_numbers_go_on_from_zero_after_the_last_one(kafka):
 def test_a_record_too_large_for_the_topic_is_unwritable_and_nothing_of_the_transaction_is_visible(kafka):
     async def scenario():
         async with shop(kafka, max_message_bytes="1000") as it:
-            with pytest.raises(Unwritable, match=rf"{it.output}\[1\], 2\d\d\d bytes: MESSAGE_TOO_LARGE: raise .*max"):
+            with pytest.raises(
+                TransactionRejected, match=rf"{it.output}\[1\], 2\d\d\d bytes: MESSAGE_TOO_LARGE: raise .*max"
+            ):
                 await it.commit([b"a", bytes(2000), b"b"], 1)
             assert await it.offset() is None
             assert await it.visible() == []
@@ -187,7 +189,7 @@ def test_a_record_too_large_for_the_topic_is_unwritable_and_nothing_of_the_trans
 def test_a_timeout_that_the_brokers_do_not_allow_is_unwritable(kafka):
     async def scenario():
         async with Wire(kafka) as cluster:
-            with pytest.raises(Unwritable, match="INVALID_TRANSACTION_TIMEOUT: shorten"):
+            with pytest.raises(TransactionRejected, match="INVALID_TRANSACTION_TIMEOUT: shorten"):
                 await TransactionalProducer(cluster, own("slow"), timeout_seconds=86_400).init()
 
     asyncio.run(scenario())
@@ -213,11 +215,11 @@ def test_who_is_no_member_any_more_writes_nothing_and_has_to_open_again(kafka, w
         async with shop(kafka) as it:
             await it.commit([b"a"], 1)
             membership, it.membership = it.membership, it.membership._replace(**wrong)
-            with pytest.raises(Unknown, match="lost its membership"):
+            with pytest.raises(OutcomeUnknown, match="lost its membership"):
                 await it.commit([b"b"], 2)
             assert it.cluster.sent[-1] == "EndTxn"  # at once: the new owner waits for it
             it.membership = membership
-            with pytest.raises(Unknown, match="call init first"):
+            with pytest.raises(OutcomeUnknown, match="call init first"):
                 await it.commit([b"c"], 3)
             assert (await it.offset(), await it.visible()) == ((1, ""), [b"a"])
 
@@ -229,7 +231,7 @@ def test_5_an_aborted_transaction_leaves_no_trace_and_the_next_one_goes_on(kafka
         async with shop(kafka, timeout_seconds=1.5) as it:
             await it.commit([b"a", b"b"], 1)
             nowhere = {TopicPartition(f"{it.output}-not", 0): (1, "")}
-            with pytest.raises(Aborted, match="UNKNOWN_TOPIC_OR_PARTITION"):
+            with pytest.raises(TransactionAborted, match="UNKNOWN_TOPIC_OR_PARTITION"):
                 await it.producer.commit([it.record(b"c")], nowhere, it.membership)
             assert (await it.offset(), await it.visible()) == ((1, ""), [b"a", b"b"])
             await it.commit([b"c"], 2)
@@ -267,7 +269,7 @@ def test_a_fenced_producer_writes_nothing_whatever_it_was_about_to_do(kafka, hel
                 await it.cluster.reached.wait()
                 await TransactionalProducer(elsewhere, own("new")).fence(it.membership.group)
                 it.cluster.release.set()
-            assert isinstance(committing.result(), Unknown)
+            assert isinstance(committing.result(), OutcomeUnknown)
             assert (await it.offset(), await it.visible()) == ((1, ""), [b"a"])
             await it.producer.init()
             await it.commit([b"c"], 3)
@@ -288,7 +290,7 @@ def test_6_a_commit_that_is_cancelled_needs_init_and_is_not_seen(kafka, held):
             with pytest.raises(asyncio.CancelledError):
                 await committing
             it.cluster.held = None
-            with pytest.raises(Unknown, match="call init first"):
+            with pytest.raises(OutcomeUnknown, match="call init first"):
                 await it.commit([b"b"], 2)
             await it.producer.init()
             assert await it.offset() is None
@@ -319,12 +321,12 @@ def test_4_what_may_not_be_repeated_is_sent_once_and_its_outcome_is_unknown(kafk
             await it.commit([b"a"], 1)
             it.cluster.sent.clear()
             it.cluster.lost = [lost]
-            with pytest.raises(Unknown, match="lost on purpose"):
+            with pytest.raises(OutcomeUnknown, match="lost on purpose"):
                 await it.commit([b"b"], 2)
             assert it.cluster.sent.count(lost) == 1
             assert it.cluster.sent[-1] == lost or lost != "EndTxn"
             assert it.cluster.sent.count("EndTxn") == (lost == "EndTxn")  # (3) no abort in this epoch
-            with pytest.raises(Unknown, match="call init first"):
+            with pytest.raises(OutcomeUnknown, match="call init first"):
                 await it.commit([b"c"], 3)
             await it.producer.init()
             assert ((await it.offset())[0], await it.visible()) == outcome
@@ -337,7 +339,7 @@ def test_3_a_batch_that_may_have_been_written_is_not_aborted_in_its_epoch(kafka,
     async def scenario():
         async with shop(kafka, timeout_seconds=1) as it:
             vars(it.cluster).update(wrong)
-            with pytest.raises(Unknown, match=r"lost on purpose|NOT_ENOUGH_REPLICAS_AFTER_APPEND"):
+            with pytest.raises(OutcomeUnknown, match=r"lost on purpose|NOT_ENOUGH_REPLICAS_AFTER_APPEND"):
                 await it.commit([b"a"], 1)
             assert "EndTxn" not in it.cluster.sent
             it.cluster.lost, it.cluster.doubted = [], None
@@ -359,7 +361,7 @@ def test_1_a_transaction_is_not_ended_while_a_request_of_it_is_under_way(kafka):
             assert "TxnOffsetCommit" in it.cluster.sent
             assert "EndTxn" not in it.cluster.sent
             it.cluster.release.set()
-            assert isinstance(await committing, Unknown)
+            assert isinstance(await committing, OutcomeUnknown)
             assert it.cluster.sent[-1] == "EndTxn"
             assert await it.visible() == []
 
@@ -392,9 +394,9 @@ def test_a_broker_that_is_killed_leaves_each_transaction_whole_or_unseen(tmp_pat
                         is_open = True
                     await it.commit([b"%06d" % number + bytes(5_000)] * 30, number)
                     outcomes[number] = "committed"
-                except Aborted:
+                except TransactionAborted:
                     outcomes[number] = "aborted"
-                except Unknown:
+                except OutcomeUnknown:
                     outcomes[number] = "unknown"
                     is_open = False
             await killing
@@ -427,5 +429,5 @@ async def failing(commit):
     """Give the exception that ends a commit."""
     try:
         return await commit
-    except (Aborted, Unknown, Unwritable) as error:
+    except (TransactionAborted, OutcomeUnknown, TransactionRejected) as error:
         return error

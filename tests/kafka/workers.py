@@ -20,7 +20,7 @@ from tests.kafka.topics import administration, own
 from worker.codec.lines import Line, read
 from worker.local.child import Child
 from worker.local.live import WORKER
-from worker.local.simulator import foretell
+from worker.local.simulator import simulate_with_outcomes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS, Topology
 from worker.settings import PREFIX
@@ -225,7 +225,7 @@ def is_done(committed: tuple[int, str], end: int) -> bool:
 
 def simulated(count: int, seed: int) -> list[Line]:
     """Give a simulated day's update records, as if they came just now: no broker's retention takes them away."""
-    records = foretell(count, seed, lambda: time.time_ns() // 1_000_000)
+    records = simulate_with_outcomes(count, seed, lambda: time.time_ns() // 1_000_000)
     return list(read(orjson.dumps(record) for record, _outcome in records))
 
 

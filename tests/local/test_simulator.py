@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from worker.domain.limits import Rules
-from worker.local.simulator import BROKEN, GIANTS, HOUR, MEBIBYTE, OPENING, SHARES, foretell, simulate
+from worker.local.simulator import BROKEN, GIANTS, HOUR, MEBIBYTE, OPENING, SHARES, simulate, simulate_with_outcomes
 from worker.pipeline.replay import Replay
 
 COUNT = 5000
@@ -42,7 +42,7 @@ class Told:
     """A day taken apart: what the good records say, by kind, and of each session in order."""
 
     def __init__(self, seed: int) -> None:
-        day = list(foretell(COUNT, seed))
+        day = list(simulate_with_outcomes(COUNT, seed))
         self.codes = Counter(outcome.removeprefix(REJECTED) for _, outcome in day if outcome.startswith(REJECTED))
         sent = [record for record, outcome in day if not outcome.startswith(REJECTED)]
         plain = [unframed(record) for record in sent]
@@ -177,13 +177,13 @@ def test_the_same_seed_gives_the_same_records_and_another_seed_others():
 
 
 def test_simulate_gives_the_records_that_are_foretold():
-    assert list(simulate(COUNT, 1)) == [record for record, _ in foretell(COUNT, 1)]
+    assert list(simulate(COUNT, 1)) == [record for record, _ in simulate_with_outcomes(COUNT, 1)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_becomes_of_each_record_is_what_was_foretold(seed):
     clock = itertools.count(1795372800000, 2000)
-    for told_of in (foretell(COUNT, seed), foretell(COUNT, seed, lambda: next(clock))):
+    for told_of in (simulate_with_outcomes(COUNT, seed), simulate_with_outcomes(COUNT, seed, lambda: next(clock))):
         replay = Replay(Rules())
         for record, outcome in told_of:
             published = [became(it) for found in replay.lines([orjson.dumps(record)]) for it in found]
@@ -200,10 +200,10 @@ def became(record):
 
 def test_a_clock_moves_a_day_and_changes_nothing_else():
     midnight = itertools.count(OPENING + 18 * HOUR - 10 * COUNT, 20)
-    moved = list(foretell(COUNT, 1, lambda: next(midnight)))
+    moved = list(simulate_with_outcomes(COUNT, 1, lambda: next(midnight)))
     stamps = [record["timestamp"] for record, _ in moved]
     assert stamps == list(range(stamps[0], stamps[0] + 20 * COUNT, 20))
-    assert [without_times(*it) for it in moved] == [without_times(*it) for it in foretell(COUNT, 1)]
+    assert [without_times(*it) for it in moved] == [without_times(*it) for it in simulate_with_outcomes(COUNT, 1)]
 
 
 def without_times(record, outcome):
@@ -243,7 +243,7 @@ def test_a_record_has_the_size_of_a_receipt(told):
 
 @pytest.mark.parametrize("count", [1000, 30_000])
 def test_giants_are_rare_and_just_over_the_limits(count):
-    codes = ((record, outcome.removeprefix(REJECTED)) for record, outcome in foretell(count, 1))
+    codes = ((record, outcome.removeprefix(REJECTED)) for record, outcome in simulate_with_outcomes(count, 1))
     giants = [(len(orjson.dumps(record["value"])), code) for record, code in codes if code in GIANTS]
     assert Counter(code for _, code in giants) == dict.fromkeys(GIANTS, max(1, count // 10_000))
     for size, code in giants:
@@ -261,7 +261,7 @@ def test_a_record_sent_again_has_the_very_value_of_the_first(told):
 def test_dozens_of_sessions_are_in_progress_at_any_time():
     going_on: set[str] = set()
     numbers = []
-    for record, outcome in foretell(20_000, 1):
+    for record, outcome in simulate_with_outcomes(20_000, 1):
         value = record["value"] if outcome.startswith(REJECTED) else in_its_place(unframed(record)["value"])
         if outcome in ("snapshot", "duplicate") and value and "dry" not in value and "return" not in value:
             ended = value.get("customerSession", {}).get("state") in ("closed", "cancelled")

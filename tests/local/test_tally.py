@@ -5,7 +5,7 @@ from statistics import quantiles
 
 import pytest
 
-from worker.local.tally import Latencies, Pace, Tally, outcomes, place_of
+from worker.local.tally import Latencies, Pace, Reconciliation, outcomes, place_of
 
 
 def test_a_record_is_due_when_the_pace_says_so_however_late_those_before_it_were():
@@ -61,9 +61,9 @@ def test_recent_durations_forget_the_older_ones():
     assert (latencies.percentile(50), latencies.percentile(100)) == (4.0, 9.0)
 
 
-def told(*words: tuple) -> Tally:
+def told(*words: tuple) -> Reconciliation:
     """Tell a tally what is sent (">") and what comes ("<"), with the place and the outcome, a second after each other."""
-    tally = Tally()
+    tally = Reconciliation()
     for at, (direction, offset, outcome) in enumerate(words):
         if direction == ">":
             tally.acknowledge((0, offset), outcome, at)
@@ -120,7 +120,7 @@ def test_one_record_too_few_too_many_or_other_is_a_flaw(words, flaw, others):
 
 
 def test_latency_is_from_the_sending_of_a_record_to_the_reading_of_its_snapshot():
-    tally = Tally()
+    tally = Reconciliation()
     tally.acknowledge((0, 0), "snapshot", 10.0)
     tally.acknowledge((0, 1), "rejected.unknown_field", 10.0)
     tally.receive((0, 1), "rejected.unknown_field", "", 19.0)
@@ -142,7 +142,7 @@ def test_places_are_read_from_the_end_of_an_event_id():
 
 
 def test_what_is_held_does_not_grow_with_the_run():
-    tally = Tally()
+    tally = Reconciliation()
     for offset in range(20_000):
         tally.acknowledge((0, offset), "duplicate" if offset % 9 == 0 else "snapshot", offset)
         if offset % 9:

@@ -5,8 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from worker.local.tally import Tally
-from worker.local.view import Moment, View, report
+from worker.local.tally import Reconciliation
+from worker.local.view import Progress, View, report
 
 
 def screen(*, is_terminal=False):
@@ -20,7 +20,7 @@ def text_of(console):
 
 @pytest.fixture
 def tally():
-    found = Tally()
+    found = Reconciliation()
     found.acknowledge((0, 0), "snapshot", 1.0)
     found.acknowledge((0, 1), "snapshot", 1.0)
     found.acknowledge((1, 0), "duplicate", 1.0)
@@ -34,7 +34,7 @@ def test_in_a_log_there_is_a_line_every_five_seconds(tally):
     console = screen()
     with View(console, "127.0.0.1:9") as view:
         for seconds in range(11):
-            view.show(tally, Moment("running", seconds, lag=None if seconds < 5 else 1234))
+            view.show(tally, Progress("running", seconds, lag=None if seconds < 5 else 1234))
     told = "4 records in: 1 snapshot, 1 rejection, 0 dry runs; lag {}; p50 27.1 ms, p99 27.1 ms"
     assert text_of(console).splitlines() == [
         f"{seconds} s, running: {told.format(lag)}" for seconds, lag in ((0, "?"), (5, "1,234"), (10, "1,234"))
@@ -44,7 +44,7 @@ def test_in_a_log_there_is_a_line_every_five_seconds(tally):
 def test_in_a_terminal_all_figures_are_seen(tally):
     console = screen(is_terminal=True)
     with View(console, "127.0.0.1:9") as view:
-        view.show(tally, Moment("running", 7.4, lag=3))
+        view.show(tally, Progress("running", 7.4, lag=3))
     words = " ".join(text_of(console).replace("│", " ").split())
     for told in (
         *("running, 7 s Kafka at 127.0.0.1:9", "records in 4", "snapshots out 1", "rejections 1", "dry runs 0"),

@@ -5,7 +5,7 @@ from msgspec import structs
 
 from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
-from worker.pipeline.lane import Batch, Lane, Layer, LostRecords, MemoryTable, Overlay
+from worker.pipeline.lane import Batch, Lane, MemoryTable, Overlay, RecordsDeleted, TableOverlay
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.sessions import Sessions
@@ -39,10 +39,10 @@ def cycle(of: Lane, limit: int = 100) -> Overlay:
 class TestLayer:
     def test_it_reads_through_to_its_base_and_leaves_it_as_it_is(self):
         base = MemoryTable({"a": 1, "b": 2, "d": 4})
-        layer = Layer(base)
+        layer = TableOverlay(base)
         layer.put("a", 9)
         layer.put("b", None)
-        above = Layer(layer)
+        above = TableOverlay(layer)
         above.put("a", 10)
         assert [layer.get(key) for key in "abcd"] == [9, None, None, 4]
         assert [above.get(key) for key in "abcd"] == [10, None, None, 4]
@@ -50,11 +50,11 @@ class TestLayer:
 
     def test_it_goes_on_over_the_table_that_took_up_the_layer_below(self):
         base = MemoryTable({"a": 1, "b": 2})
-        layer = Layer(base)
-        above = Layer(layer)
+        layer = TableOverlay(base)
+        above = TableOverlay(layer)
         layer.put("b", None)
         base.apply(layer.changes, 7)
-        above.rest_on(base)
+        above.rebase(base)
         layer.put("a", 9)
         assert (above.get("a"), above.get("b"), base.end) == (1, None, 7)
 
@@ -122,7 +122,7 @@ class TestOpening:
 
     def test_a_record_that_is_not_done_and_gone_is_fatal(self):
         opened = lane(Ledger(next=9, not_done={4: True}))
-        with pytest.raises(LostRecords, match="session-updates/0 no longer holds 1 records, first 4"):
+        with pytest.raises(RecordsDeleted, match="session-updates/0 no longer holds 1 records, first 4"):
             opened.queue(batch(4, 10, record(5)))
 
 

@@ -15,7 +15,7 @@ from worker.domain.rejections import Rejection, must_be, placed, shown
 from worker.domain.returns import take_back
 
 
-class Folded(Struct, frozen=True, gc=False):
+class FoldResult(Struct, frozen=True, gc=False):
     """An accepted request: the session after it, what happened, and what of the request was not applied.
 
     *claims* tells that the session has a profile whose first session is not known to be this one or another; its
@@ -28,7 +28,7 @@ class Folded(Struct, frozen=True, gc=False):
     claims: bool
 
 
-def fold(session: Session | None, request: Request, session_id: int, rules: Rules) -> Folded | Rejection:
+def fold(session: Session | None, request: Request, session_id: int, rules: Rules) -> FoldResult | Rejection:
     """Fold an update, return or reopen into *session* (None: there is none, then *session_id* becomes its id).
 
     >>> request = Request("update", "s-1", "2026-11-22T10:00:00.000Z", changes={"profileId": ""})
@@ -71,7 +71,7 @@ def v1_view(session: Session) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------- one function a kind
 
 
-def _update(session: Session | None, request: Request, session_id: int, rules: Rules) -> Folded | Rejection:
+def _update(session: Session | None, request: Request, session_id: int, rules: Rules) -> FoldResult | Rejection:
     changes = request.changes
     if session is None:
         return _created(request, session_id, rules)
@@ -90,10 +90,10 @@ def _update(session: Session | None, request: Request, session_id: int, rules: R
         return folded
     has_profile = bool(after.profileId)
     after.firstSession = not has_profile
-    return Folded(after, folded.event, (), has_profile)
+    return FoldResult(after, folded.event, (), has_profile)
 
 
-def _created(request: Request, session_id: int, rules: Rules) -> Folded | Rejection:
+def _created(request: Request, session_id: int, rules: Rules) -> FoldResult | Rejection:
     state: State = request.changes.get("state") or "open"
     event = MOVES.get((None, "update", state))
     if event is None:
@@ -119,13 +119,13 @@ def _created(request: Request, session_id: int, rules: Rules) -> Folded | Reject
         return refused
     has_profile = bool(session.profileId)
     session.firstSession = not has_profile
-    return Folded(session, event, (), has_profile)
+    return FoldResult(session, event, (), has_profile)
 
 
 _EMPTY = Raw(b"[]")
 
 
-def _return(session: Session | None, request: Request) -> Folded | Rejection:
+def _return(session: Session | None, request: Request) -> FoldResult | Rejection:
     folded = _moved(session, request, "partially_returned")
     if isinstance(folded, Rejection):
         return folded
@@ -139,7 +139,7 @@ def _return(session: Session | None, request: Request) -> Folded | Rejection:
 # ------------------------------------------------------------------------------------------------- their parts
 
 
-def _moved(session: Session | None, request: Request, asked: State) -> Folded | Rejection:
+def _moved(session: Session | None, request: Request, asked: State) -> FoldResult | Rejection:
     """Move a session to the state *asked* and count the request, or refuse the move."""
     kind: Kind = request.kind  # type: ignore[assignment]
     state = session.state if session else None
@@ -148,7 +148,7 @@ def _moved(session: Session | None, request: Request, asked: State) -> Folded | 
         return _refused(request, state, asked)
     updated = max(session.updated, request.occurred_at)
     after = structs.replace(session, state=asked, updateCount=session.updateCount + 1, updated=updated)
-    return Folded(after, event, (), False)
+    return FoldResult(after, event, (), False)
 
 
 def _refused(request: Request, state: State | None, asked: State) -> Rejection:

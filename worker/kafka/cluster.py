@@ -63,7 +63,7 @@ _NOTHING: Final[Mapping[Any, Any]] = {}
 
 _T = TypeVar("_T")
 
-_PASSING: Final = frozenset(
+_RETRIABLE: Final = frozenset(
     {
         Code.UNKNOWN_TOPIC_OR_PARTITION,
         Code.LEADER_NOT_AVAILABLE,
@@ -86,7 +86,7 @@ _PASSING: Final = frozenset(
         Code.THROTTLING_QUOTA_EXCEEDED,
     }
 )
-_ELSEWHERE: Final = frozenset(
+_STALE_METADATA: Final = frozenset(
     {
         Code.UNKNOWN_TOPIC_OR_PARTITION,
         Code.LEADER_NOT_AVAILABLE,
@@ -105,30 +105,30 @@ _NOT_MEMBER: Final = frozenset(
 )
 
 
-class Failed(Exception):
+class RequestFailed(Exception):
     """A request without a good answer."""
 
-    is_passing = True
+    is_retriable = True
     """Whether the same request may be answered well in a moment."""
-    is_misdirected = True
+    invalidates_metadata = True
     """Whether another broker may have to be asked."""
 
 
-class Refused(Failed):
+class BrokerError(RequestFailed):
     """A broker answered with an error; *code* is Kafka's, *subject* what it is about."""
 
     def __init__(self, code: int, subject: str) -> None:
         self.code = code
-        self.is_passing = code in _PASSING
-        self.is_misdirected = code in _ELSEWHERE
+        self.is_retriable = code in _RETRIABLE
+        self.invalidates_metadata = code in _STALE_METADATA
         super().__init__(f"{subject}: {Code(code).name if code in _NAMED else f'error {code}'}")
 
 
-class Unsent(Failed):
+class NotSent(RequestFailed):
     """No broker could be asked."""
 
 
-class Unanswered(Failed):
+class NoResponse(RequestFailed):
     """A broker was asked and its answer is lost: it may have done it, or may do it yet."""
 
 
@@ -136,7 +136,7 @@ class NotMember(Exception):
     """The group knows no such member in this generation: the assignment is another's."""
 
 
-class OutOfTime(Exception):
+class DeadlineExceeded(Exception):
     """No good answer came before the deadline."""
 
 
@@ -194,14 +194,14 @@ class Backoff:
         self._report_at = self._began + _REPORT_SECONDS
         self.in_doubt = False
 
-    async def pause(self, reason: Failed) -> None:
-        """Wait a little longer than the last time; raise the reason if no waiting helps, and OutOfTime when it is over."""
-        if not reason.is_passing:
+    async def pause(self, reason: RequestFailed) -> None:
+        """Wait a little longer than the last time; raise the reason if no waiting helps, and DeadlineExceeded when it is over."""
+        if not reason.is_retriable:
             raise reason
-        self.in_doubt |= isinstance(reason, Unanswered)
+        self.in_doubt |= isinstance(reason, NoResponse)
         now = asyncio.get_running_loop().time()
         if now + self._seconds > self._deadline:
-            raise OutOfTime(str(reason)) from reason
+            raise DeadlineExceeded(str(reason)) from reason
         if now < self._report_at:
             _log.debug("%s, again in %.0f ms: %s", self._what, self._seconds * 1000, reason)
         else:
@@ -229,13 +229,13 @@ def each_partition(topics: Iterable[Any]) -> Iterator[tuple[int, str]]:
 
 
 def check(errors: Iterable[tuple[int, str]]) -> None:
-    """Raise Refused for the gravest of the errors."""
-    found = [Refused(*error) for error in errors if error[0] != Code.NONE]
-    for refusal in sorted(found, key=lambda it: (it.code == Code.OPERATION_NOT_ATTEMPTED, it.is_passing)):
+    """Raise BrokerError for the gravest of the errors."""
+    found = [BrokerError(*error) for error in errors if error[0] != Code.NONE]
+    for refusal in sorted(found, key=lambda it: (it.code == Code.OPERATION_NOT_ATTEMPTED, it.is_retriable)):
         raise refusal
 
 
-def raise_when_not_member(refusal: Refused) -> None:
+def raise_when_not_member(refusal: BrokerError) -> None:
     """Raise NotMember when that is what the coordinator of a group refused a commit for."""
     if refusal.code in _NOT_MEMBER:
         raise NotMember(str(refusal)) from refusal
@@ -341,7 +341,7 @@ class Cluster:
         while True:
             try:
                 return await self._identity(self._any_node(), topics)
-            except Failed as error:
+            except RequestFailed as error:
                 await backoff.pause(error)
 
     async def identities(
@@ -349,14 +349,14 @@ class Cluster:
     ) -> list[Identity]:
         """Read the same from each broker that leads one of the partitions: a leader knows the topic that it serves.
 
-        Another broker may be a moment behind. Raises OutOfTime when not all have answered by the deadline.
+        Another broker may be a moment behind. Raises DeadlineExceeded when not all have answered by the deadline.
         """
         backoff = Backoff("reading which topics are there", deadline)
 
-        async def ask(node: int | None) -> Identity | Failed:
+        async def ask(node: int | None) -> Identity | RequestFailed:
             try:
                 return await self._identity(self._any_node() if node is None else node, topics)
-            except Failed as error:
+            except RequestFailed as error:
                 return error
 
         while True:
@@ -364,7 +364,7 @@ class Cluster:
             identities = [it for it in answers if isinstance(it, Identity)]
             if len(identities) == len(answers):
                 return identities
-            await self.overcome([it for it in answers if isinstance(it, Failed)], tps, backoff)
+            await self.overcome([it for it in answers if isinstance(it, RequestFailed)], tps, backoff)
 
     async def _identity(self, node: int, topics: Iterable[str]) -> Identity:
         response = await self.send(node, TopicsRequest(sorted(topics)))
@@ -382,7 +382,7 @@ class Cluster:
                 response = await self.send(self._any_node(), request)
                 ((code, _message, _kind, _name, entries),) = response.resources
                 check([(code, topic)])
-            except Failed as error:
+            except RequestFailed as error:
                 await backoff.pause(error)
             else:
                 return next(int(value) for name, value, *_ in entries if name == _MAX_MESSAGE_BYTES)
@@ -416,7 +416,7 @@ class Cluster:
                 lambda response: each_partition(response.topics),
                 Backoff(f"committing to {group}"),
             )
-        except Refused as refusal:
+        except BrokerError as refusal:
             raise_when_not_member(refusal)
             raise
 
@@ -431,7 +431,7 @@ class Cluster:
                 lambda response: [(response.error_code, membership.group)],
                 Backoff(f"asking whether {membership.group} still has this member"),
             )
-        except Refused as refusal:
+        except BrokerError as refusal:
             raise_when_not_member(refusal)
             raise
 
@@ -457,19 +457,21 @@ class Cluster:
         """Send one request, once, to the broker that leads a partition; raises what `send` raises."""
         node = self.leader(tp)
         if node is None:
-            raise Refused(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]")
+            raise BrokerError(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]")
         return await self.send(node, request)
 
     def nodes(self) -> list[int]:
         """Return the brokers that are known."""
         return [broker.nodeId for broker in self._client.cluster.brokers()]
 
-    async def overcome(self, failures: Collection[Failed], tps: Iterable[TopicPartition], backoff: Backoff) -> None:
+    async def overcome(
+        self, failures: Collection[RequestFailed], tps: Iterable[TopicPartition], backoff: Backoff
+    ) -> None:
         """Pause after questions to the leaders of partitions that failed, and ask anew who leads them if need be."""
         if not failures:
             return
-        await backoff.pause(min(failures, key=lambda failure: failure.is_passing))
-        if any(failure.is_misdirected for failure in failures):
+        await backoff.pause(min(failures, key=lambda failure: failure.is_retriable))
+        if any(failure.invalidates_metadata for failure in failures):
             for topic in {tp.topic for tp in tps}:
                 self._client.add_topic(topic)
             with suppress(TimeoutError):
@@ -477,15 +479,15 @@ class Cluster:
                     await self._client.force_metadata_update()
 
     async def send(self, node: int, request: Request[Any], group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:
-        """Send one request, once; raises Unsent, Unanswered, or Refused when the broker is too old to understand it."""
+        """Send one request, once; raises NotSent, NoResponse, or BrokerError when the broker is too old to understand it."""
         try:
             return await self._client.send(node, request, group=group)
         except NodeNotReadyError as error:
-            raise Unsent(str(error)) from error
+            raise NotSent(str(error)) from error
         except (IncompatibleBrokerVersion, NotImplementedError) as error:
-            raise Refused(Code.UNSUPPORTED_VERSION, type(request).__name__) from error
+            raise BrokerError(Code.UNSUPPORTED_VERSION, type(request).__name__) from error
         except KafkaError as error:
-            raise Unanswered(f"{type(request).__name__} to broker {node}: {error}") from error
+            raise NoResponse(f"{type(request).__name__} to broker {node}: {error}") from error
 
     async def coordinate(
         self,
@@ -499,17 +501,17 @@ class Cluster:
     ) -> Any:
         """Ask the coordinator of a group or a transactional.id until it answers well.
 
-        Raises Refused when it never will, OutOfTime when the backoff has a deadline, and Unanswered when an answer is
+        Raises BrokerError when it never will, DeadlineExceeded when the backoff has a deadline, and Unanswered when an answer is
         lost to a request that is not *repeatable*.
         """
         while True:
             try:
                 response = await self.send(await self._coordinator(role, key), request, ConnectionGroup.COORDINATION)
                 check(errors(response))
-            except Failed as error:
-                if isinstance(error, Unanswered) and not repeatable:
+            except RequestFailed as error:
+                if isinstance(error, NoResponse) and not repeatable:
                     raise
-                if error.is_misdirected:
+                if error.invalidates_metadata:
                     self._coordinators.pop((role, key), None)
                 await backoff.pause(error)
             else:
@@ -518,7 +520,7 @@ class Cluster:
     def _any_node(self) -> int:
         node: int | None = self._client.get_random_node()
         if node is None:
-            raise Unsent("no broker is known")
+            raise NotSent("no broker is known")
         return node
 
     async def _coordinator(self, role: CoordinationType, key: str) -> int:
@@ -527,8 +529,8 @@ class Cluster:
         if node is None:
             try:
                 found = await self.send(self._any_node(), FindCoordinatorRequest(key, role))
-            except Unanswered as error:
-                raise Unsent(str(error)) from error
+            except NoResponse as error:
+                raise NotSent(str(error)) from error
             check([(found.error_code, f"the coordinator of {key}")])
             node = self._coordinators[role, key] = found.coordinator_id
         return node
@@ -547,10 +549,10 @@ class Cluster:
         found: dict[TopicPartition, int] = {}
         backoff = Backoff(what)
 
-        async def ask(node: int | None, tps: list[TopicPartition]) -> Failed | None:
+        async def ask(node: int | None, tps: list[TopicPartition]) -> RequestFailed | None:
             try:
                 if node is None:
-                    raise Refused(Code.LEADER_NOT_AVAILABLE, tps[0].topic)
+                    raise BrokerError(Code.LEADER_NOT_AVAILABLE, tps[0].topic)
                 response = await self.send(node, request(by_topic({tp: wanted[tp] for tp in tps})))
                 errors = []
                 for topic, rows, *_ in response.topics:
@@ -559,7 +561,7 @@ class Cluster:
                             found[TopicPartition(topic, partition)] = number
                         errors.append((code, f"{topic}[{partition}]"))
                 check(errors)
-            except Failed as error:
+            except RequestFailed as error:
                 return error
             return None
 

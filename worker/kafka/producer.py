@@ -51,14 +51,14 @@ from worker.kafka.cluster import (
     GRANT,
     SERVER_SECONDS,
     Backoff,
+    BrokerError,
     Cluster,
+    DeadlineExceeded,
     Errors,
-    Failed,
     Membership,
+    NoResponse,
     NotMember,
-    OutOfTime,
-    Refused,
-    Unanswered,
+    RequestFailed,
     by_topic,
     each_partition,
     raise_when_not_member,
@@ -123,22 +123,22 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
-class Aborted(Exception):
+class TransactionAborted(Exception):
     """The transaction did not happen, nothing of it is or will be visible; the same may be committed again."""
 
 
-class Unknown(Exception):
+class OutcomeUnknown(Exception):
     """What became of the transaction is unknown, or this producer is fenced, or no longer a member of its group.
 
     Keep nothing of it, and open again, beginning with `init`.
     """
 
 
-class Unwritable(Exception):
+class TransactionRejected(Exception):
     """The transaction did not happen and never will: the message says what to change."""
 
 
-class TooLarge(Unwritable):
+class TooLarge(TransactionRejected):
     """It is that because a topic does not take so large a batch."""
 
 
@@ -179,7 +179,7 @@ class TransactionalProducer:
     async def init(self) -> None:
         """End what an earlier life, or the last transaction, left open; wait until that is done.
 
-        Raises Unwritable and Unknown.
+        Raises TransactionRejected and OutcomeUnknown.
         """
         self._is_open = False
         self._identity = await self._raise_epoch(self.transactional_id)
@@ -199,15 +199,15 @@ class TransactionalProducer:
     ) -> dict[TopicPartition, int]:
         """Write the records and the group's offsets with their metadata in one transaction.
 
-        After all records are written and before the transaction ends, *check* may raise Aborted.
+        After all records are written and before the transaction ends, *check* may raise TransactionAborted.
 
         Returns for each partition written the offset after its last record; a partition is missing where the broker
         only remembers that it has the records. Nothing is sent when there is nothing to write.
 
-        Raises Aborted, Unknown, Unwritable; and ValueError, with nothing sent, for a membership that is none (7).
+        Raises TransactionAborted, OutcomeUnknown, TransactionRejected; and ValueError, with nothing sent, for a membership that is none (7).
         """
         if not self._is_open:
-            raise Unknown(f"{self.transactional_id} is not open: call init first")
+            raise OutcomeUnknown(f"{self.transactional_id} is not open: call init first")
         if offsets:
             membership.check()
         batches = self._encode(records)
@@ -229,16 +229,16 @@ class TransactionalProducer:
             await self._end(commit=True)
             self._is_open = True
             return ends
-        if not isinstance(failure, NotMember | Unwritable | Aborted):
+        if not isinstance(failure, NotMember | TransactionRejected | TransactionAborted):
             raise failure
         try:
             await self._end(commit=False)
-        except Unknown:
-            if isinstance(failure, Aborted):
+        except OutcomeUnknown:
+            if isinstance(failure, TransactionAborted):
                 raise
         if isinstance(failure, NotMember):
-            raise Unknown(f"{self.transactional_id} lost its membership: {failure}") from failure
-        self._is_open = isinstance(failure, Aborted)
+            raise OutcomeUnknown(f"{self.transactional_id} lost its membership: {failure}") from failure
+        self._is_open = isinstance(failure, TransactionAborted)
         raise failure
 
     async def _raise_epoch(self, transactional_id: str) -> _Identity:
@@ -270,7 +270,7 @@ class TransactionalProducer:
             heads = self._heads(batches)
             throttled_seconds = self._cluster.throttles.seconds(heads)
             if throttled_seconds > 0 and asyncio.get_running_loop().time() + throttled_seconds > deadline:
-                raise (Unknown if backoff.in_doubt else Aborted)(
+                raise (OutcomeUnknown if backoff.in_doubt else TransactionAborted)(
                     f"a quota of the broker throttles it for {throttled_seconds:.1f} s, longer than it may last"
                 )
             answers = await asyncio.gather(*(self._produce(node, batch) for node, batch in heads.items()))
@@ -303,21 +303,23 @@ class TransactionalProducer:
 
     async def _produce(
         self, node: int | None, batches: Mapping[TopicPartition, _Batch]
-    ) -> Mapping[TopicPartition, int | Failed]:
+    ) -> Mapping[TopicPartition, int | RequestFailed]:
         """Send one request; give for each partition the offset of its first record, or what went wrong."""
         if node is None:
-            return {tp: Refused(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]") for tp in batches}
+            return {tp: BrokerError(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]") for tp in batches}
         rows = by_topic({tp: batch.content for tp, batch in batches.items()})
         try:
             response = await self._cluster.send(
                 node, ProduceRequest(self.transactional_id, SERVER_SECONDS * 1000, rows)
             )
-        except Failed as error:
+        except RequestFailed as error:
             return dict.fromkeys(batches, error)
         return {
             TopicPartition(topic, partition): base
             if code in _WRITTEN
-            else Refused(code, f"{topic}[{partition}], {len(batches[TopicPartition(topic, partition)].content)} bytes")
+            else BrokerError(
+                code, f"{topic}[{partition}], {len(batches[TopicPartition(topic, partition)].content)} bytes"
+            )
             for topic, answers in response.topics
             for partition, code, base, *_ in answers
         }
@@ -355,7 +357,7 @@ class TransactionalProducer:
             )
 
     async def _end(self, *, commit: bool) -> None:
-        """End the transaction; raises Unknown unless the coordinator says that it did."""
+        """End the transaction; raises OutcomeUnknown unless the coordinator says that it did."""
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds * (1 - _SENDING_SHARE)
         try:
             await self._cluster.coordinate(
@@ -366,8 +368,8 @@ class TransactionalProducer:
                 Backoff(f"ending a transaction of {self.transactional_id}", deadline),
                 repeatable=False,
             )
-        except (OutOfTime, Failed) as error:
-            raise Unknown(f"{'commit' if commit else 'abort'} not confirmed: {error}") from error
+        except (DeadlineExceeded, RequestFailed) as error:
+            raise OutcomeUnknown(f"{'commit' if commit else 'abort'} not confirmed: {error}") from error
 
     # -------------------------------------------------------------------------------------------------- encoding
 
@@ -403,14 +405,14 @@ class TransactionalProducer:
         return DefaultRecordBatchBuilder(_MAGIC, self._codec, 1, *self._identity, sequence, size)
 
 
-def _is_doubtful(failure: Failed) -> bool:
+def _is_doubtful(failure: RequestFailed) -> bool:
     """Whether a batch that was not written well may be written nevertheless (5)."""
-    return isinstance(failure, Unanswered) or (isinstance(failure, Refused) and failure.code in _MAYBE_WRITTEN)
+    return isinstance(failure, NoResponse) or (isinstance(failure, BrokerError) and failure.code in _MAYBE_WRITTEN)
 
 
 def _gravest(outcomes: Iterable[object]) -> BaseException | None:
     """Choose among the failures of a transaction: first what is unknown, last what may be tried again."""
-    order = NotMember, TooLarge, Unwritable, Aborted
+    order = NotMember, TooLarge, TransactionRejected, TransactionAborted
     failures = [it for it in outcomes if isinstance(it, BaseException)]
     return min(failures, key=lambda it: order.index(type(it)) if type(it) in order else -1, default=None)
 
@@ -420,13 +422,13 @@ def _judged(backoff: Backoff) -> Iterator[None]:
     """Turn what went wrong with a request into what it means for the transaction (3)."""
     try:
         yield
-    except OutOfTime as error:
-        raise (Unknown if backoff.in_doubt else Aborted)(str(error)) from error
-    except Unanswered as error:
-        raise Unknown(str(error)) from error
-    except Refused as refusal:
+    except DeadlineExceeded as error:
+        raise (OutcomeUnknown if backoff.in_doubt else TransactionAborted)(str(error)) from error
+    except NoResponse as error:
+        raise OutcomeUnknown(str(error)) from error
+    except BrokerError as refusal:
         raise_when_not_member(refusal)
         if backoff.in_doubt or refusal.code not in _REMEDIES:
-            raise Unknown(str(refusal)) from refusal
+            raise OutcomeUnknown(str(refusal)) from refusal
         told = f"{refusal}: {_REMEDIES[refusal.code]}"
-        raise (TooLarge if refusal.code == Code.MESSAGE_TOO_LARGE else Unwritable)(told) from refusal
+        raise (TooLarge if refusal.code == Code.MESSAGE_TOO_LARGE else TransactionRejected)(told) from refusal

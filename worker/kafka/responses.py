@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from worker.kafka.cluster import DENIED, GRANT, Refused
+from worker.kafka.cluster import DENIED, GRANT, BrokerError
 from worker.kafka.protocol import Code
 from worker.kafka.unreadable import Unreadable
 
@@ -139,7 +139,7 @@ def judge(api: Api, code: int) -> Outcome:
     """Return what follows from an error code in the answer to a request."""
     if code == Code.NONE or code in _HANDLED[api]:
         return Outcome.HANDLED
-    if Refused(code, "").is_passing or code in _ALSO_RETRIABLE or code in _RETRIED.get(api, ()):
+    if BrokerError(code, "").is_retriable or code in _ALSO_RETRIABLE or code in _RETRIED.get(api, ()):
         return Outcome.RETRY
     return Outcome.END
 
@@ -180,7 +180,7 @@ class Watch:
             return answer
         code, tp = max(errors, key=lambda error: _GRAVITY[judge(api, error[0])])
         outcome = judge(api, code)
-        refusal = Refused(code, f"group {self._group}" if tp is None else f"{tp.topic}/{tp.partition}")
+        refusal = BrokerError(code, f"group {self._group}" if tp is None else f"{tp.topic}/{tp.partition}")
         if outcome is Outcome.END:
             self._end(_fatal(api, refusal, request, tp))
         else:
@@ -194,7 +194,7 @@ class Watch:
                 return answer  # other partitions have their records in it
         raise _Judged(f"{api.title}: {refusal}")
 
-    def _report(self, api: Api, outcome: Outcome, refusal: Refused) -> None:
+    def _report(self, api: Api, outcome: Outcome, refusal: BrokerError) -> None:
         """Log a failure, unless one was logged just before (R4)."""
         now = asyncio.get_running_loop().time()
         since, attempts, reported = self._streaks.get(api, _Streak(now, 0, None))
@@ -221,7 +221,7 @@ def _errors(api: Api, answer: Any) -> Iterator[tuple[int, TopicPartition | None]
             yield row[2 if api is Api.OFFSET_FETCH else 0], TopicPartition(topic, partition)
 
 
-def _fatal(api: Api, refusal: Refused, request: Any, tp: TopicPartition | None) -> Exception:
+def _fatal(api: Api, refusal: BrokerError, request: Any, tp: TopicPartition | None) -> Exception:
     """Return what ends the worker over a code."""
     if api is Api.FETCH and tp is not None and refusal.code in _DAMAGES:
         offset = next(

@@ -33,9 +33,9 @@ from worker.codec.headers import TYPES
 from worker.codec.lines import read
 from worker.local.child import Child
 from worker.local.kafka import LocalKafka
-from worker.local.simulator import foretell
-from worker.local.tally import Pace, Place, Tally, place_of
-from worker.local.view import Moment, View, report
+from worker.local.simulator import simulate_with_outcomes
+from worker.local.tally import Pace, Place, Reconciliation, place_of
+from worker.local.view import Progress, View, report
 from worker.pipeline import outcomes
 from worker.pipeline.topology import Topology
 from worker.settings import PREFIX
@@ -60,7 +60,7 @@ class LiveFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RunOptions:
     """What a person asks for: *rate* records a second, *count* of them or a day's, of the day that *seed* names."""
 
     rate: float
@@ -69,7 +69,7 @@ class Wish:
     store: str
 
 
-def live(wish: Wish, screen: Console, worker: Sequence[str] = WORKER) -> int:
+def live(wish: RunOptions, screen: Console, worker: Sequence[str] = WORKER) -> int:
     """Run until all that was asked for is sent and accounted for, or until Ctrl-C or SIGTERM; give the exit status.
 
     It is 1 when something was not as foretold, and 130 when a run with a count was broken off. Raises LiveFailed, or
@@ -139,8 +139,8 @@ def word_of(topology: Topology, record: Fetched) -> tuple[Place | None, str, str
 class _Run:
     """One run, from the worker's start until all is accounted for."""
 
-    def __init__(self, wish: Wish, connection: Connection, check: Callable[[], None], view: View) -> None:
-        self.tally = Tally()
+    def __init__(self, wish: RunOptions, connection: Connection, check: Callable[[], None], view: View) -> None:
+        self.tally = Reconciliation()
         self._wish = wish
         self._connection = connection
         self._check = check
@@ -187,7 +187,7 @@ class _Run:
         """Send what the simulator makes, at the pace that was asked for; the first record alone."""
         rate, count = self._wish.rate, self._wish.count or int(self._wish.rate * _A_DAY_SECONDS)
         pace = Pace(rate, self._started)
-        for sent, (record, outcome) in enumerate(foretell(count, self._wish.seed, _milliseconds), 1):
+        for sent, (record, outcome) in enumerate(simulate_with_outcomes(count, self._wish.seed, _milliseconds), 1):
             (line,) = read([orjson.dumps(record)])
             await sender.put(line, (outcome, time.monotonic()))
             if sent == 1:
@@ -259,7 +259,7 @@ class _Run:
         for task in self._tasks:
             if task.done():
                 task.result()
-        self._view.show(self.tally, Moment(self._doing, self.seconds, self._lag))
+        self._view.show(self.tally, Progress(self._doing, self.seconds, self._lag))
         came, now = self.tally.came.total(), time.monotonic()
         is_idle = self._doing == "running" and not self.tally.on_the_way
         if is_idle or (came, self._lag) != (self._last.came, self._last.lag):

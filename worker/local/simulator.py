@@ -648,7 +648,7 @@ def _framed(value: Json) -> str:
     return "\x00\x00\x00\x00\x07" + orjson.dumps(value).decode()
 
 
-def foretell(count: int, seed: int, clock: Callable[[], int] | None = None) -> Iterator[tuple[Json, str]]:
+def simulate_with_outcomes(count: int, seed: int, clock: Callable[[], int] | None = None) -> Iterator[tuple[Json, str]]:
     """Yield *count* update records in the form of the contract's section 11, each with what will become of it.
 
     The outcome is SNAPSHOT, DRY_RUN, DUPLICATE, or one of REJECTED (pipeline/outcomes.py). The worker's application_id is taken to be
@@ -687,4 +687,4 @@ def simulate(count: int, seed: int) -> Iterator[Json]:
     >>> list(simulate(1000, seed=1)) == list(simulate(1000, seed=1))
     True
     """
-    return (record for record, _ in foretell(count, seed))
+    return (record for record, _ in simulate_with_outcomes(count, seed))

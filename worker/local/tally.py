@@ -60,14 +60,14 @@ class Pace:
         return max(0.0, round(self.started + sent / self.rate - now, 6))
 
 
-class Came(NamedTuple):
+class Sighting(NamedTuple):
     """Word of an update record: its *outcome*, as the simulator foretells it, when it was sent or came out."""
 
     outcome: str
     at: float
 
 
-class Tally:
+class Reconciliation:
     """Counts what is sent and what comes out, and finds for each record whether that is what was foretold."""
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ class Tally:
         self.wrong: list[str] = []
         self.latencies = Latencies()
         self.recent = Latencies(RECENT)
-        self._pending: dict[Place, Came] = {}
-        self._early: dict[Place, Came] = {}
+        self._pending: dict[Place, Sighting] = {}
+        self._early: dict[Place, Sighting] = {}
 
     @property
     def on_the_way(self) -> int:
@@ -92,7 +92,7 @@ class Tally:
         """Hear that a record is on the input topic, sent at *at*."""
         self.sent[outcome] += 1
         if outcome != DUPLICATE:
-            self._meet(place, Came(outcome, at), self._early.pop(place, None))
+            self._meet(place, Sighting(outcome, at), self._early.pop(place, None))
 
     def receive(self, place: Place | None, outcome: str, event: str, at: float) -> None:
         """Hear what was published, of which record, read at *at*; a snapshot tells what happened, its *event*."""
@@ -101,9 +101,9 @@ class Tally:
         if place is None:
             return
         self.came[outcome] += 1
-        self._meet(place, self._pending.pop(place, None), Came(outcome, at))
+        self._meet(place, self._pending.pop(place, None), Sighting(outcome, at))
 
-    def _meet(self, place: Place, foretold: Came | None, came: Came | None) -> None:
+    def _meet(self, place: Place, foretold: Sighting | None, came: Sighting | None) -> None:
         if foretold is None and came is not None:
             self._early[place] = came
         elif came is None and foretold is not None:

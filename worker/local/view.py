@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from worker.local.tally import Latencies, Tally, numbered, outcomes
+from worker.local.tally import Latencies, Reconciliation, numbered, outcomes
 from worker.pipeline import outcomes as names
 from worker.tools.summary import blank_table, rejections
 
@@ -17,7 +17,7 @@ LINE_SECONDS = 5
 FLAWS_SHOWN = 20
 
 
-class Moment(NamedTuple):
+class Progress(NamedTuple):
     """What there is to say of a live run besides its tally."""
 
     doing: str
@@ -46,7 +46,7 @@ class View:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, tally: Tally, now: Moment) -> None:
+    def show(self, tally: Reconciliation, now: Progress) -> None:
         """Show how the run is going."""
         if self._live is not None:
             self._live.update(_picture(tally, now, self._address), refresh=True)
@@ -55,7 +55,7 @@ class View:
             self._screen.print(_line(tally, now), highlight=False, soft_wrap=True)
 
 
-def report(screen: Console, tally: Tally, seconds: float, flaws: Sequence[str], *, is_whole: bool) -> None:
+def report(screen: Console, tally: Reconciliation, seconds: float, flaws: Sequence[str], *, is_whole: bool) -> None:
     """Print what came of a run; of one that was broken off, what is still under way is no flaw."""
     screen.print(_tables(tally))
     screen.print(f"{seconds:.1f} s, from send to receipt {_latency(tally.latencies)}", highlight=False)
@@ -70,13 +70,13 @@ def report(screen: Console, tally: Tally, seconds: float, flaws: Sequence[str], 
     screen.print(verdict, soft_wrap=True)
 
 
-def _line(tally: Tally, now: Moment) -> str:
+def _line(tally: Reconciliation, now: Progress) -> str:
     lag = "?" if now.lag is None else f"{now.lag:,}"
     flow = f"{numbered(tally.sent.total(), 'record')} in: {outcomes(tally.came)}"
     return f"{now.seconds:.0f} s, {now.doing}: {flow}; lag {lag}; {_latency(tally.recent)}"
 
 
-def _picture(tally: Tally, now: Moment, address: str) -> RenderableType:
+def _picture(tally: Reconciliation, now: Progress, address: str) -> RenderableType:
     figures = Table.grid(padding=(0, 3))
     figures.add_row("records in", f"{tally.sent.total():,}")
     figures.add_row("snapshots out", f"{tally.came[names.SNAPSHOT]:,}")
@@ -89,7 +89,7 @@ def _picture(tally: Tally, now: Moment, address: str) -> RenderableType:
     return Group(title, "", figures, "", _tables(tally))
 
 
-def _tables(tally: Tally) -> RenderableType:
+def _tables(tally: Reconciliation) -> RenderableType:
     events = blank_table("Snapshots", "what happened", "snapshots")
     for event, number in tally.events.most_common():
         events.add_row(event.replace("_", " "), f"{number:,}")

@@ -27,7 +27,7 @@ from msgspec import Struct
 from worker.codec.records import ConsumerRecord, Origin, ProducerRecord
 from worker.domain.model import Request
 from worker.domain.profile import Claim
-from worker.domain.session import Folded
+from worker.domain.session import FoldResult
 from worker.pipeline.ledger import Ledger
 
 K = TypeVar("K")
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     records: Sequence[ConsumerRecord]
 
 
-class Arrival(Struct, frozen=True, gc=False):
+class ParsedUpdate(Struct, frozen=True, gc=False):
     """An update record whose fields are valid, and where it was taken from (its topic here and its offset there).
 
     *value* is as it arrived; *text* is what was wrapped in it.
@@ -64,15 +64,15 @@ class Arrival(Struct, frozen=True, gc=False):
 class Pending(Struct, frozen=True, gc=False):
     """An arrival whose claim waits for its verdict, with the snapshot that it will be then but for firstSession."""
 
-    arrival: Arrival
+    arrival: ParsedUpdate
     profile_id: str
     claim: Claim
-    folded: Folded
+    folded: FoldResult
     snapshot: bytes
     events: bytes
 
 
-class LostRecords(Exception):
+class RecordsDeleted(Exception):
     """Records that were not done yet are not in the topic any more: what they said cannot be folded."""
 
 
@@ -120,12 +120,12 @@ class MemoryTable(dict[K, V]):
             self.end = end
 
 
-class Layer(Generic[K, V]):
+class TableOverlay(Generic[K, V]):
     """What a cycle changes of a table, over what was committed or is about to be; None stands for a removed key."""
 
     __slots__ = ("_base", "changes")
 
-    def __init__(self, base: "Table[K, V] | Layer[K, V]") -> None:
+    def __init__(self, base: "Table[K, V] | TableOverlay[K, V]") -> None:
         self._base = base
         self.changes: dict[K, V | None] = {}
 
@@ -139,7 +139,7 @@ class Layer(Generic[K, V]):
         """Change a key, or remove it with None."""
         self.changes[key] = value
 
-    def rest_on(self, base: Table[K, V]) -> None:
+    def rebase(self, base: Table[K, V]) -> None:
         """Lie over a table that has taken up the layer below."""
         self._base = base
 
@@ -154,7 +154,7 @@ class Lane:
         self.table = table
         self.ledgers = {topic: ledgers.get(topic) or Ledger() for topic in stage.reads}
         self.heads = MemoryTable[bytes, Pending]()
-        self.followers = MemoryTable[bytes, tuple[Arrival, ...]]()
+        self.followers = MemoryTable[bytes, tuple[ParsedUpdate, ...]]()
         self.asked = MemoryTable[tuple[str, Claim], tuple[Pending, ...]]()
         self.counts: Counter[str] = Counter()
         self.queued: dict[str, deque[ConsumerRecord]] = {topic: deque() for topic in stage.reads}
@@ -174,7 +174,7 @@ class Lane:
     def queue(self, batch: Batch) -> bool:
         """Queue what is new of a batch; False when it starts too late and has to be fetched from `position` (N3).
 
-        Raises LostRecords when the batch passes a record that is not done without bringing it.
+        Raises RecordsDeleted when the batch passes a record that is not done without bringing it.
         """
         topic, end = batch.topic, self._ends[batch.topic]
         if batch.start > end:
@@ -188,7 +188,7 @@ class Lane:
                 self.again[topic, record.offset] = record
         self._ends[topic] = max(end, batch.end)
         if self._missing and (lost := [at for at in self._missing if at[0] == topic and at[1] < batch.end]):
-            raise LostRecords(f"{topic}/{self.partition} no longer holds {len(lost)} records, first {min(lost)[1]}")
+            raise RecordsDeleted(f"{topic}/{self.partition} no longer holds {len(lost)} records, first {min(lost)[1]}")
         return True
 
     def has_work(self) -> bool:
@@ -209,10 +209,10 @@ class Overlay:
         self.lane = lane
         self.partition = lane.partition
         state = below or lane
-        self.table: Layer[bytes, bytes] = Layer(state.table)
-        self.heads: Layer[bytes, Pending] = Layer(state.heads)
-        self.followers: Layer[bytes, tuple[Arrival, ...]] = Layer(state.followers)
-        self.asked: Layer[tuple[str, Claim], tuple[Pending, ...]] = Layer(state.asked)
+        self.table: TableOverlay[bytes, bytes] = TableOverlay(state.table)
+        self.heads: TableOverlay[bytes, Pending] = TableOverlay(state.heads)
+        self.followers: TableOverlay[bytes, tuple[ParsedUpdate, ...]] = TableOverlay(state.followers)
+        self.asked: TableOverlay[tuple[str, Claim], tuple[Pending, ...]] = TableOverlay(state.asked)
         self.ledgers: dict[str, Ledger] = {topic: ledger.copy() for topic, ledger in state.ledgers.items()}
         self.out: list[ProducerRecord] = []
         self.counts: Counter[str] = Counter()
@@ -274,10 +274,10 @@ class Overlay:
             for _record in range(taken):
                 queued.popleft()
         if above is not None:
-            above.table.rest_on(lane.table)
-            above.heads.rest_on(lane.heads)
-            above.followers.rest_on(lane.followers)
-            above.asked.rest_on(lane.asked)
+            above.table.rebase(lane.table)
+            above.heads.rebase(lane.heads)
+            above.followers.rebase(lane.followers)
+            above.asked.rebase(lane.asked)
             above._first = dict.fromkeys(lane.stage.reads, 0)
 
     def _not_done(self) -> list[tuple[str, int]]:

@@ -41,9 +41,9 @@ from worker.domain.limits import Rules
 from worker.domain.model import Request, Session
 from worker.domain.profile import Claim
 from worker.domain.rejections import Rejection, must_be, placed, shown
-from worker.domain.session import Folded, fold, v1_view
+from worker.domain.session import FoldResult, fold, v1_view
 from worker.pipeline import outcomes
-from worker.pipeline.lane import Arrival, Overlay, Pending
+from worker.pipeline.lane import Overlay, ParsedUpdate, Pending
 from worker.pipeline.topology import HEADERS_BYTES, Topology
 
 _DEMOTION_BYTES = 640
@@ -100,7 +100,7 @@ class Sessions:
             if home != overlay.partition:
                 self._forward(overlay, home, key, value, origin)
                 return False
-        arrival = Arrival(topic, record.offset, key, origin, value, text, request)
+        arrival = ParsedUpdate(topic, record.offset, key, origin, value, text, request)
         if overlay.heads.get(key) is not None and not _stands_alone(request):
             overlay.ledgers[topic].park(record.offset, is_head=False)
             overlay.followers.put(key, (*(overlay.followers.get(key) or ()), arrival))
@@ -120,7 +120,7 @@ class Sessions:
         overlay.counts[outcomes.FORWARDED] += 1
         overlay.out.append(encode_stray(self.topology.rekeyed, home, key, value, origin))
 
-    def _apply(self, overlay: Overlay, arrival: Arrival, entry: bytes | None) -> bool:
+    def _apply(self, overlay: Overlay, arrival: ParsedUpdate, entry: bytes | None) -> bool:
         """Fold an arrival into its session, the table's *entry*; tell whether it has to wait for a verdict."""
         origin, value, text, request = arrival.origin, arrival.value, arrival.text, arrival.request
         if _stands_alone(request):
@@ -159,7 +159,7 @@ class Sessions:
         self._publish(overlay, arrival, folded, snapshot, events)
         return False
 
-    def _oversize(self, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> Rejection | None:
+    def _oversize(self, arrival: ParsedUpdate, folded: FoldResult, snapshot: bytes, events: bytes) -> Rejection | None:
         """Refuse a snapshot that is too large for the operator, or for its topic (S8)."""
         limit, topic_bytes = self.rules.max_snapshot_bytes, self.topic_bytes
         has_profile = folded.session.profileId != ""
@@ -183,7 +183,7 @@ class Sessions:
         )
         return Rejection("record_too_large", "", message)
 
-    def _delete(self, overlay: Overlay, arrival: Arrival) -> None:
+    def _delete(self, overlay: Overlay, arrival: ParsedUpdate) -> None:
         overlay.table.put(arrival.key, None)
         overlay.counts["deleted"] += 1
         headers = self._headers.of(cause_of(arrival.origin, arrival.request.occurred_at), "deleted")
@@ -191,7 +191,9 @@ class Sessions:
 
     # -------------------------------------------------------------------------------------- claims and verdicts
 
-    def _claim(self, overlay: Overlay, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> None:
+    def _claim(
+        self, overlay: Overlay, arrival: ParsedUpdate, folded: FoldResult, snapshot: bytes, events: bytes
+    ) -> None:
         """Ask for a verdict, unless that was done before a crash (S5), and let the arrival wait for it (S1)."""
         request, session = arrival.request, folded.session
         profile_id = session.profileId
@@ -271,7 +273,9 @@ class Sessions:
 
     # ------------------------------------------------------------------------------------------------- publishing
 
-    def _publish(self, overlay: Overlay, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> None:
+    def _publish(
+        self, overlay: Overlay, arrival: ParsedUpdate, folded: FoldResult, snapshot: bytes, events: bytes
+    ) -> None:
         """Publish the snapshot of an accepted record, and make it the session's state unless it was a dry run."""
         key, origin, request = arrival.key, arrival.origin, arrival.request
         what = cause_of(origin, request.occurred_at)

@@ -5,7 +5,7 @@ is asked before a client is: first what it speaks, then for the login, then for 
 and together they take less than 10 seconds, for all addresses at once.
 
 W1. An address where Kafka answers as configured is enough.
-W2. What a broker refuses for good, such as a login, is not tried again: NotLetIn. So is a broker that is too old.
+W2. What a broker refuses for good, such as a login, is not tried again: AccessDenied. So is a broker that is too old.
 W3. Everything else may pass: Unreachable. Its message says what answers there instead, and names the setting.
 """
 
@@ -27,7 +27,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from worker.kafka.cluster import DENIED, GRANT, Refused
+from worker.kafka.cluster import DENIED, GRANT, BrokerError
 from worker.kafka.connection import Connection, Refusal, UnusableFile, failure
 from worker.kafka.responses import ClientEnded, remedy
 from worker.kafka.versions import too_old
@@ -72,7 +72,7 @@ class _NoConnection(OSError):
     """No connection within ANSWER_SECONDS."""
 
 
-class NotLetIn(Exception):
+class AccessDenied(Exception):
     """A broker refuses the worker, or the worker the broker; the message says what to do, without any secret."""
 
 
@@ -81,24 +81,24 @@ class Unreachable(Exception):
 
 
 async def check_brokers(settings: Settings) -> None:
-    """Return if a broker can be reached; raise NotLetIn when one refuses for good, else Unreachable."""
+    """Return if a broker can be reached; raise AccessDenied when one refuses for good, else Unreachable."""
     asked = [asyncio.ensure_future(_problem(address.strip(), settings)) for address in settings.brokers.split(",")]
     try:
         for answered in asyncio.as_completed(asked):
-            with suppress(NotLetIn):
+            with suppress(AccessDenied):
                 if await answered is None:
                     return
     finally:
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
-    raise Unreachable("; ".join(str(task.result()) for task in asked))  # NotLetIn where that is the result
+    raise Unreachable("; ".join(str(task.result()) for task in asked))  # AccessDenied where that is the result
 
 
 async def watched(working: Awaitable[T], settings: Settings) -> T:
     """Return what an awaitable returns; cancel it and raise what ends every client, once there is such an error.
 
-    That is NotLetIn when a broker has refused the login for a minute, and OtherCluster.
+    That is AccessDenied when a broker has refused the login for a minute, and OtherCluster.
     """
     task: Any = asyncio.current_task()
 
@@ -108,7 +108,7 @@ async def watched(working: Awaitable[T], settings: Settings) -> T:
         task.cancel()
         if not isinstance(error, Refusal):
             return error
-        return NotLetIn(f"Kafka at {error.address} {_told(error.cause, settings)}. It has done so for a minute")
+        return AccessDenied(f"Kafka at {error.address} {_told(error.cause, settings)}. It has done so for a minute")
 
     watching = asyncio.ensure_future(watch())
     try:
@@ -122,7 +122,7 @@ async def watched(working: Awaitable[T], settings: Settings) -> T:
 
 
 async def _problem(address: str, settings: Settings) -> str | None:
-    """Return what is wrong with an address; raise NotLetIn when a broker there refuses for good."""
+    """Return what is wrong with an address; raise AccessDenied when a broker there refuses for good."""
     host, _, port = address.rpartition(":")
     place = _Place(address, host.strip("[]"), int(port))
     context = settings.connection().get("ssl_context")
@@ -131,7 +131,7 @@ async def _problem(address: str, settings: Settings) -> str | None:
         answer = await _ask(place, context, _HELLO)
     except (OSError, TimeoutError) as error:
         if why := _told(error, settings):
-            raise NotLetIn(f"Kafka at {address} {why}") from error
+            raise AccessDenied(f"Kafka at {address} {why}") from error
         if problem := _no_connection(place, error):
             return problem
         answer = None if isinstance(error, TimeoutError) else b""
@@ -148,11 +148,11 @@ async def _refusal(place: "_Place", settings: Settings) -> str | None:
     try:
         await opened.connect()
         if problem := too_old(opened.versions):
-            raise NotLetIn(f"Kafka at {place.address} {problem}")
+            raise AccessDenied(f"Kafka at {place.address} {problem}")
         brokers = (await opened.send(MetadataRequest([]))).brokers
     except (KafkaError, OSError, TimeoutError) as error:
         if why := _told(error, settings):
-            raise NotLetIn(f"Kafka at {place.address} {why}") from error
+            raise AccessDenied(f"Kafka at {place.address} {why}") from error
         if isinstance(error, KafkaConnectionError) and not settings.security_protocol.startswith("SASL"):
             return (
                 f"Kafka at {place.address} closes the connection after the first request: does it want a login? Set "
@@ -281,13 +281,13 @@ def _words(error: BaseException) -> str:
 
 def explained(error: Exception) -> Exception:
     """Return the error of a broker's refusal with what to do about it, and any other error as it is."""
-    if isinstance(error, Refused) and error.code in DENIED:
-        return NotLetIn(f"{error}: {GRANT}")
-    if type(error) is Refused:
+    if isinstance(error, BrokerError) and error.code in DENIED:
+        return AccessDenied(f"{error}: {GRANT}")
+    if type(error) is BrokerError:
         return ClientEnded(f"{error}: {remedy(error.code)}")
     if isinstance(error, KafkaError) and getattr(error, "errno", None) in DENIED:
         names = ", ".join(sorted(chain.from_iterable([it] if isinstance(it, str) else it for it in error.args)))
-        return NotLetIn(f"{names}: {type(error).__name__}: {GRANT}")
+        return AccessDenied(f"{names}: {type(error).__name__}: {GRANT}")
     return error
 
 

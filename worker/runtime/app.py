@@ -16,21 +16,21 @@ from yarl import URL
 
 from worker.kafka.cluster import Cluster
 from worker.kafka.connection import OtherCluster
-from worker.kafka.producer import TransactionalProducer, Unknown
+from worker.kafka.producer import OutcomeUnknown, TransactionalProducer
 from worker.pipeline.lane import Batch, Stage
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
-from worker.runtime.cycle import Cycle, TopicsChanged
-from worker.runtime.faust.driver import AsFetched
-from worker.runtime.faust.tables import InMemory, Kept, Table
+from worker.runtime.cycle import CommitLoop, TopicsChanged
+from worker.runtime.faust.driver import BatchSchema
+from worker.runtime.faust.tables import MemoryPartition, Table, TablePartition
 from worker.runtime.instance import claim
-from worker.runtime.opening import Opening, Parts, Tables
+from worker.runtime.opening import Dependencies, Opening, Tables
 from worker.runtime.stalls import Stalls
 from worker.settings import Settings, WrongSetting
 
 if TYPE_CHECKING:
-    from worker.runtime.stores.rocksdb import Folder
+    from worker.runtime.stores.rocksdb import StateDirectory
 
 _HEARTBEATS = 4  # in a session timeout
 
@@ -87,7 +87,7 @@ class App(faust.App):
         security = "" if settings.security_protocol == "PLAINTEXT" else " --command-config client.properties"
         self._tool = f"--bootstrap-server {settings.brokers}{security}"
         producer = TransactionalProducer(cluster, instance, settings.transaction_timeout_seconds)
-        self.cycle = Cycle(
+        self.cycle = CommitLoop(
             cluster,
             producer,
             lambda: self.consumer,
@@ -95,7 +95,7 @@ class App(faust.App):
             topology,
             settings.max_rejection_ratio,
         )
-        self.parts = Parts(cluster, producer, self.cycle, tables, sessions, settings.on_data_loss)
+        self.parts = Dependencies(cluster, producer, self.cycle, tables, sessions, settings.on_data_loss)
         self.agent(self._topic(*(topic for stage in stages for topic in stage.reads)), name="queue")(self._queue)
         self.on_partitions_revoked.connect(self._on_revoked)
 
@@ -106,7 +106,7 @@ class App(faust.App):
         """
         await self.parts.cluster.start()
         await self.parts.cluster.members(self.conf.id)
-        with suppress(Unknown):  # the opening does the same
+        with suppress(OutcomeUnknown):  # the opening does the same
             await self.parts.producer.init()
         await super().on_start()
         if self.conf.web_enabled:
@@ -142,24 +142,24 @@ class App(faust.App):
         opening: Opening = self.tables.recovery
         opening.again()
 
-    def _table(self, name: str, changelog: str, opener: Callable[[int], Kept], origins: str) -> Table:
+    def _table(self, name: str, changelog: str, opener: Callable[[int], TablePartition], origins: str) -> Table:
         table = Table(self, name, self._topic(changelog), opener, origins)
         self.tables.add(table)
         return table
 
     def _topic(self, *names: str) -> Any:
-        return self.topic(*names, schema=AsFetched())
+        return self.topic(*names, schema=BatchSchema())
 
-    def _opener(self, name: str) -> Callable[[int], Kept]:
+    def _opener(self, name: str) -> Callable[[int], TablePartition]:
         """Return what opens the partitions of the table *name*, where tables are kept."""
         if self._settings.store == "memory://":
-            return lambda _number: InMemory()
+            return lambda _number: MemoryPartition()
         return lambda number: self._folder.open(name, number)
 
     @cached_property
-    def _folder(self) -> "Folder":
+    def _folder(self) -> "StateDirectory":
         """The folder of tables on disk, for this app and the cluster and topics that the opening has found."""
-        from worker.runtime.stores.rocksdb import Folder  # noqa: PLC0415 (what it needs is an extra)
+        from worker.runtime.stores.rocksdb import StateDirectory  # noqa: PLC0415 (what it needs is an extra)
 
         identity, settings = self.cycle.identity, self._settings
         if identity is None:
@@ -167,7 +167,7 @@ class App(faust.App):
         topics = {name: identity.topics[name].id for name in self._topology.state().values()}
         stream = {"app id": settings.app_id, "cluster": identity.cluster_id, **topics}
         with _naming_the_data_folder(settings):
-            folder = Folder(settings.data_dir, stream)
+            folder = StateDirectory(settings.data_dir, stream)
         self._opened.callback(folder.close)
         return folder
 

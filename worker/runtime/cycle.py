@@ -50,9 +50,9 @@ from typing import Any, NamedTuple, Protocol
 from aiokafka import TopicPartition
 from mode import Service
 
-from worker.kafka.cluster import Cluster, Failed, Identity, Membership, NotMember, OutOfTime, Refused
+from worker.kafka.cluster import BrokerError, Cluster, DeadlineExceeded, Identity, Membership, NotMember, RequestFailed
 from worker.kafka.connection import OtherCluster
-from worker.kafka.producer import Aborted, TooLarge, TransactionalProducer, Unknown
+from worker.kafka.producer import OutcomeUnknown, TooLarge, TransactionAborted, TransactionalProducer
 from worker.pipeline import outcomes
 from worker.pipeline.lane import Batch, Lane, Overlay
 from worker.pipeline.ledger import differing
@@ -107,7 +107,7 @@ class TopicsChanged(Exception):
     """The cluster or the topics are not those that the worker's state was built from."""
 
 
-class _Replaced(Aborted):
+class _Replaced(TransactionAborted):
     """The transaction did not happen: it would have mixed two lives."""
 
 
@@ -150,7 +150,7 @@ class Rejections:
             self._rejected //= 2
 
 
-class Cycle(Service):
+class CommitLoop(Service):
     """Runs cycles over the lanes that are open.
 
     *source* gives the consumer, *lost* is called when the lanes were closed for the opening to find out what is committed
@@ -232,7 +232,7 @@ class Cycle(Service):
                 self._pending.commit.cancel()
             await self._idle.wait()
         if membership is not None:
-            with suppress(TimeoutError, Failed, OtherCluster):  # a mark serves monitoring tools alone
+            with suppress(TimeoutError, RequestFailed, OtherCluster):  # a mark serves monitoring tools alone
                 async with asyncio.timeout(MARK_SECONDS):
                     while not await self._mark(membership, changelogs):  # noqa: ASYNC110 (a broker gives no event)
                         await asyncio.sleep(_MARKER_SECONDS)
@@ -240,7 +240,7 @@ class Cycle(Service):
     def queue(self, tp: TopicPartition, batch: Batch) -> None:
         """Queue a batch for its lane; one that is not due is dropped.
 
-        Raises LostRecords when records are gone that had to be read again.
+        Raises RecordsDeleted when records are gone that had to be read again.
         """
         lane = self._by_source.get(tp)
         if lane is None:
@@ -352,12 +352,12 @@ class Cycle(Service):
         except _Replaced as error:
             self._lose(str(error))
             return False
-        except Aborted as error:
+        except TransactionAborted as error:
             self.log.warning("A transaction was aborted and is tried again: %s", error)
             self._is_cut = True
             await asyncio.sleep(_PAUSE_SECONDS)
             return False
-        except Unknown as error:
+        except OutcomeUnknown as error:
             self._lose(f"the outcome of a transaction is unknown: {error}")
             return False
         except TooLarge as error:
@@ -420,8 +420,8 @@ class Cycle(Service):
         """Raise _Replaced when a leader of the partitions knows another cluster or other topics (C11)."""
         try:
             answers = await self._cluster.identities(self._state, touched, deadline)
-        except OutOfTime as error:
-            raise Aborted(str(error)) from error
+        except DeadlineExceeded as error:
+            raise TransactionAborted(str(error)) from error
         for answer in answers:
             if answer.topics.keys() < {*self._state} or differing(stream_of(answer, self._state), self.stream):
                 raise _Replaced("the cluster or a topic is not the one that the worker started with")
@@ -466,7 +466,7 @@ class Cycle(Service):
         try:
             await self._cluster.purge(due)
             self._purged = offsets
-        except Refused as refusal:
+        except BrokerError as refusal:
             self.log.warning("What is done cannot be deleted: %s", refusal)
 
     # ------------------------------------------------------------------------------------------------- the fetching

@@ -62,12 +62,12 @@ from faust.types import TP
 from mode import Service
 
 from worker.kafka.cluster import Cluster, Identity, Membership, NotMember
-from worker.kafka.producer import TransactionalProducer, Unknown
-from worker.pipeline.lane import Lane, LostRecords, Stage
+from worker.kafka.producer import OutcomeUnknown, TransactionalProducer
+from worker.pipeline.lane import Lane, RecordsDeleted, Stage
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import TOPICS, Topology
-from worker.runtime.cycle import Cycle, TopicsChanged
+from worker.runtime.cycle import CommitLoop, TopicsChanged
 from worker.runtime.faust.tables import Partitions, Table
 from worker.runtime.topics import replaced
 
@@ -93,18 +93,18 @@ class SharedName(Exception):
     """Another live worker has the same transactional.id."""
 
 
-class Parts(NamedTuple):
+class Dependencies(NamedTuple):
     """What lanes are opened from, and for."""
 
     cluster: Cluster
     producer: TransactionalProducer
-    cycle: Cycle
+    cycle: CommitLoop
     tables: Mapping[Stage, Table]
     sessions: Sessions
     on_data_loss: Literal["fail", "earliest"]
 
 
-class Prepared(NamedTuple):
+class OpeningPlan(NamedTuple):
     """What the first steps found out: the lanes to open, each with the offsets that were committed last."""
 
     membership: Membership
@@ -141,8 +141,8 @@ class Opening(Recovery):
 
     def __init__(self, app: Any, tables: TableManager, **kwargs: Any) -> None:
         super().__init__(app, tables, **kwargs)
-        self._parts: Parts = app.parts
-        self._prepared: Prepared | None = None
+        self._parts: Dependencies = app.parts
+        self._prepared: OpeningPlan | None = None
         self._signal_recovery_end = self._restored = Latch()
         self._began = 0.0
         self._is_assigned = False
@@ -196,20 +196,20 @@ class Opening(Recovery):
         destination.clear()
         destination.update({TP(*tp): high - 1 for tp, (_low, high) in marks.items()})
 
-    async def _prepare(self, membership: Membership | None) -> Prepared:
+    async def _prepare(self, membership: Membership | None) -> OpeningPlan:
         """Take the steps 2 to 5; does not come back when this is no member of the group any more."""
         while membership is not None and membership.generation == self._generation_id:
             try:
                 return await self._resolve(membership)
             except NotMember:
                 break
-            except Unknown as error:
+            except OutcomeUnknown as error:
                 self.log.warning("Opening: %s", error)
                 await self.sleep(_PAUSE_SECONDS * (1 + random.random()))
         self.log.info("The assignment is not ours any more; waiting for the next")
         return await asyncio.Future()
 
-    async def _resolve(self, membership: Membership) -> Prepared:
+    async def _resolve(self, membership: Membership) -> OpeningPlan:
         cluster, producer, cycle, tables, sessions, on_data_loss = self._parts
         await cycle.check_topics()
         assignment = self.app.consumer.assignment()
@@ -257,7 +257,7 @@ class Opening(Recovery):
                 )
                 for source, changelog in sources.items()
             }
-        except (LostRecords, OffsetsMoved, TopicsChanged):
+        except (RecordsDeleted, OffsetsMoved, TopicsChanged):
             await cluster.verify(membership)  # raises NotMember: then another worker has moved on
             raise
         for ledger in ledgers.values():
@@ -266,7 +266,7 @@ class Opening(Recovery):
             source: ledger.commit() for source, ledger in ledgers.items() if ledger.commit() != commits[source]
         }
         await cluster.commit(membership, beginnings | owned)
-        return Prepared(membership, lanes, ledgers)
+        return OpeningPlan(membership, lanes, ledgers)
 
     async def _fence(self, members: set[str], recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
         """End what the recorded owners left open of whom no member is left (step 4)."""
@@ -361,7 +361,7 @@ class Opening(Recovery):
         """Count the records that were restored since the last call."""
         return sum(table.data.take_count() for table in self._parts.tables.values())
 
-    async def _check_origins(self, prepared: Prepared) -> None:
+    async def _check_origins(self, prepared: OpeningPlan) -> None:
         """Raise OffsetsMoved when a restored snapshot comes of a record that is not done by its ledger (O6)."""
         updates = self._parts.sessions.topology.updates
         for _stage, changelog in prepared.lanes:
@@ -375,7 +375,7 @@ class Opening(Recovery):
                     f"of offset {newest}: records would be counted twice. {_REMEDIES}"
                 )
 
-    def _are_restored(self, prepared: Prepared) -> bool:
+    def _are_restored(self, prepared: OpeningPlan) -> bool:
         """Tell whether each table partition stands for its changelog up to the high watermark."""
         for _stage, changelog in prepared.lanes:
             end = self._store(changelog).partition(changelog.partition).end
@@ -435,7 +435,7 @@ def _ledger(
 ) -> Ledger:
     """Return what was committed of a source, or where to start in a lane that was never open (O4).
 
-    Raises OffsetsMoved, and LostRecords unless the worker *skips* records that were deleted where it *may skip* them.
+    Raises OffsetsMoved, and RecordsDeleted unless the worker *skips* records that were deleted where it *may skip* them.
     """
     low, high = marks
     name = f"{source.topic}/{source.partition}"
@@ -467,7 +467,7 @@ def _ledger(
     told = f"{name}: committed offset {told}"
     if not (may_skip and skips):
         setting = "To skip them set SESSION_WORKER_ON_DATA_LOSS=earliest. Or: " if may_skip else ""
-        raise LostRecords(f"{told}. {setting}{_REMEDIES}")
+        raise RecordsDeleted(f"{told}. {setting}{_REMEDIES}")
     if ledger.next > high:
         log.warning("%s. Going on from %d; how many is not known, the partition was made anew", told, low)
         return Ledger(low, redo=ledger.next)

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from worker.kafka.connection import REFUSED_SECONDS
 from worker.pipeline.topology import Topology
-from worker.runtime.access import NotLetIn, Unreachable, check_brokers, explained, watched
+from worker.runtime.access import AccessDenied, Unreachable, check_brokers, explained, watched
 from worker.runtime.app import App, build_app
 from worker.runtime.topics import prepare
 from worker.settings import Settings
@@ -27,7 +27,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _CHATTY = ("faust", "mode", "aiokafka", "aiohttp", "rocksdict")
 
 
-class Once(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Passes what is said over and over, while a broker is away, once a minute.
 
     What a library says is the same when it only names another node or another partition; what we say is not.
@@ -51,7 +51,7 @@ def configure_logging() -> None:
     """Write what an operator wants to know to standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(_FORMAT))
-    handler.addFilter(Once())
+    handler.addFilter(RepeatFilter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -124,8 +124,8 @@ async def _prepared(settings: Settings, patience_seconds: float) -> Topology:
         try:
             await check_brokers(settings)
             return await prepare(settings)
-        except (Unreachable, NotLetIn) as error:
-            if isinstance(error, NotLetIn) and time.monotonic() >= deadline:
+        except (Unreachable, AccessDenied) as error:
+            if isinstance(error, AccessDenied) and time.monotonic() >= deadline:
                 raise
             log.warning("%s. Trying again", error)
         except KafkaError as error:

@@ -25,7 +25,7 @@ from aiokafka.client import CoordinationType
 from aiokafka.protocol.api import Request
 from mode import Service
 
-from worker.kafka.cluster import Backoff, Cluster, Failed, OutOfTime, Refused, check
+from worker.kafka.cluster import Backoff, BrokerError, Cluster, DeadlineExceeded, RequestFailed, check
 from worker.kafka.protocol import (
     Code,
     DescribeProducersRequest,
@@ -133,7 +133,7 @@ class Stalls(Service):
         abort = f"To abort it at once run: kafka-transactions.sh {self._tool} {where} --start-offset {offset}"
         try:
             return f"{found}{await self._producer(stall)}. {abort}"
-        except (Failed, OutOfTime) as error:
+        except (RequestFailed, DeadlineExceeded) as error:
             if not _is_too_old(error):
                 return f"{found}Its producer is not known: {error}. {abort}"
             return (
@@ -151,7 +151,7 @@ class Stalls(Service):
         producer, epoch = found[0]
         try:
             end = await self._end(stall.partition, producer)
-        except (Failed, OutOfTime) as error:
+        except (RequestFailed, DeadlineExceeded) as error:
             end = (
                 "brokers before Kafka 3.0 do not show until when it lasts"
                 if _is_too_old(error)
@@ -188,18 +188,18 @@ class Stalls(Service):
             try:
                 answers = await self._ask_all(ListTransactionsRequest(producer))
                 check((answer.error_code, "ListTransactions") for answer in answers)
-            except Failed as error:
+            except RequestFailed as error:
                 await backoff.pause(error)
             else:
                 return {row[0] for answer in answers for row in answer.transactions}
 
     async def _ask_all(self, request: Request[Any]) -> list[Any]:
-        """Return the answers of all brokers; raise Failed if none answers."""
+        """Return the answers of all brokers; raise RequestFailed if none answers."""
         asked = (self._cluster.send(node, request) for node in self._cluster.nodes())
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         answers = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
         for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not (isinstance(outcome, Failed) and answers):
+            if isinstance(outcome, BaseException) and not (isinstance(outcome, RequestFailed) and answers):
                 raise outcome
         return answers
 
@@ -211,7 +211,7 @@ class Stalls(Service):
             try:
                 response = await self._cluster.ask_leader(tp, request)
                 check((row[1], f"{tp.topic}/{tp.partition}") for _topic, rows, _ in response.topics for row in rows)
-            except Failed as error:
+            except RequestFailed as error:
                 await self._cluster.overcome([error], [tp], backoff)
             else:
                 return response
@@ -229,7 +229,7 @@ def _stalls(standing: Mapping[TopicPartition, Standing], now: float) -> Iterable
 
 def _is_too_old(error: Exception) -> bool:
     """Return True if the brokers do not know a request."""
-    return isinstance(error, Refused) and error.code == Code.UNSUPPORTED_VERSION
+    return isinstance(error, BrokerError) and error.code == Code.UNSUPPORTED_VERSION
 
 
 def _moment(seconds: float) -> str:

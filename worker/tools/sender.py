@@ -57,7 +57,7 @@ class NoSuchPartition(Exception):
     """A line names a partition that the topic does not have; the message has the line's number."""
 
 
-class NotSent(Exception):
+class SendFailed(Exception):
     """A record cannot be put on the topic; the message has its line, its partition, the limit, and what is on the topic."""
 
 
@@ -130,7 +130,7 @@ class Sender:
         self._last = 0
 
     async def put(self, line: Line, mark: Any = None) -> None:
-        """Add a record to the batch of its partition. Raises NotSent, also for a record before it, or NoSuchPartition."""
+        """Add a record to the batch of its partition. Raises SendFailed, also for a record before it, or NoSuchPartition."""
         if self._failures:
             await self.finish()
         limits, partition = self._limits, self._partition(line)
@@ -154,11 +154,11 @@ class Sender:
             await self._submit(partition)
 
     async def finish(self) -> None:
-        """Hand over all batches, and wait until the broker has them. Raises NotSent when it refuses a record."""
+        """Hand over all batches, and wait until the broker has them. Raises SendFailed when it refuses a record."""
         await self.flush()
         await asyncio.gather(*(task for tasks in self._under_way.values() for task in tasks))
         if self._failures:
-            raise NotSent(self._account())
+            raise SendFailed(self._account())
 
     def _partition(self, line: Line) -> int:
         if line.partition is None:

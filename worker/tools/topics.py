@@ -18,7 +18,7 @@ from worker.codec.records import ConsumerRecord
 from worker.domain.instants import instant
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import TOPICS, Topology
-from worker.tools.sender import BATCH_BYTES, NOT_PERMITTED, Limits, NoSuchPartition, NotSent, Sender, producer
+from worker.tools.sender import BATCH_BYTES, NOT_PERMITTED, Limits, NoSuchPartition, Sender, SendFailed, producer
 
 PATIENCE_SECONDS = 5
 
@@ -43,7 +43,7 @@ class NotRead(Exception):
 async def send(connection: Connection, topic: str, lines: Iterable[Line]) -> int:
     """Put the records of a file on a topic and count them.
 
-    Raises NotSent; and, after what came before is on the topic, NotRead for what reading *lines* raises.
+    Raises SendFailed; and, after what came before is on the topic, NotRead for what reading *lines* raises.
     """
     partitions = await partitions_of(connection, topic)
     limits = await limits_of(connection, topic)
@@ -65,7 +65,7 @@ async def _permitted(topic: str) -> AsyncIterator[None]:
     try:
         yield
     except ClusterAuthorizationFailedError as error:
-        raise NotSent(f"nothing is sent to {topic}: {NOT_PERMITTED}") from error
+        raise SendFailed(f"nothing is sent to {topic}: {NOT_PERMITTED}") from error
 
 
 async def dump(connection: Connection, topic: str, out: BinaryIO) -> dict[int, int]:

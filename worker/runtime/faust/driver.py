@@ -66,7 +66,7 @@ _LIFE_SECONDS = 1.0
 _CREATE_TIME = 0
 
 
-class AsFetched(Schema):
+class BatchSchema(Schema):
     """The schema of topics whose messages are batches: nothing is decoded."""
 
     def loads_key(self, app: AppT, message: Message, **_: Any) -> None:
@@ -245,7 +245,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             self.thread_loop.call_soon_threadsafe(change)
 
 
-class _Unremembered(dict[TP, int | None]):
+class _NoReadOffsets(dict[TP, int | None]):
     """Where Faust would keep the last offset of each partition, to drop what it takes for delivered already (D4)."""
 
     def __getitem__(self, tp: TP) -> None:
@@ -258,7 +258,7 @@ class _Unremembered(dict[TP, int | None]):
         pass
 
 
-class _Unkept(dict[TP, Any]):
+class _NoAcks(dict[TP, Any]):
     """Where Faust's streams, which do not ask the consumer, would list what was acknowledged (D4)."""
 
     def __init__(self, kind: Callable[[], Any]) -> None:
@@ -285,9 +285,9 @@ class Consumer(stock.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.standing = {}
         super().__init__(*args, **kwargs)
-        self._read_offset = _Unremembered()
-        self._acked = _Unkept(list)
-        self._acked_index = _Unkept(set)
+        self._read_offset = _NoReadOffsets()
+        self._acked = _NoAcks(list)
+        self._acked_index = _NoAcks(set)
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)

@@ -28,7 +28,7 @@ from worker.pipeline.lane import Batch, MemoryTable
 from worker.pipeline.lane import Table as LaneTable
 
 
-class Kept(LaneTable[bytes, bytes], Protocol):
+class TablePartition(LaneTable[bytes, bytes], Protocol):
     """A partition of a table."""
 
     end: int | None
@@ -44,7 +44,7 @@ class Kept(LaneTable[bytes, bytes], Protocol):
         """Let go of what it holds open."""
 
 
-class InMemory(MemoryTable[bytes, bytes]):
+class MemoryPartition(MemoryTable[bytes, bytes]):
     """A partition in memory."""
 
     def aim(self, high: int) -> None:
@@ -62,15 +62,15 @@ class InMemory(MemoryTable[bytes, bytes]):
 class Partitions(Store):
     """The store of a table: its partitions that are assigned to this worker, as active or as standby."""
 
-    def __init__(self, app: AppT, table: "Table", opener: Callable[[int], Kept], origins: str) -> None:
+    def __init__(self, app: AppT, table: "Table", opener: Callable[[int], TablePartition], origins: str) -> None:
         super().__init__("partitions://", app, table)
         self._opener = opener
         self._origins = origins
         self._newest: dict[int, int] = {}
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, TablePartition] = {}
         self._count = 0
 
-    def partition(self, number: int) -> Kept:
+    def partition(self, number: int) -> TablePartition:
         """Give a partition, opened if it is not."""
         if number not in self._kept:
             self._kept[number] = self._opener(number)
@@ -182,7 +182,9 @@ class Table(faust.Table):
     Its changelog may hold snapshots that come of the topic *origins*.
     """
 
-    def __init__(self, app: AppT, name: str, changelog: Any, opener: Callable[[int], Kept], origins: str) -> None:
+    def __init__(
+        self, app: AppT, name: str, changelog: Any, opener: Callable[[int], TablePartition], origins: str
+    ) -> None:
         # With a recovery buffer of 1 Faust goes on reading the changelog after recovery, over what lanes changed since.
         super().__init__(app, name=name, changelog_topic=changelog, recovery_buffer_size=2, standby_buffer_size=1)
         self._opener = opener

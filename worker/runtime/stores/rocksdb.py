@@ -28,7 +28,7 @@ _MAX_WORKERS = 1000
 _OWNER_BYTES = 6
 
 
-class Folder:
+class StateDirectory:
     """One worker's folder below *root*: the first that no other process uses, so that several may share a machine.
 
     What is built there belongs to the *stream*: the ids of the app, the cluster and the topics. Another app id or cluster
@@ -49,9 +49,9 @@ class Folder:
                 return
         raise RuntimeError(f"{root} is used by {_MAX_WORKERS} workers")
 
-    def open(self, name: str, number: int) -> "OnDisk":
+    def open(self, name: str, number: int) -> "RocksDBPartition":
         """Open a partition of the table *name*; all of a worker share a cache of what was read."""
-        return OnDisk(self.path / f"{name}-{number}", self._cache, self._stream)
+        return RocksDBPartition(self.path / f"{name}-{number}", self._cache, self._stream)
 
     def disown(self) -> None:
         """Leave no record of what the partitions were built from, so that the next start builds them anew (T5)."""
@@ -62,7 +62,7 @@ class Folder:
         self._lock.release()
 
 
-class Damaged(Exception):
+class StoreCorrupted(Exception):
     """What a partition has on disk cannot be read."""
 
 
@@ -92,7 +92,7 @@ class Recent:
             self._old, self._young, self._size = self._young, {}, 0
 
 
-class OnDisk:
+class RocksDBPartition:
     """A partition on disk: entries as they are, and one of where in the changelog they stand.
 
     There is no write-ahead log: the changelog is one. After a crash RocksDB holds what it had flushed, which stands for
@@ -123,7 +123,7 @@ class OnDisk:
             self.clear()
 
     def get(self, key: bytes, /) -> bytes | None:
-        """Read an entry; raise Damaged when that fails, and see to it that the next opening fails, too."""
+        """Read an entry; raise StoreCorrupted when that fails, and see to it that the next opening fails, too."""
         is_known, entry = self._recent.find(key)
         if is_known:
             return entry
@@ -131,7 +131,7 @@ class OnDisk:
             entry = self._db.get(key)
         except Exception as error:
             (self._folder / "CURRENT").write_text("damaged\n", encoding="ascii")
-            raise Damaged(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
+            raise StoreCorrupted(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
         self._recent.learn({key: entry})
         return entry
 
