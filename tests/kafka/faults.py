@@ -7,8 +7,10 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from worker.kafka.cluster import Backoff, BrokerError, Cluster, Membership, NoResponse
+from worker.kafka.cluster import Cluster, Membership
+from worker.kafka.errors import BrokerError, NoResponse
 from worker.kafka.protocol import Code
+from worker.kafka.retry import Backoff
 
 
 class Wire(Cluster):

@@ -9,7 +9,8 @@ from aiokafka.client import CoordinationType
 
 from tests.kafka.faults import Wire, member
 from tests.kafka.topics import Record, create, own, produce, send
-from worker.kafka.cluster import BrokerError, Membership, NotMember
+from worker.kafka.cluster import Membership
+from worker.kafka.errors import BrokerError, NotMember
 
 
 @asynccontextmanager
@@ -156,6 +157,6 @@ def test_the_operator_hears_of_a_question_that_has_no_answer_yet_and_it_can_be_g
                     await cluster.watermarks([TopicPartition(topic, 99)])
 
     asyncio.run(scenario())
-    told = [record.message for record in caplog.records if record.name == "worker.kafka.cluster"]
+    told = [record.message for record in caplog.records if record.name == "worker.kafka.retry"]
     assert len(told) == 4  # two questions, two times each
     assert all("still waiting after " in line for line in told)

@@ -168,7 +168,7 @@ def test_who_lost_its_assignment_between_two_questions_takes_nothing_for_lost(se
 
 def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
     """A coordinator may have lost some of what it confirmed; what was done from there on would be done twice (O5)."""
-    caplog.set_level(logging.DEBUG, "worker.kafka.cluster")
+    caplog.set_level(logging.DEBUG, "worker.kafka.retry")
 
     async def scenario():
         it = settings()

@@ -5,7 +5,6 @@ until it has one or its task is cancelled; the operator is told now and then. Wh
 """
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -23,32 +22,25 @@ from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from worker.kafka.connection import Client
+from worker.kafka.errors import (
+    BrokerError,
+    Errors,
+    NoResponse,
+    NotSent,
+    RequestFailed,
+    check,
+    each_partition,
+    raise_when_not_member,
+)
 from worker.kafka.protocol import Code, OffsetFetchRequest, TopicsRequest
+from worker.kafka.retry import Backoff
 from worker.kafka.throttles import Throttles
 
 REQUEST_SECONDS: Final = 5
 """How long an answer may take before its connection is given up; well below a transaction's timeout."""
 SERVER_SECONDS: Final = 3
 """How long a broker may wait for replicas; less, so that its answer still finds us waiting."""
-
-GRANT: Final = "grant the worker's principal what the README lists under Security"
-"""What mends that a broker denies the worker what it asks for."""
-DENIED: Final = frozenset(
-    {
-        Code.TOPIC_AUTHORIZATION_FAILED,
-        Code.GROUP_AUTHORIZATION_FAILED,
-        Code.CLUSTER_AUTHORIZATION_FAILED,
-        Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    }
-)
-
-_log: Final = logging.getLogger(__name__)
-
-_FIRST_PAUSE_SECONDS: Final = 0.001  # a transaction begun right after another is refused for a moment
-_LONGEST_PAUSE_SECONDS: Final = 0.1
-_REPORT_SECONDS: Final = 5.0
 _REFRESH_SECONDS: Final = 1.0
-
 _TOPIC: Final = 2
 _MAX_MESSAGE_BYTES: Final = "max.message.bytes"
 _READ_UNCOMMITTED: Final = 0
@@ -58,86 +50,10 @@ _NO_REPLICA: Final = -1
 _NO_RETENTION: Final = -1
 _NO_OFFSET: Final = -1
 _NO_LEADER: Final = -1
-
 _NOTHING: Final[Mapping[Any, Any]] = {}
-
 _T = TypeVar("_T")
-
-_RETRIABLE: Final = frozenset(
-    {
-        Code.UNKNOWN_TOPIC_OR_PARTITION,
-        Code.LEADER_NOT_AVAILABLE,
-        Code.NOT_LEADER_OR_FOLLOWER,
-        Code.REQUEST_TIMED_OUT,
-        Code.BROKER_NOT_AVAILABLE,
-        Code.REPLICA_NOT_AVAILABLE,
-        Code.NETWORK_EXCEPTION,
-        Code.COORDINATOR_LOAD_IN_PROGRESS,
-        Code.COORDINATOR_NOT_AVAILABLE,
-        Code.NOT_COORDINATOR,
-        Code.NOT_ENOUGH_REPLICAS,
-        Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-        Code.CONCURRENT_TRANSACTIONS,
-        Code.KAFKA_STORAGE_ERROR,
-        Code.FENCED_LEADER_EPOCH,
-        Code.UNKNOWN_LEADER_EPOCH,
-        Code.OFFSET_NOT_AVAILABLE,
-        Code.UNSTABLE_OFFSET_COMMIT,
-        Code.THROTTLING_QUOTA_EXCEEDED,
-    }
-)
-_STALE_METADATA: Final = frozenset(
-    {
-        Code.UNKNOWN_TOPIC_OR_PARTITION,
-        Code.LEADER_NOT_AVAILABLE,
-        Code.NOT_LEADER_OR_FOLLOWER,
-        Code.COORDINATOR_NOT_AVAILABLE,
-        Code.NOT_COORDINATOR,
-        Code.KAFKA_STORAGE_ERROR,
-        Code.FENCED_LEADER_EPOCH,
-    }
-)
-_NAMED: Final = frozenset(Code)
 _INVISIBLE: Final = frozenset({Code.UNKNOWN_TOPIC_OR_PARTITION, Code.TOPIC_AUTHORIZATION_FAILED})
 """What a broker answers for a topic that is not there, or that the worker may not see."""
-_NOT_MEMBER: Final = frozenset(
-    {Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID, Code.REBALANCE_IN_PROGRESS, Code.FENCED_INSTANCE_ID}
-)
-
-
-class RequestFailed(Exception):
-    """A request without a good answer."""
-
-    is_retriable = True
-    """Whether the same request may be answered well in a moment."""
-    invalidates_metadata = True
-    """Whether another broker may have to be asked."""
-
-
-class BrokerError(RequestFailed):
-    """A broker answered with an error; *code* is Kafka's, *subject* what it is about."""
-
-    def __init__(self, code: int, subject: str) -> None:
-        self.code = code
-        self.is_retriable = code in _RETRIABLE
-        self.invalidates_metadata = code in _STALE_METADATA
-        super().__init__(f"{subject}: {Code(code).name if code in _NAMED else f'error {code}'}")
-
-
-class NotSent(RequestFailed):
-    """No broker could be asked."""
-
-
-class NoResponse(RequestFailed):
-    """A broker was asked and its answer is lost: it may have done it, or may do it yet."""
-
-
-class NotMember(Exception):
-    """The group knows no such member in this generation: the assignment is another's."""
-
-
-class DeadlineExceeded(Exception):
-    """No good answer came before the deadline."""
 
 
 class Membership(NamedTuple):
@@ -180,65 +96,10 @@ class Identity(NamedTuple):
     topics: Mapping[str, TopicIdentity]
 
 
-class Backoff:
-    """The pauses before a request is sent again: 1 ms, then twice as long each time, up to 100 ms.
-
-    *what* is for the operator's log, *deadline* on the event loop's clock; *in_doubt* tells that an answer was lost.
-    """
-
-    def __init__(self, what: str, deadline: float = float("inf")) -> None:
-        self._what = what
-        self._deadline = deadline
-        self._seconds = _FIRST_PAUSE_SECONDS
-        self._began = asyncio.get_running_loop().time()
-        self._report_at = self._began + _REPORT_SECONDS
-        self.in_doubt = False
-
-    async def pause(self, reason: RequestFailed) -> None:
-        """Wait a little longer than the last time; raise the reason if no waiting helps, and DeadlineExceeded when it is over."""
-        if not reason.is_retriable:
-            raise reason
-        self.in_doubt |= isinstance(reason, NoResponse)
-        now = asyncio.get_running_loop().time()
-        if now + self._seconds > self._deadline:
-            raise DeadlineExceeded(str(reason)) from reason
-        if now < self._report_at:
-            _log.debug("%s, again in %.0f ms: %s", self._what, self._seconds * 1000, reason)
-        else:
-            _log.warning("%s, still waiting after %.0f s: %s", self._what, now - self._began, reason)
-            self._report_at = now + _REPORT_SECONDS
-        await asyncio.sleep(self._seconds)
-        self._seconds = min(self._seconds * 2, _LONGEST_PAUSE_SECONDS)
-
-
-Errors = Callable[[Any], Iterable[tuple[int, str]]]
-"""Finds the error codes in a response, each with what it is about."""
-
-
 def by_topic(values: Mapping[TopicPartition, _T]) -> list[tuple[str, list[tuple[int, _T]]]]:
     """Arrange what is known by partition in the form of most requests: rows by topic."""
     topics = groupby(sorted(values), key=lambda tp: tp.topic)
     return [(topic, [(tp.partition, values[tp]) for tp in tps]) for topic, tps in topics]
-
-
-def each_partition(topics: Iterable[Any]) -> Iterator[tuple[int, str]]:
-    """Give the error codes of rows that begin with the partition and its code, as most do."""
-    for topic, rows, *_tags in topics:
-        for partition, code, *_rest in rows:
-            yield code, f"{topic}[{partition}]"
-
-
-def check(errors: Iterable[tuple[int, str]]) -> None:
-    """Raise BrokerError for the gravest of the errors."""
-    found = [BrokerError(*error) for error in errors if error[0] != Code.NONE]
-    for refusal in sorted(found, key=lambda it: (it.code == Code.OPERATION_NOT_ATTEMPTED, it.is_retriable)):
-        raise refusal
-
-
-def raise_when_not_member(refusal: BrokerError) -> None:
-    """Raise NotMember when that is what the coordinator of a group refused a commit for."""
-    if refusal.code in _NOT_MEMBER:
-        raise NotMember(str(refusal)) from refusal
 
 
 class Cluster:

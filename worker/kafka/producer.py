@@ -47,23 +47,20 @@ from aiokafka.protocol.transaction import (
 )
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from worker.kafka.cluster import (
+from worker.kafka.cluster import SERVER_SECONDS, Cluster, Membership, by_topic
+from worker.kafka.errors import (
     GRANT,
-    SERVER_SECONDS,
-    Backoff,
     BrokerError,
-    Cluster,
     DeadlineExceeded,
     Errors,
-    Membership,
     NoResponse,
     NotMember,
     RequestFailed,
-    by_topic,
     each_partition,
     raise_when_not_member,
 )
 from worker.kafka.protocol import NO_TIMESTAMP, Code, ProduceRequest, TxnOffsetCommitRequest
+from worker.kafka.retry import Backoff
 
 Compression = Literal["gzip", "snappy", "lz4", "zstd"]
 Check = Callable[[Collection[TopicPartition], float], Awaitable[None]]

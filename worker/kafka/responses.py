@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from worker.kafka.cluster import DENIED, GRANT, BrokerError
+from worker.kafka.errors import DENIED, GRANT, BrokerError
 from worker.kafka.protocol import Code
 from worker.kafka.unreadable import Unreadable
 

@@ -27,8 +27,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from worker.kafka.cluster import DENIED, GRANT, BrokerError
 from worker.kafka.connection import Connection, Refusal, UnusableFile, failure
+from worker.kafka.errors import DENIED, GRANT, BrokerError
 from worker.kafka.responses import ClientEnded, remedy
 from worker.kafka.versions import too_old
 from worker.settings import Settings

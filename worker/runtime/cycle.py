@@ -50,8 +50,9 @@ from typing import Any, NamedTuple, Protocol
 from aiokafka import TopicPartition
 from mode import Service
 
-from worker.kafka.cluster import BrokerError, Cluster, DeadlineExceeded, Identity, Membership, NotMember, RequestFailed
+from worker.kafka.cluster import Cluster, Identity, Membership
 from worker.kafka.connection import OtherCluster
+from worker.kafka.errors import BrokerError, DeadlineExceeded, NotMember, RequestFailed
 from worker.kafka.producer import OutcomeUnknown, TooLarge, TransactionAborted, TransactionalProducer
 from worker.pipeline import outcomes
 from worker.pipeline.lane import Batch, Lane, Overlay

@@ -61,7 +61,8 @@ from faust.tables.recovery import Recovery
 from faust.types import TP
 from mode import Service
 
-from worker.kafka.cluster import Cluster, Identity, Membership, NotMember
+from worker.kafka.cluster import Cluster, Identity, Membership
+from worker.kafka.errors import NotMember
 from worker.kafka.producer import OutcomeUnknown, TransactionalProducer
 from worker.pipeline.lane import Lane, RecordsDeleted, Stage
 from worker.pipeline.ledger import Ledger

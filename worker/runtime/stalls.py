@@ -25,13 +25,15 @@ from aiokafka.client import CoordinationType
 from aiokafka.protocol.api import Request
 from mode import Service
 
-from worker.kafka.cluster import Backoff, BrokerError, Cluster, DeadlineExceeded, RequestFailed, check
+from worker.kafka.cluster import Cluster
+from worker.kafka.errors import BrokerError, DeadlineExceeded, RequestFailed, check
 from worker.kafka.protocol import (
     Code,
     DescribeProducersRequest,
     DescribeTransactionsRequest,
     ListTransactionsRequest,
 )
+from worker.kafka.retry import Backoff
 
 STALL_SECONDS: Final = 10.0
 """How long a partition stands still before the worker reports it."""

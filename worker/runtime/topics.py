@@ -15,7 +15,8 @@ from aiokafka.errors import (
     for_code,
 )
 
-from worker.kafka.cluster import DENIED, GRANT, Identity
+from worker.kafka.cluster import Identity
+from worker.kafka.errors import DENIED, GRANT
 from worker.pipeline.ledger import differing, digests
 from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6, MAX_PARTITIONS, PLAIN, TOPICS, Topology
 from worker.settings import Settings
