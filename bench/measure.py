@@ -22,7 +22,7 @@ from bench.load import PARTITIONS, UPDATES, Load
 from worker.local.child import Child
 from worker.local.kafka import LocalKafka
 from worker.runtime.topics import prepare
-from worker.settings import Settings
+from worker.settings.model import Settings
 from worker.tools.topics import administration
 
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells that it tries again while new topics find leaders

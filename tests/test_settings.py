@@ -15,10 +15,12 @@ from pydantic import ValidationError
 
 from worker.cli import main
 from worker.domain.limits import Rules
-from worker.kafka.connection import UnusableFile
+from worker.kafka.credentials import UnusableFile
 from worker.pipeline.topology import TOPICS, Topology
 from worker.runtime.app import build_app
-from worker.settings import PREFIX, Settings, WrongSetting, example_file, load
+from worker.settings.model import Settings
+from worker.settings.report import WrongSetting, example_file, load
+from worker.settings.sources import PREFIX
 
 ROOT = Path(__file__).parents[1]
 TLS = Path(__file__).parent / "tls"

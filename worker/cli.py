@@ -40,7 +40,8 @@ from worker.pipeline.topology import Topology
 from worker.reference.schemas import documents
 from worker.runtime.access import AccessDenied, Unreachable, check_brokers, watched
 from worker.runtime.topics import stream_of
-from worker.settings import Settings, WrongSetting, example_file, in_force, load
+from worker.settings.model import Settings
+from worker.settings.report import WrongSetting, example_file, in_force, load
 from worker.signals import Ending, ending_signals
 from worker.tools import offsets as committed
 from worker.tools import topics as console

@@ -19,7 +19,7 @@ from worker.codec.lines import BadLine, written
 from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
-from worker.settings import PREFIX
+from worker.settings.sources import PREFIX
 
 ROOT = str(Path(__file__).parents[2])
 EMPTY: dict[str, Any] = {"customerSession": {}}

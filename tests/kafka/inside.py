@@ -13,7 +13,7 @@ from tests.kafka.topics import send as send_by
 from worker.pipeline.topology import TOPICS
 from worker.runtime.app import build_app
 from worker.runtime.topics import prepare
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 
 def settings_for(kafka, **given):

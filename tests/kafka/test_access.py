@@ -25,7 +25,8 @@ from worker.local.kafka import LocalKafka
 from worker.local.live import WORKER
 from worker.pipeline.partitioner import partition_of
 from worker.runtime.topics import prepare
-from worker.settings import PREFIX, Settings
+from worker.settings.model import Settings
+from worker.settings.sources import PREFIX
 
 USER, PASSWORD, WRONG, KEY_PASSWORD = "shop", "correct-horse", "battery-staple", "key-in-a-jar"
 SECRETS = PASSWORD, WRONG, KEY_PASSWORD

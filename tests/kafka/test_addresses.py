@@ -13,7 +13,7 @@ from tests.kafka.injector import injecting
 from tests.kafka.ports import TLS, free_port, serving
 from worker.local.kafka import LocalKafka
 from worker.runtime.access import Unreachable, check_brokers
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 CERTIFICATE = str(TLS / "certificate.pem")
 SSL: dict[str, Any] = {"security_protocol": "SSL", "ssl_cafile": CERTIFICATE}

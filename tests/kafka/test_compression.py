@@ -21,7 +21,7 @@ from tests.kafka.topics import Record, create, own, produce
 from tests.kafka.workers import update
 from worker.cli import main
 from worker.runtime.topics import prepare
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 

@@ -14,7 +14,7 @@ from tests.kafka.inside import opened, running, settings_for, source
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, simulated
 from worker.kafka.cluster import Cluster
 from worker.runtime.instance import claim
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 DAY = simulated(1_200, seed=5)
 STRING, TAGS = CompactString("utf-8"), ("tags", TaggedFields)

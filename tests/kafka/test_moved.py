@@ -19,7 +19,7 @@ from tests.kafka.workers import Crew, simulated
 from worker.kafka.cluster import Cluster
 from worker.kafka.connection import Client, OtherCluster
 from worker.local.kafka import LocalKafka
-from worker.settings import PREFIX
+from worker.settings.sources import PREFIX
 
 AGAIN_SECONDS = 30
 """What a client may take to go on after the brokers have moved."""

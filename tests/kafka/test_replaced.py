@@ -24,7 +24,7 @@ from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
 from worker.runtime.cycle import TopicsChanged
 from worker.runtime.topics import prepare
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 TOPICS = ("updates", "rekeyed", "sessions", "claims", "verdicts", "first_sessions")
 STORES = ("memory://", "rocksdb://")

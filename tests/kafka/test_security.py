@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaConnectionError
 from tests.kafka.topics import own
 from worker.local.kafka import LocalKafka
 from worker.runtime.topics import prepare
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 TLS = Path(__file__).parents[1] / "tls"
 CERTIFICATE, KEY = str(TLS / "certificate.pem"), str(TLS / "key.pem")

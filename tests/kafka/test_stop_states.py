@@ -18,7 +18,7 @@ from tests.kafka.ports import free_port, serving
 from tests.kafka.workers import Crew, Worker, simulated
 from tests.local.test_cli import is_caught
 from worker.local.kafka import LocalKafka
-from worker.settings import PREFIX
+from worker.settings.sources import PREFIX
 
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
 STOP_SECONDS = 4

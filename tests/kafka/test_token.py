@@ -13,7 +13,7 @@ from tests.kafka.topics import read
 from tests.kafka.workers import Crew, update
 from worker.local.kafka import LocalKafka
 from worker.local.live import WORKER
-from worker.settings import PREFIX
+from worker.settings.sources import PREFIX
 
 
 @pytest.fixture(scope="module")

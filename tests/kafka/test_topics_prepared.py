@@ -18,7 +18,7 @@ from worker.local.kafka import LocalKafka
 from worker.pipeline.topology import TOPICS
 from worker.runtime import topics
 from worker.runtime.topics import WrongTopics, prepare
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 EVER = str((1 << 63) - 1)
 ROOM = str((1 << 20) + (128 << 10))

@@ -11,7 +11,7 @@ from tests.kafka.workers import Crew, simulated
 from worker.kafka.versions import OLDEST_KAFKA
 from worker.local.kafka import VERSION, LocalKafka
 from worker.runtime.topics import WrongTopics, prepare
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 OLDEST = f"{OLDEST_KAFKA}.2"
 TOO_OLD = "2.8.2"

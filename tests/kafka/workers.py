@@ -23,7 +23,7 @@ from worker.local.live import WORKER
 from worker.local.simulator import simulate_with_outcomes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS, Topology
-from worker.settings import PREFIX
+from worker.settings.sources import PREFIX
 from worker.tools.sender import Sender, producer
 
 STOP_SECONDS = 10

@@ -1,7 +1,8 @@
 """What every Kafka client of the project does beyond aiokafka: it bootstraps again, and logs in with what its files hold.
 
 aiokafka's consumer, producer and admin client each make a client of their own, and that makes connections of its own. So
-both classes are replaced in aiokafka, once, when this module is imported; the settings import it.
+both classes are replaced in aiokafka, once, when this module is imported. The other
+modules take aiokafka's clients from it.
 
 K1. When no known broker answers within KNOWN_SECONDS, a client asks the bootstrap servers (Kafka's KIP-899 and KIP-1102).
     All brokers may have moved. Connections to addresses that are no broker's any more are closed.
@@ -18,15 +19,15 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import aiokafka.admin.client
 import aiokafka.client
 import aiokafka.conn
 import aiokafka.consumer.consumer
 import aiokafka.producer.producer
+from aiokafka.abc import AbstractTokenProvider
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection, CloseReason, OAuthAuthenticator
@@ -39,6 +40,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
+from worker.kafka.credentials import PasswordFile, TokenFile, UnusableFile
+
 CONNECT_SECONDS: Final = 10.0
 """Upper bound in seconds for a new connection, its login included."""
 NEXT_SECONDS: Final = 3.0
@@ -47,19 +50,13 @@ KNOWN_SECONDS: Final = 5.0
 """How long a client tries the brokers that it knows before it asks the bootstrap servers."""
 REFUSED_SECONDS: Final = 60.0
 """How long a broker may refuse a login before the process ends."""
-
 _ALERT: Final = "_ALERT_"
 """In the reason of an SSLError: the broker has refused the client's certificate."""
-
 _log: Final = logging.getLogger(__name__)
 
 
 class OtherCluster(Exception):
     """The brokers belong to another cluster than before; the message says what to do."""
-
-
-class UnusableFile(OSError):
-    """A file with a secret or a certificate cannot be used; the message names the setting."""
 
 
 class Refusal(Exception):
@@ -69,58 +66,6 @@ class Refusal(Exception):
         self.address = address
         self.cause = cause
         super().__init__(f"{address}: {cause}")
-
-
-# -------------------------------------------------------------------------------------------------------------- files
-
-
-class PasswordFile(str):  # noqa: SLOT000 (a str takes no slots of an object)
-    """The password that a file held when the settings were read; `read` returns what the file holds now."""
-
-    _file: Path
-
-    def __new__(cls, file: Path) -> Self:
-        password = super().__new__(cls, _line(file))
-        password._file = file
-        return password
-
-    def read(self) -> str:
-        """Return the password; raises UnusableFile, after which a client tries again."""
-        return _line(self._file)
-
-
-class FreshContext(ssl.SSLContext):
-    """A context for TLS that loads its certificates again for each connection, by *load*."""
-
-    load: Callable[[], ssl.SSLContext]
-
-    def wrap_bio(self, *arguments: Any, **keywords: Any) -> ssl.SSLObject:
-        """Begin a connection; raises UnusableFile."""
-        try:
-            fresh = self.load()
-        except ValueError as error:
-            raise UnusableFile(str(error)) from error
-        return fresh.wrap_bio(*arguments, **keywords)
-
-    def get_ca_certs(self, *arguments: Any, **keywords: Any) -> Any:
-        """Return the authorities of the next connection."""
-        return self.load().get_ca_certs(*arguments, **keywords)
-
-
-def _line(file: Path) -> str:
-    """Return what a file holds, without the end of the line."""
-    try:
-        text = file.read_text("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: the password is not UTF-8") from error
-    except OSError as error:
-        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: cannot be read: {error.strerror}") from error
-    if not text:
-        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: there is no password in it")
-    return text
-
-
-# ----------------------------------------------------------------------------------------------------------- refusals
 
 
 class _Refusals:
@@ -178,9 +123,6 @@ def _report(what: str, host: str, port: int, error: Exception) -> None:
     else:
         reason = str(error) or type(error).__name__
         _log.warning("%s at %s:%s cannot be reached: %s. Trying again", what, host, port, reason)
-
-
-# ------------------------------------------------------------------------------------------- what replaces aiokafka's
 
 
 class _Login(OAuthAuthenticator):
@@ -425,3 +367,9 @@ class Client(AIOKafkaClient):
 vars(aiokafka.conn)["AIOKafkaConnection"] = Connection
 for _module in (aiokafka.admin.client, aiokafka.consumer.consumer, aiokafka.producer.producer):
     vars(_module)["AIOKafkaClient"] = Client
+AbstractTokenProvider.register(TokenFile)
+
+AdminClient = aiokafka.admin.client.AIOKafkaAdminClient
+Consumer = aiokafka.consumer.consumer.AIOKafkaConsumer
+Producer = aiokafka.producer.producer.AIOKafkaProducer
+"""aiokafka's clients with the connections of this module; the other modules take them from here."""

@@ -38,7 +38,7 @@ from worker.local.tally import Pace, Place, Reconciliation, place_of
 from worker.local.view import Progress, View, report
 from worker.pipeline import outcomes
 from worker.pipeline.topology import Topology
-from worker.settings import PREFIX
+from worker.settings.sources import PREFIX
 from worker.tools.sender import Sender, producer
 from worker.tools.topics import Connection, Fetched, administration, reader
 

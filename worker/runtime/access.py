@@ -27,11 +27,12 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from worker.kafka.connection import Connection, Refusal, UnusableFile, failure
+from worker.kafka.connection import Connection, Refusal, failure
+from worker.kafka.credentials import UnusableFile
 from worker.kafka.errors import DENIED, GRANT, BrokerError
 from worker.kafka.responses import ClientEnded, remedy
 from worker.kafka.versions import too_old
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 T = TypeVar("T")
 

@@ -27,7 +27,8 @@ from worker.runtime.faust.tables import MemoryPartition, Table, TablePartition
 from worker.runtime.instance import claim
 from worker.runtime.opening import Dependencies, Opening, Tables
 from worker.runtime.stalls import Stalls
-from worker.settings import Settings, WrongSetting
+from worker.settings.model import Settings
+from worker.settings.report import WrongSetting
 
 if TYPE_CHECKING:
     from worker.runtime.stores.rocksdb import StateDirectory

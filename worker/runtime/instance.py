@@ -19,7 +19,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 _log: Final = logging.getLogger(__name__)
 

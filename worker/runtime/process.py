@@ -14,7 +14,7 @@ from worker.pipeline.topology import Topology
 from worker.runtime.access import AccessDenied, Unreachable, check_brokers, explained, watched
 from worker.runtime.app import App, build_app
 from worker.runtime.topics import prepare
-from worker.settings import Settings
+from worker.settings.model import Settings
 from worker.signals import Ending
 
 log = logging.getLogger(__name__)

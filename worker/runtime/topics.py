@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     LeaderNotAvailableError,
@@ -16,10 +16,11 @@ from aiokafka.errors import (
 )
 
 from worker.kafka.cluster import Identity
+from worker.kafka.connection import AdminClient
 from worker.kafka.errors import DENIED, GRANT
 from worker.pipeline.ledger import differing, digests
 from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6, MAX_PARTITIONS, PLAIN, TOPICS, Topology
-from worker.settings import Settings
+from worker.settings.model import Settings
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,8 @@ async def prepare(settings: Settings) -> Topology:
 
 
 @asynccontextmanager
-async def _administration(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**settings.connection())
+async def _administration(settings: Settings) -> AsyncIterator[AdminClient]:
+    admin = AdminClient(**settings.connection())
     try:
         await admin.start()
         yield admin
@@ -94,7 +95,7 @@ async def _patience(names: Mapping[str, str]) -> AsyncIterator[None]:
         raise LeaderNotAvailableError(f"not all partitions of {topics} have a leader that can be seen") from error
 
 
-async def _found(admin: AIOKafkaAdminClient, names: Mapping[str, str]) -> dict[str, _Found]:
+async def _found(admin: AdminClient, names: Mapping[str, str]) -> dict[str, _Found]:
     """Describe those of the topics that are there.
 
     Metadata are asked for all topics of the cluster: who asks for one by its name may create it.
@@ -121,7 +122,7 @@ async def _found(admin: AIOKafkaAdminClient, names: Mapping[str, str]) -> dict[s
     return found
 
 
-async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: Mapping[str, str], partitions: int) -> None:
+async def _create(admin: AdminClient, settings: Settings, missing: Mapping[str, str], partitions: int) -> None:
     """Create topics; that another worker was faster is as good.
 
     A topic that the broker refuses because it does not know a configuration is created with the older one.
@@ -148,7 +149,7 @@ async def _create(admin: AIOKafkaAdminClient, settings: Settings, missing: Mappi
 
 
 async def _answers(
-    admin: AIOKafkaAdminClient, settings: Settings, partitions: int, wanted: Mapping[str, Mapping[str, str]]
+    admin: AdminClient, settings: Settings, partitions: int, wanted: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Mapping[str, Any]]:
     """Ask for topics with these configurations; return the broker's answer about each."""
     if not wanted:

@@ -19,12 +19,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownMemberIdError
 from aiokafka.structs import OffsetAndMetadata
 
 from worker.codec.headers import origin_of_stray
 from worker.codec.records import ConsumerRecord
+from worker.kafka.connection import Consumer
 from worker.pipeline.ledger import Ledger, differing
 from worker.pipeline.topology import Topology
 from worker.tools.topics import Connection, Fetched, administration, high_watermarks, partitions_of, reader
@@ -111,7 +112,7 @@ async def accept(connection: Connection, group: str, findings: Iterable[Finding]
     for ledger in accepted.values():
         ledger.stream = stream
     marked = {tp: OffsetAndMetadata(*ledger.commit()) for tp, ledger in accepted.items()}
-    async with AIOKafkaConsumer(**connection, group_id=group, enable_auto_commit=False) as consumer:
+    async with Consumer(**connection, group_id=group, enable_auto_commit=False) as consumer:
         consumer.assign(list(marked))
         try:
             await consumer.commit(marked)

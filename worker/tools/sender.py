@@ -18,7 +18,6 @@ from contextlib import asynccontextmanager, suppress
 from itertools import cycle
 from typing import Any, Final, NamedTuple
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidTimestampError,
     KafkaError,
@@ -33,6 +32,7 @@ from aiokafka.structs import RecordMetadata, TopicPartition
 
 from worker.codec.lines import Line
 from worker.domain.instants import instant
+from worker.kafka.connection import Producer
 from worker.kafka.protocol import NO_TIMESTAMP
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6
@@ -82,12 +82,12 @@ class _Failure(NamedTuple):
 
 
 @asynccontextmanager
-async def producer(connection: dict[str, Any], batch_bytes: int = BATCH_BYTES) -> AsyncIterator[AIOKafkaProducer]:
+async def producer(connection: dict[str, Any], batch_bytes: int = BATCH_BYTES) -> AsyncIterator[Producer]:
     """Open the idempotent producer that a Sender needs.
 
     It tries for ever to send what no broker takes. So an exception in the `with` drops what is not sent.
     """
-    opened = AIOKafkaProducer(**connection, enable_idempotence=True, max_batch_size=batch_bytes)
+    opened = Producer(**connection, enable_idempotence=True, max_batch_size=batch_bytes)
     try:
         await opened.start()
         yield opened
@@ -110,7 +110,7 @@ class Sender:
 
     def __init__(
         self,
-        producer: AIOKafkaProducer,
+        producer: Producer,
         topic: str,
         partitions: int,
         landed: Landed = lambda *_: None,

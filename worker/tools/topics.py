@@ -7,8 +7,7 @@ from typing import Any, BinaryIO
 
 import aiokafka
 import orjson
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import ClusterAuthorizationFailedError
 
@@ -16,6 +15,7 @@ from worker.codec.headers import TYPES
 from worker.codec.lines import BadLine, Line, dumped
 from worker.codec.records import ConsumerRecord
 from worker.domain.instants import instant
+from worker.kafka.connection import AdminClient, Consumer
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import TOPICS, Topology
 from worker.tools.sender import BATCH_BYTES, NOT_PERMITTED, Limits, NoSuchPartition, Sender, SendFailed, producer
@@ -169,9 +169,9 @@ def _line(it: Fetched) -> bytes:
 
 
 @asynccontextmanager
-async def reader(connection: Connection, *, is_committed: bool = True) -> AsyncIterator[AIOKafkaConsumer]:
+async def reader(connection: Connection, *, is_committed: bool = True) -> AsyncIterator[Consumer]:
     """Open a consumer of no group; aborted transactions are not seen, unless *is_committed* is false."""
-    async with AIOKafkaConsumer(
+    async with Consumer(
         **connection,
         isolation_level="read_committed" if is_committed else "read_uncommitted",
         auto_offset_reset="earliest",  # where retention is faster than the reader, it goes on at what is left
@@ -182,9 +182,9 @@ async def reader(connection: Connection, *, is_committed: bool = True) -> AsyncI
 
 
 @asynccontextmanager
-async def administration(connection: Connection) -> AsyncIterator[AIOKafkaAdminClient]:
+async def administration(connection: Connection) -> AsyncIterator[AdminClient]:
     """Open an admin client for as long as it is needed; it is no context manager itself."""
-    admin = AIOKafkaAdminClient(**connection)
+    admin = AdminClient(**connection)
     try:
         await admin.start()
         yield admin

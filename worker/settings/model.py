@@ -1,51 +1,25 @@
-"""What an operator may set: environment variables that begin with SESSION_WORKER_, an .env file, a TOML file."""
+"""What an operator may set, each setting with its type, its default and its text."""
 
-import json
 import re
 import ssl
-import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from difflib import get_close_matches
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self
 
-from aiokafka.abc import AbstractTokenProvider
-from dotenv.parser import parse_stream
 from platformdirs import user_data_path
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
 )
 
 from worker.domain.limits import Rules
-from worker.kafka.connection import FreshContext, PasswordFile, UnusableFile
+from worker.kafka.credentials import FreshContext, PasswordFile, TokenFile
 from worker.pipeline.topology import MAX_PARTITIONS, TOPICS, Topology
+from worker.settings.sources import PREFIX, TOML_FILE, sources_of, variable
 from worker.signals import STOP_SECONDS
 
-PREFIX: Final = "SESSION_WORKER_"
-ENV_FILE: Final = ".env"
-TOML_FILE: Final = "session-worker.toml"
-
-_ENCODING: Final = "utf-8-sig"
-"""UTF-8, of which a byte order mark is skipped."""
-_MAX_REPEATED: Final = 100
-"""A wrong value that is longer is not repeated: it may be a key where the key's file is meant."""
 _NAMES: Final = Topology(partitions=None)
-
-
-class WrongSetting(Exception):
-    """The settings are not usable; the message is one line that says why, without any secret."""
-
-
-# ------------------------------------------------------------------------------------------------------- types
 
 
 def _addresses(text: str) -> str:
@@ -88,9 +62,6 @@ KafkaName = Annotated[str, AfterValidator(_legal_name)]
 File = Annotated[Path, AfterValidator(_readable)]
 Bytes = Annotated[int, Field(ge=1, le=1 << 30)]
 Text = Annotated[str, Field(min_length=1)]
-
-
-# ---------------------------------------------------------------------------------------------------- settings
 
 
 class Settings(BaseSettings):
@@ -223,7 +194,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read, the strongest first: what the call gives, the environment, the .env file, the TOML file."""
-        return init_settings, *_sources(settings_cls).values()
+        return init_settings, *sources_of(settings_cls).values()
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
@@ -234,7 +205,7 @@ class Settings(BaseSettings):
             if name := getattr(self, setting):
                 other = seen.setdefault(name.replace(".", "_"), setting)
                 if other != setting:
-                    both = f"{_variable(other)} and {_variable(setting)}"
+                    both = f"{variable(other)} and {variable(setting)}"
                     raise ValueError(f"{both} are {getattr(self, other)!r} and {name!r}: topics need names that differ")
         return self
 
@@ -250,16 +221,16 @@ class Settings(BaseSettings):
         ineffective = [("security_protocol", name) for name in fields if name.startswith(tuple(unused))]
         for cause, name in [*ineffective, *(("sasl_mechanism", name) for name in useless)]:
             if getattr(self, name) != fields[name].default:
-                how = f"{_variable(cause)} {getattr(self, cause)}"
-                raise ValueError(f"{_variable(name)}: has no effect with {how}")
+                how = f"{variable(cause)} {getattr(self, cause)}"
+                raise ValueError(f"{variable(name)}: has no effect with {how}")
         pairs = [("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("ssl_password", "ssl_keyfile")]
         if self._has_sasl:
             pairs += [("security_protocol", name) for name in login]
         for name, needed in pairs:
             if getattr(self, name) and not getattr(self, needed):
-                raise ValueError(f"{_variable(needed)}: is missing, and {_variable(name)} needs it")
+                raise ValueError(f"{variable(needed)}: is missing, and {variable(name)} needs it")
         if self.sasl_password and self.sasl_password_file:
-            both = f"{_variable('sasl_password')} and {_variable('sasl_password_file')}"
+            both = f"{variable('sasl_password')} and {variable('sasl_password_file')}"
             raise ValueError(f"{both} are both set: set one of them")
         if self._has_ssl or self._has_sasl:
             try:
@@ -320,172 +291,12 @@ class Settings(BaseSettings):
         try:
             context = ssl.create_default_context(cafile=self.ssl_cafile)
         except OSError as error:
-            raise ValueError(f"{_variable('ssl_cafile')}: cannot be loaded: {error}") from error
+            raise ValueError(f"{variable('ssl_cafile')}: cannot be loaded: {error}") from error
         if self.ssl_certfile is not None:
             password = self.ssl_password.get_secret_value() if self.ssl_password else ""
             try:
                 context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
             except OSError as error:
-                told = f"cannot be loaded with {_variable('ssl_keyfile')} and {_variable('ssl_password')}: {error}"
-                raise ValueError(f"{_variable('ssl_certfile')}: {told}") from error
+                told = f"cannot be loaded with {variable('ssl_keyfile')} and {variable('ssl_password')}: {error}"
+                raise ValueError(f"{variable('ssl_certfile')}: {told}") from error
         return context
-
-
-def load() -> Settings:
-    """Read the settings; raise WrongSetting when one is wrong."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise WrongSetting(_told(error)) from None
-    except (SettingsError, OSError) as error:
-        raise WrongSetting(str(error)) from None
-
-
-class TokenFile(AbstractTokenProvider):
-    """Gives aiokafka the token that a file holds at the moment: who mounts it, or a sidecar, puts new ones there."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    async def token(self) -> str:
-        """Read the token; raises UnusableFile, after which a client tries again."""
-        try:
-            return self._file.read_text("ascii", "replace").strip()
-        except OSError as error:
-            raise UnusableFile(f"{_variable('sasl_token_file')}: cannot be read: {error}") from error
-
-
-class InForce(NamedTuple):
-    """A setting as it is in force, for a person to read; secrets are masked."""
-
-    name: str
-    value: str
-    source: str
-
-
-def in_force(settings: Settings) -> Iterator[InForce]:
-    """Tell every setting that *settings*, as loaded, holds, and where it comes from."""
-    origins = _origins()
-    for field in Settings.model_fields:
-        value = getattr(settings, field)
-        yield InForce(_variable(field), "–" if value is None else str(value), origins.get(field, "default"))
-
-
-def example_file() -> str:
-    """Write a TOML file in which every setting is a comment, with its default, for a person to start from."""
-    lines = [f"# {PREFIX}… variables and the file {ENV_FILE} go over this file."]
-    for name, field in Settings.model_fields.items():
-        if name != "config":
-            default = field.get_default(call_default_factory=True)
-            value = default if isinstance(default, int) else str(default or "")
-            lines += ["", f"# {field.description}", f"# {name} = {json.dumps(value)}"]
-    return "\n".join(lines)
-
-
-# ----------------------------------------------------------------------------------------------------- sources
-
-
-class _Environment(EnvSettingsSource):
-    """The environment, from which what begins with our prefix and is no setting is passed on, too: to be refused."""
-
-    def __call__(self) -> dict[str, Any]:
-        prefix = PREFIX.lower()
-        ours = {name: value for name, value in self.env_vars.items() if name.startswith(prefix)}
-        unknown = {
-            name.removeprefix(prefix): value for name, value in ours.items() if not _is_service_link(name, value or "")
-        }
-        return unknown | super().__call__()
-
-
-class _Toml(TomlConfigSettingsSource):
-    """A TOML file, of which a byte order mark is skipped."""
-
-    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
-        return tomllib.loads(file_path.read_text(encoding=_ENCODING))
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    """Tell what Kubernetes puts into the environment of each container where a Service is named session-worker."""
-    return bool(re.search(r"_service_host$|_service_port(_|$)|_port_\d+_(tc|ud|sct)p(_|$)", name)) or (
-        name.endswith("_port") and bool(re.match(r"(tc|ud|sct)p://", value))
-    )
-
-
-def _sources(settings: type[BaseSettings]) -> dict[str, PydanticBaseSettingsSource]:
-    """Open what settings are read from, by names for a person, the strongest first."""
-    environment = _Environment(settings)
-    with _reading(ENV_FILE):
-        _check_lines(Path(ENV_FILE))
-        dotenv = DotEnvSettingsSource(settings, ENV_FILE, env_file_encoding=_ENCODING)
-    file = str((dotenv() | environment()).get("config") or TOML_FILE)
-    with _reading(file):
-        toml = _Toml(settings, file)
-        if "config" in toml():
-            raise ValueError("config is the name of this file, and no setting in it")
-    return {"environment": environment, ENV_FILE: dotenv, file: toml}
-
-
-@contextmanager
-def _reading(file: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise SettingsError(f"{file}: {error}") from error
-    except OSError as error:
-        raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
-
-
-def _check_lines(file: Path) -> None:
-    """Refuse lines that python-dotenv would only warn of and leave out."""
-    if file.is_file():
-        with file.open(encoding=_ENCODING) as lines:
-            for binding in parse_stream(lines):
-                if binding.error:
-                    raise ValueError(f"line {binding.original.line} is not NAME=value")
-
-
-def _origins() -> dict[str, str]:
-    """Name the source of each setting that has one."""
-    origins: dict[str, str] = {}
-    for source, values in _sources(Settings).items():
-        origins = dict.fromkeys(values(), source) | origins
-    return origins
-
-
-def _variable(field: str) -> str:
-    return PREFIX + field.upper()
-
-
-def _told(error: ValidationError) -> str:
-    """Say in one line what is wrong first; what may be a secret, or misspelt, is not repeated."""
-    wrong = error.errors(include_url=False)[0]
-    message = wrong["msg"].removeprefix("Value error, ")
-    if not wrong["loc"]:
-        return message
-    field = str(wrong["loc"][0])
-    source = _origins().get(field, "environment")
-    is_toml = source not in {"environment", ENV_FILE}
-    where = (field if is_toml else _variable(field)) + ("" if source == "environment" else f" in {source}")
-    if wrong["type"] == "extra_forbidden":
-        return f"{where}: there is no such setting{_hint(field, wrong['input'], is_toml=is_toml)}"
-    given = repr(wrong["input"])
-    is_secret = SecretStr in get_args(Settings.model_fields[field].annotation) or len(given) > _MAX_REPEATED
-    return f"{where}: {message}" + ("" if is_secret else f", but it is {given}")
-
-
-def _hint(name: str, value: object, *, is_toml: bool) -> str:
-    """Name the setting that is meant; in a TOML file also one with the prefix of variables, or inside a table."""
-    field = name.lower().removeprefix(PREFIX.lower())
-    if is_toml and field in Settings.model_fields:
-        return f"; write {field}: names in this file are lower case, no prefix"
-    if is_toml and isinstance(value, dict) and (inside := _settings_in(value)):
-        return f"; write {inside[0]} above all tables: names in this file are lower case, no prefix, in no table"
-    nearest = get_close_matches(field, Settings.model_fields, n=1)
-    return f"; is it {nearest[0] if is_toml else _variable(nearest[0])}?" if nearest else ""
-
-
-def _settings_in(table: dict[str, Any]) -> list[str]:
-    """List the settings that a table holds, also in the tables of it."""
-    names = [name.lower().removeprefix(PREFIX.lower()) for name in table]
-    inner = [found for value in table.values() if isinstance(value, dict) for found in _settings_in(value)]
-    return [name for name in names if name in Settings.model_fields] + inner
