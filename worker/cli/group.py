@@ -1,0 +1,178 @@
+"""The command line: `session-worker`, the same as `python -m worker`.
+
+Every command ends the same way (`_Commands`): what it cannot do is one line on standard error and a status that is not 0.
+
+| status | when |
+| --- | --- |
+| 0 | all is done; `run`, `tail` and `kafka`: a signal has ended them |
+| 1 | Kafka, an output or this machine failed |
+| 2 | a setting, an option or an input is wrong; nothing that follows it was done |
+| 128 + n | signal n has ended the command: 129 SIGHUP, 130 SIGINT, 143 SIGTERM; 141: the reader of its output has ended |
+"""
+
+import gc
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import import_module
+from typing import Any, TypeVar
+
+import click
+from aiokafka.errors import KafkaError
+
+from worker.kafka.connection import OtherCluster
+from worker.kafka.unreadable import unreadable
+from worker.runtime.access import AccessDenied, Unreachable, check_brokers, watched
+from worker.settings.model import Settings
+from worker.settings.report import WrongSetting, load
+from worker.signals import Ending, ending_signals
+from worker.tools.files import BadFile
+from worker.tools.offsets import NotAccepted
+from worker.tools.sender import SendFailed
+from worker.tools.topics import NoSuchTopic
+
+T = TypeVar("T")
+_COLLECTED_EVERY = 50_000
+"""Objects made and not freed before garbage is looked for: what records are made of has no cycles."""
+_UNTIL_A_SIGNAL = {"run", "tail", "kafka"}
+_NO_READER_STATUS = 128 + 13
+"""The exit status of a command that SIGPIPE ends, as shells show it."""
+
+
+class BadInput(click.ClickException):
+    """What the user gave is wrong; one line says what."""
+
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """The commands, of which none ends with a traceback because of a signal or because its output cannot be written."""
+
+    def main(self, *arguments: Any, **keywords: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        try:
+            status = super().main(*arguments, **{**keywords, "standalone_mode": False})
+        except click.ClickException as error:
+            status = _shown_error(error)
+        except click.Abort:
+            status = 128 + signal.SIGINT
+        except SystemExit as end:  # click's own, where nobody reads the output
+            status = _NO_READER_STATUS if isinstance(end.__context__, BrokenPipeError) else end.code
+        except OSError as error:
+            status = _shown_error(click.ClickException(_unwritten(error)))
+        failures = [*filter(None, map(_flush_failure, (sys.stdout, sys.stderr)))]
+        if failures and not status:
+            is_unread = isinstance(failures[0], BrokenPipeError)
+            status = _NO_READER_STATUS if is_unread else _shown_error(click.ClickException(_unwritten(failures[0])))
+        sys.exit(status)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with ending_signals(ctx.obj) as ctx.obj:
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                raise click.exceptions.Exit(
+                    0 if ctx.invoked_subcommand in _UNTIL_A_SIGNAL else ctx.obj.status
+                ) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="session-worker")
+@click.pass_obj
+def main(ending: Ending) -> None:
+    """Fold session-update records of shops into exact CustomerSessionV2 snapshots."""
+    ending.begin()
+    gc.set_threshold(_COLLECTED_EVERY)
+
+
+def _shown_error(error: click.ClickException) -> int:
+    """Print an error, if standard error can be written, and return the exit status."""
+    with suppress(OSError):
+        error.show()
+    return error.exit_code
+
+
+def _unwritten(error: OSError) -> str:
+    return f"{error.filename or 'standard output'}: cannot be written: {error.strerror}"
+
+
+def _flush_failure(stream: Any) -> OSError | None:
+    """Flush a stream at the end; what it cannot write goes nowhere, so that Python does not try again."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
+
+
+@contextmanager
+def files_as_errors() -> Iterator[None]:
+    """Say in one line what keeps a file from being read or written."""
+    try:
+        yield
+    except BadFile as error:
+        raise (BadInput if error.is_input else click.ClickException)(str(error)) from error
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say how to get what is not installed with every worker."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise BadInput(f"the package {package} is missing: pip install 'session-worker[{name}]'") from error
+
+
+def check_store(option: str, store: str) -> None:
+    """Refuse tables on disk, before anything is opened, if the package for them is not installed."""
+    if store.startswith("rocksdb"):
+        try:
+            with extra("rocksdb"):
+                import_module("worker.runtime.stores.rocksdb")
+        except BadInput as error:
+            raise BadInput(f"{option}={store}: {error.message}") from error
+
+
+def reachable_settings(ending: Ending) -> Settings:
+    """Read the settings; fail with one line that says what is wrong when their brokers cannot be reached."""
+    settings = loaded_settings()
+    with kafka_as_errors():
+        ending.run(partial(check_brokers, settings))
+    return settings
+
+
+def run_watched(ending: Ending, settings: Settings, function: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine that uses Kafka, until a signal, or until brokers have refused the login for a minute."""
+    return ending.run(lambda: watched(function(), settings))
+
+
+def loaded_settings() -> Settings:
+    try:
+        return load()
+    except WrongSetting as error:
+        raise BadInput(str(error)) from error
+
+
+@contextmanager
+def kafka_as_errors() -> Iterator[None]:
+    """Say in one line what keeps Kafka from being used; the client's log would say it in many."""
+    for name in ("aiokafka", "worker.kafka.connection"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    except (KafkaError, NoSuchTopic, NotAccepted, AccessDenied, SendFailed, OtherCluster, Unreachable) as error:
+        raise click.ClickException(str(unreadable(error) or error)) from error
+    except Exception as error:
+        if damage := unreadable(error):
+            raise click.ClickException(str(damage)) from error
+        raise
