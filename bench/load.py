@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from worker.codec.lines import Line, read
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 from worker.pipeline.partitioner import partition_of
 from worker.tools.topics import send
 

@@ -11,7 +11,7 @@ from tests.chaos.verifier import Published
 from tests.oracle import Record
 from worker.codec.lines import Line, read
 from worker.codec.records import ConsumerRecord, ProducerRecord
-from worker.local.simulator import simulate_with_outcomes
+from worker.local.simulator.day import simulate_with_outcomes
 from worker.testing import StreamDriver
 
 _ONE_IN = 12

@@ -17,7 +17,7 @@ from tests.chaos.feed import astray, consumed, topics_of
 from tests.chaos.verifier import Published, verify
 from tests.kafka.workers import Crew
 from worker.codec.lines import dumped, read
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 from worker.testing import StreamDriver, Update
 
 PARTITIONS = 4

@@ -14,7 +14,7 @@ from tests.oracle import Oracle
 from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
 from worker.domain.rejections import ROW_OF
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 from worker.pipeline.replay import Replay
 
 if sys.version_info >= (3, 14):

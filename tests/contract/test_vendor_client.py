@@ -16,7 +16,7 @@ from talon_one import (
 
 from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 from worker.pipeline.replay import Replay
 
 V1 = "sessions-v1"

@@ -8,7 +8,7 @@ import orjson
 
 from tests.contract.test_against_the_oracle import SEEDS
 from tests.fuzz.target import records, written
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 from worker.testing import StreamDriver
 
 _SMALL_BYTES = 800  # what is small is tried more often

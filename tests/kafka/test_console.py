@@ -24,7 +24,7 @@ from worker.codec.lines import FORM, Line
 from worker.codec.lines import read as lines_of
 from worker.domain.limits import Rules
 from worker.local.kafka import LocalKafka
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.replay import Replay
 from worker.tools import topics as console

@@ -20,7 +20,7 @@ from tests.kafka.topics import administration, own
 from worker.codec.lines import Line, read
 from worker.local.child import Child
 from worker.local.live import WORKER
-from worker.local.simulator import simulate_with_outcomes
+from worker.local.simulator.day import simulate_with_outcomes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS, Topology
 from worker.settings.sources import PREFIX

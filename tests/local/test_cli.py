@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from worker.cli import main
 from worker.codec.lines import FORM
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 
 ROOT = str(Path(__file__).parents[2])
 LINE = '{"key":"s-1","timestamp":1795372800000,"value":{"customerSession":{}}}\n'

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from worker.cli import main
 from worker.codec.lines import BadLine
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 from worker.tools.files import Input, opened_output
 
 if sys.version_info >= (3, 14):

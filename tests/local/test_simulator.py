@@ -12,7 +12,9 @@ import orjson
 import pytest
 
 from worker.domain.limits import Rules
-from worker.local.simulator import BROKEN, GIANTS, HOUR, MEBIBYTE, OPENING, SHARES, simulate, simulate_with_outcomes
+from worker.local.simulator.broken import BROKEN, GIANTS
+from worker.local.simulator.day import simulate, simulate_with_outcomes
+from worker.local.simulator.shop import HOUR, MEBIBYTE, OPENING, SHARES
 from worker.pipeline.replay import Replay
 
 COUNT = 5000

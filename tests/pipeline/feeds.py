@@ -2,7 +2,7 @@
 
 import random
 
-from worker.local.simulator import simulate
+from worker.local.simulator.day import simulate
 from worker.pipeline.partitioner import partition_of
 from worker.testing import Update
 

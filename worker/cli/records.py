@@ -20,7 +20,7 @@ from worker.cli.group import (
     run_watched,
 )
 from worker.codec.lines import BadLine, read, written
-from worker.local.simulator import simulate as simulated
+from worker.local.simulator.day import simulate as simulated
 from worker.pipeline.replay import Replay
 from worker.signals import Ending
 from worker.tools import topics as console

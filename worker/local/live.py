@@ -33,7 +33,7 @@ from worker.codec.headers import TYPES
 from worker.codec.lines import read
 from worker.local.child import Child
 from worker.local.kafka import LocalKafka
-from worker.local.simulator import simulate_with_outcomes
+from worker.local.simulator.day import simulate_with_outcomes
 from worker.local.tally import Pace, Place, Reconciliation, place_of
 from worker.local.view import Progress, View, report
 from worker.pipeline import outcomes
