@@ -138,6 +138,10 @@ class StreamDriver:
         self._last = ProducerRecord(self.topology.updates, partition, key, value, timestamp, update.headers)
         self._log(self.topology.updates, partition).append(self._last)
 
+    def inject(self, record: ProducerRecord) -> None:
+        """Put a record on any topic, also on one that only the stages write, without processing it yet."""
+        self._log(record.topic, record.partition).append(record)
+
     def feed(self, items: Iterable[Update | Fault]) -> None:
         """Send update records and let faults happen in between, then process all there is.
 
@@ -175,9 +179,22 @@ class StreamDriver:
 
     # ----------------------------------------------------------------------------------------------- what comes out
 
-    def published(self, topic: str) -> list[ProducerRecord]:
-        """Give what a read_committed consumer sees of a topic, in order of publication."""
-        return [record for record in self._published if record.topic == topic]
+    def published(self, topic: str | None = None) -> list[ProducerRecord]:
+        """Return what the stages wrote to a topic, or to all, in order of publication, as read_committed sees it."""
+        return [record for record in self._published if topic is None or record.topic == topic]
+
+    def records(self, topic: str, partition: int) -> list[ConsumerRecord]:
+        """Return what a partition holds, markers and aborted records left out."""
+        return list(self._log(topic, partition).records)
+
+    def parked(self) -> int:
+        """Return the number of update records that wait for a verdict, or behind one that waits."""
+        return sum(
+            len(lane.awaiting_verdict)
+            + sum(map(len, lane.queued_behind.values()))
+            + sum(map(len, lane.dry_awaiting.values()))
+            for lane in self._lanes
+        )
 
     def sessions(self) -> dict[str, dict[str, Any]]:
         """Give the last snapshot of every session, by integrationId, as a reader of the compacted topic has it."""

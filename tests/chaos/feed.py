@@ -38,8 +38,8 @@ def topics_of(driver: StreamDriver) -> tuple[list[Record], Published]:
     """Give the update records a driver has and what it published, as the verifier reads topics."""
     updates = [
         {"topic": driver.topology.updates, "partition": number, **_as_read(record)}
-        for number, log in enumerate(driver._logs[driver.topology.updates])
-        for record in log.records
+        for number in range(driver.topology.partitions or 1)
+        for record in driver.records(driver.topology.updates, number)
     ]
     outputs = [
         sorted(map(_as_read, driver.published(name)), key=lambda record: record["partition"])

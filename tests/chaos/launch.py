@@ -124,12 +124,12 @@ def held_until_expelled(hold: Path) -> None:
         coordinators[:] = [listener._thread._ensure_consumer()._coordinator]
         await assigned(listener, partitions)
 
-    async def held(producer, records, offsets, membership, check=None):
+    async def held(producer, records, offsets, membership, *others):
         if hold.exists():  # noqa: ASYNC240 (a file is what the test can take away)
             print("Held", flush=True)
             while hold.exists() or coordinators[0].generation != -1:  # noqa: ASYNC110, ASYNC240
                 await asyncio.sleep(0.001)
-        return await commit(producer, records, offsets, _live(coordinators[0], membership), check)
+        return await commit(producer, records, offsets, _live(coordinators[0], membership), *others)
 
     driver.RebalanceListener.on_partitions_assigned = remembered  # type: ignore[method-assign]
     TransactionalProducer.commit = held  # type: ignore[method-assign]

@@ -246,7 +246,7 @@ class Network:
     def put(self, topic: str, partition: int, record: ConsumerRecord) -> None:
         """Put a record on an inner topic, as someone else than the worker would, and let it be processed."""
         produced = ProducerRecord(topic, partition, record.key, record.value, record.timestamp, record.headers)
-        self.driver._log(topic, partition).append(produced)
+        self.driver.inject(produced)
         self.driver.run()
 
     def published(self, topic: str) -> list[Outcome]:

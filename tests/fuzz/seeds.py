@@ -78,7 +78,7 @@ def _outcomes(data: bytes) -> set[bytes]:
     for _topic, update in records(data):
         driver.send(update)
     driver.run()
-    headers = [dict(record.headers) for record in driver._published]
+    headers = [dict(record.headers) for record in driver.published()]
     return {it.get("ce_type") or it.get("rejection-code", b"") for it in headers}
 
 

@@ -98,7 +98,7 @@ def run(data: bytes) -> None:
             if not isinstance(text, Rejection):
                 judged(text[0], _key(update), timestamp, RULES, text[1])
     driver = _folded(sent)
-    published = driver._published
+    published = driver.published()
     assert published == _folded(sent)._published
     for record in published:
         _sound(driver, record)
@@ -121,7 +121,7 @@ def _folded(sent: list[tuple[str, Update]], *, crashes: bool = False) -> StreamD
             timestamp = _NOW if update.timestamp is None else update.timestamp
             value = update.value if isinstance(update.value, bytes) else None
             record = ProducerRecord(topics[topic], partition, key, value, timestamp, update.headers)
-            driver._log(topics[topic], partition).append(record)
+            driver.inject(record)
         if crashes:
             driver.run({driver.steps + 2: Fault.CRASH}, cycles=1)
     driver.run()

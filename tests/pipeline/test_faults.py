@@ -90,7 +90,7 @@ def folded(updates: list[Update]) -> tuple[dict[str, dict], Replay]:
 def raw(update: Update) -> bytes | None:
     driver = StreamDriver(1)
     driver.send(update._replace(partition=0))
-    return driver._log("session-updates", 0).records[0].value
+    return driver.records("session-updates", 0)[0].value
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -121,4 +121,4 @@ def test_random_schedules_of_faults_end_where_a_sequential_fold_ends(seed):
     }
     origins = Counter(dict(record.headers)["ce_id"] for record in driver.published("customer-sessions"))
     assert max(origins.values()) == 1
-    assert not any(lane.heads or lane.followers or lane.asked for lane in driver._lanes)
+    assert driver.parked() == 0

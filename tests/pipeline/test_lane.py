@@ -103,8 +103,8 @@ class TestOpening:
         opened.queue(batch(4, 9, record(4, WITH_PROFILE), record(7)))
         overlay = cycle(opened)
         assert overlay.out == []
-        assert opened.heads[b"s-1"].arrival.offset == 4
-        assert [arrival.offset for arrival in opened.followers[b"s-1"]] == [7]
+        assert opened.awaiting_verdict[b"s-1"].update.offset == 4
+        assert [update.offset for update in opened.queued_behind[b"s-1"]] == [7]
         assert overlay.offsets()[UPDATES][0] == 4
 
     def test_a_follower_is_read_again_behind_its_head_even_when_it_comes_from_another_topic_before_it(self):
@@ -117,8 +117,8 @@ class TestOpening:
         opened.queue(Batch(rekeyed, 0, 1, [stray]))
         opened.queue(batch(1, 2, record(1, WITH_PROFILE)))
         cycle(opened)
-        assert opened.heads[b"s-1"].arrival.topic == UPDATES
-        assert [arrival.topic for arrival in opened.followers[b"s-1"]] == [rekeyed]
+        assert opened.awaiting_verdict[b"s-1"].update.topic == UPDATES
+        assert [update.topic for update in opened.queued_behind[b"s-1"]] == [rekeyed]
 
     def test_a_record_that_is_not_done_and_gone_is_fatal(self):
         opened = lane(Ledger(next=9, not_done={4: True}))
@@ -133,7 +133,7 @@ class TestOverlay:
         dropped = Overlay(kept)
         assert dropped.run(100) == 3
         assert dropped.out
-        assert not any((kept.table, kept.heads, kept.followers, kept.ledgers[UPDATES].not_done))
+        assert not any((kept.table, kept.awaiting_verdict, kept.queued_behind, kept.ledgers[UPDATES].not_done))
         again = Overlay(kept)
         again.run(100)
         assert (again.out, again.offsets()) == (dropped.out, dropped.offsets())

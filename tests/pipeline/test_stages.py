@@ -31,9 +31,9 @@ WHAT = Cause("session-updates/0/9", EARLIER, NOW, None)
 class Stage:
     """A stage over one lane, whose cycles are never committed."""
 
-    def __init__(self, stage) -> None:
+    def __init__(self, stage, batch_bytes: int | None = None) -> None:
         self.stage = stage
-        self.overlay = Overlay(Lane(stage, 0, MemoryTable(), {}))
+        self.overlay = Overlay(Lane(stage, 0, MemoryTable(), {}, batch_bytes))
         self.offset = 0
 
     def fold(self, topic: str, key: bytes | None, value: bytes | None, headers=()) -> list:
@@ -45,8 +45,7 @@ class Stage:
 
 class SessionsStage(Stage):
     def __init__(self, topic_bytes: int | None = None) -> None:
-        super().__init__(Sessions(Rules(), TOPOLOGY))
-        self.stage.topic_bytes = topic_bytes
+        super().__init__(Sessions(Rules(), TOPOLOGY), topic_bytes)
 
     def update(self, **session) -> list:
         return self.fold(TOPOLOGY.updates, b"s-1", orjson.dumps({"customerSession": session}))
@@ -68,7 +67,7 @@ class TestSessions:
         assert sessions.overlay.table.get(b"s-1") is None
 
     @pytest.mark.parametrize(("answer", "is_first"), [("first", True), ("later", False)])
-    def test_its_verdict_publishes_it_and_then_its_followers(self, sessions, answer, is_first):
+    def test_its_verdict_publishes_it_and_then_the_records_behind_it(self, sessions, answer, is_first):
         sessions.update(profileId="p-1")
         assert sessions.update(attributes={"a": 1}) == []
         created, updated = sessions.verdict(answer)
@@ -83,7 +82,7 @@ class TestSessions:
     def test_a_verdict_that_nobody_waits_for_changes_nothing(self, sessions, profile_id, claim):
         sessions.update(profileId="p-1")
         assert sessions.verdict("first", profile_id, claim) == []
-        assert sessions.overlay.heads.get(b"s-1") is not None
+        assert sessions.overlay.awaiting_verdict.get(b"s-1") is not None
         assert sessions.overlay.table.get(b"s-1") is None
 
     def test_a_dry_verdict_is_none_for_a_record_that_is_not_dry(self, sessions):
@@ -136,7 +135,7 @@ class TestSessions:
         dry = {"dry": True, "customerSession": {"profileId": "p-1"}}
         for _time in range(2):
             sessions.fold(TOPOLOGY.updates, b"s-1", orjson.dumps(dry))
-        assert sessions.overlay.heads.get(b"s-1") is None
+        assert sessions.overlay.awaiting_verdict.get(b"s-1") is None
         assert [record.topic for record in sessions.verdict("first", dry=True)] == [TOPOLOGY.dry_runs] * 2
         assert sessions.verdict("first", dry=True) == []
 

@@ -19,23 +19,23 @@ class ClaimMessage(Struct, frozen=True, gc=False):
     profile_id: str
     claim: Claim
     dry: bool
-    what: Cause
+    cause: Cause
 
 
 class VerdictMessage(Struct, frozen=True, gc=False):
-    """The answer to a claim, or word to a session that another one demoted; *what* is the claiming record's."""
+    """The answer to a claim, or word to a session that another one demoted; *cause* is the claiming record's."""
 
     profile_id: str
     claim: Claim
     dry: bool
     answer: Answer
-    what: Cause
+    cause: Cause
 
 
-def _cause_headers(what: Cause) -> list[tuple[str, bytes]]:
-    headers = [("ce_id", what.event_id.encode()), ("ce_time", what.time.encode())]
-    if what.traceparent is not None:
-        headers.append((TRACE_PARENT, what.traceparent))
+def _cause_headers(cause: Cause) -> list[tuple[str, bytes]]:
+    headers = [("ce_id", cause.event_id.encode()), ("ce_time", cause.time.encode())]
+    if cause.traceparent is not None:
+        headers.append((TRACE_PARENT, cause.traceparent))
     return headers
 
 
@@ -50,7 +50,7 @@ def encode_claim(topic: str, partition: int, message: ClaimMessage) -> ProducerR
     created, integration_id = message.claim
     value = orjson.dumps({"integrationId": integration_id, "created": created, "dry": message.dry})
     key = message.profile_id.encode()
-    return ProducerRecord(topic, partition, key, value, message.what.timestamp, _cause_headers(message.what))
+    return ProducerRecord(topic, partition, key, value, message.cause.timestamp, _cause_headers(message.cause))
 
 
 def decode_claim(record: ConsumerRecord) -> ClaimMessage | None:
@@ -70,7 +70,7 @@ def encode_verdict(topic: str, partition: int, message: VerdictMessage) -> Produ
         {"profileId": message.profile_id, "created": created, "dry": message.dry, "answer": message.answer}
     )
     key = integration_id.encode()
-    return ProducerRecord(topic, partition, key, value, message.what.timestamp, _cause_headers(message.what))
+    return ProducerRecord(topic, partition, key, value, message.cause.timestamp, _cause_headers(message.cause))
 
 
 def decode_verdict(record: ConsumerRecord) -> VerdictMessage | None:

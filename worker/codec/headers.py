@@ -83,25 +83,25 @@ class SnapshotHeaders:
 
     def of(
         self,
-        what: Cause,
+        cause: Cause,
         event: Event | Literal["reclassified"],
         *,
         ignored: Iterable[str] = (),
         events: bytes = b"",
         dry: bool = False,
     ) -> list[tuple[str, bytes]]:
-        """Write the headers of the snapshot that *what* brought about; *events* are the remembered eventIds."""
+        """Write the headers of the snapshot that *cause* brought about; *events* are the remembered eventIds."""
         suffix = ".dry_run" if dry else ""
         headers = [
             _SPEC_VERSION,
-            ("ce_id", what.event_id.encode()),
+            ("ce_id", cause.event_id.encode()),
             self._source,
-            ("ce_time", what.time.encode()),
+            ("ce_time", cause.time.encode()),
             _CONTENT_TYPE,
             ("ce_type", f"{TYPES}{event}{suffix}".encode()),
         ]
-        if what.traceparent is not None:
-            headers.append((TRACE_PARENT, what.traceparent))
+        if cause.traceparent is not None:
+            headers.append((TRACE_PARENT, cause.traceparent))
         if ignored:
             headers.append(("ignored-fields", ",".join(ignored).encode()))
         if events:  # always the last one, where `entry_from_changelog` looks for it

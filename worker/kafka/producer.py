@@ -77,6 +77,7 @@ _LAST_SEQUENCE: Final = (1 << 31) - 1
 _SENDING_SHARE: Final = 2 / 3
 """The share of the timeout after which no request but EndTxn is sent again."""
 
+_NO_LIMITS: Final[Mapping[str, int]] = {}
 _WRITTEN: Final = frozenset({Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER})
 _MAYBE_WRITTEN: Final = frozenset(
     {Code.REQUEST_TIMED_OUT, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND, Code.NETWORK_EXCEPTION, Code.KAFKA_STORAGE_ERROR}
@@ -170,8 +171,6 @@ class TransactionalProducer:
         self._identity = _Identity(-1, -1)
         self._sequences: dict[TopicPartition, int] = {}
         self._is_open = False
-        self.limits: dict[str, int] = {}
-        """The `max.message.bytes` of topics, as far as they are known: no batch of several records has more."""
 
     async def init(self) -> None:
         """End what an earlier life, or the last transaction, left open; wait until that is done.
@@ -193,8 +192,11 @@ class TransactionalProducer:
         offsets: Mapping[TopicPartition, tuple[int, str]],
         membership: Membership,
         check: Check | None = None,
+        batch_bytes: Mapping[str, int] = _NO_LIMITS,
     ) -> dict[TopicPartition, int]:
         """Write the records and the group's offsets with their metadata in one transaction.
+
+        *batch_bytes* is the `max.message.bytes` of topics, as far as it is known: no batch of several records has more.
 
         After all records are written and before the transaction ends, *check* may raise TransactionAborted.
 
@@ -207,7 +209,7 @@ class TransactionalProducer:
             raise OutcomeUnknown(f"{self.transactional_id} is not open: call init first")
         if offsets:
             membership.check()
-        batches = self._encode(records)
+        batches = self._encode(records, batch_bytes)
         if not batches and not offsets:
             return {}
         self._is_open = False
@@ -370,16 +372,19 @@ class TransactionalProducer:
 
     # -------------------------------------------------------------------------------------------------- encoding
 
-    def _encode(self, records: Iterable[Record]) -> dict[TopicPartition, deque[_Batch]]:
+    def _encode(self, records: Iterable[Record], batch_bytes: Mapping[str, int]) -> dict[TopicPartition, deque[_Batch]]:
         """Make record batches, by partition in order: 1.2 µs a record of 700 bytes and 6 headers."""
         places: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
         for record in records:
             places[record.topic, record.partition].append(record)
-        return {(tp := TopicPartition(*place)): deque(self._batches(tp, them)) for place, them in places.items()}
+        return {
+            (tp := TopicPartition(*place)): deque(self._batches(tp, listed, batch_bytes.get(tp.topic, MAX_BATCH_BYTES)))
+            for place, listed in places.items()
+        }
 
-    def _batches(self, tp: TopicPartition, records: list[Record]) -> Iterator[_Batch]:
+    def _batches(self, tp: TopicPartition, records: list[Record], most_bytes: int) -> Iterator[_Batch]:
         sequence = self._sequences.get(tp, 0)
-        builder, count, first = self._builder(tp, sequence), 0, NO_TIMESTAMP
+        builder, count, first = self._builder(sequence, most_bytes), 0, NO_TIMESTAMP
         for record in records:
             timestamp, key, value = record.timestamp, record.key, record.value
             listed = record.headers if type(record.headers) is list else list(record.headers)
@@ -391,14 +396,14 @@ class TransactionalProducer:
             if is_other_base or builder.append(count, timestamp, key, value, listed) is None:
                 sequence = sequence + count & _LAST_SEQUENCE
                 yield _Batch(builder.build(), count, sequence)
-                builder, count, first = self._builder(tp, sequence), 0, timestamp
+                builder, count, first = self._builder(sequence, most_bytes), 0, timestamp
                 builder.append(count, timestamp, key, value, listed)
             count += 1
         yield _Batch(builder.build(), count, sequence + count & _LAST_SEQUENCE)
 
-    def _builder(self, tp: TopicPartition, sequence: int) -> Any:
+    def _builder(self, sequence: int, most_bytes: int) -> Any:
         """Begin a batch; the builder refuses any record but the first that makes it too large."""
-        size = min(MAX_BATCH_BYTES, self.limits.get(tp.topic, MAX_BATCH_BYTES))
+        size = min(MAX_BATCH_BYTES, most_bytes)
         return DefaultRecordBatchBuilder(_MAGIC, self._codec, 1, *self._identity, sequence, size)
 
 

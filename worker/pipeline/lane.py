@@ -10,7 +10,7 @@ N2. `adopt` makes an overlay the lane's state, only when the commit was answered
 N3. Records queue in the order of their positions, without a gap or a repetition: `queue` drops what was queued before
     and refuses a batch that starts beyond the lane's position (a stale prefetch; the caller seeks).
 N4. A restored lane first reads again the records that were not done, all of them (`is_complete`), and folds them
-    before anything new: heads, then their followers, then verdicts, then new records.
+    before anything new: heads, then the records queued behind them, then verdicts, then new records.
 N5. While a ledger is full, new records of its topic stay queued. Verdicts never do, so the ledger empties again.
 N6. A cycle may be folded over one whose commit is not answered yet, its overlay *below*: it reads through it, and is
     adopted after it. What is queued stays queued until it is adopted, so when the one below is dropped, this is, too,
@@ -24,10 +24,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
-from worker.codec.records import ConsumerRecord, Origin, ProducerRecord
-from worker.domain.model import Request
-from worker.domain.profile import Claim
-from worker.domain.session import FoldResult
+from worker.codec.records import ConsumerRecord, ProducerRecord
+from worker.pipeline.apply import Accepted, Limits, ParsedUpdate, Question
 from worker.pipeline.ledger import Ledger
 
 K = TypeVar("K")
@@ -46,30 +44,12 @@ class Batch(NamedTuple):
     records: Sequence[ConsumerRecord]
 
 
-class ParsedUpdate(Struct, frozen=True, gc=False):
-    """An update record whose fields are valid, and where it was taken from (its topic here and its offset there).
-
-    *value* is as it arrived; *text* is what was wrapped in it.
-    """
-
-    topic: str
-    offset: int
-    key: bytes
-    origin: Origin
-    value: bytes | None
-    text: bytes | None
-    request: Request
-
-
 class Pending(Struct, frozen=True, gc=False):
-    """An arrival whose claim waits for its verdict, with the snapshot that it will be then but for firstSession."""
+    """An update record whose question waits for its verdict, with the session that it makes but for firstSession."""
 
-    arrival: ParsedUpdate
-    profile_id: str
-    claim: Claim
-    folded: FoldResult
-    snapshot: bytes
-    events: bytes
+    update: ParsedUpdate
+    question: Question
+    accepted: Accepted
 
 
 class RecordsDeleted(Exception):
@@ -86,6 +66,9 @@ class Stage(Protocol):
     @property
     def parks(self) -> frozenset[str]:
         """Those of them whose records may have to wait."""
+
+    def limits(self, batch_bytes: int | None) -> Limits:
+        """Return the limits of a lane whose changelog takes batches of at most *batch_bytes*; None: of any size."""
 
     def fold(self, overlay: "Overlay", topic: str, record: ConsumerRecord) -> None:
         """Fold one record of *topic*, new or not done yet."""
@@ -147,15 +130,26 @@ class TableOverlay(Generic[K, V]):
 class Lane:
     """The state of one partition of a stage, as it was committed last."""
 
-    def __init__(self, stage: Stage, partition: int, table: Table[bytes, bytes], ledgers: Mapping[str, Ledger]) -> None:
-        """Open a lane over its restored *table* and the ledgers, by topic, that were committed with it."""
+    def __init__(
+        self,
+        stage: Stage,
+        partition: int,
+        table: Table[bytes, bytes],
+        ledgers: Mapping[str, Ledger],
+        batch_bytes: int | None = None,
+    ) -> None:
+        """Open a lane over its restored *table* and the ledgers, by topic, that were committed with it.
+
+        *batch_bytes* is the largest batch that its changelog takes; None: of any size.
+        """
         self.stage = stage
         self.partition = partition
         self.table = table
+        self.limits = stage.limits(batch_bytes)
         self.ledgers = {topic: ledgers.get(topic) or Ledger() for topic in stage.reads}
-        self.heads = MemoryTable[bytes, Pending]()
-        self.followers = MemoryTable[bytes, tuple[ParsedUpdate, ...]]()
-        self.asked = MemoryTable[tuple[str, Claim], tuple[Pending, ...]]()
+        self.awaiting_verdict = MemoryTable[bytes, Pending]()
+        self.queued_behind = MemoryTable[bytes, tuple[ParsedUpdate, ...]]()
+        self.dry_awaiting = MemoryTable[Question, tuple[Pending, ...]]()
         self.counts: Counter[str] = Counter()
         self.queued: dict[str, deque[ConsumerRecord]] = {topic: deque() for topic in stage.reads}
         self.again: dict[tuple[str, int], ConsumerRecord] = {}
@@ -210,9 +204,9 @@ class Overlay:
         self.partition = lane.partition
         state = below or lane
         self.table: TableOverlay[bytes, bytes] = TableOverlay(state.table)
-        self.heads: TableOverlay[bytes, Pending] = TableOverlay(state.heads)
-        self.followers: TableOverlay[bytes, tuple[ParsedUpdate, ...]] = TableOverlay(state.followers)
-        self.asked: TableOverlay[tuple[str, Claim], tuple[Pending, ...]] = TableOverlay(state.asked)
+        self.awaiting_verdict: TableOverlay[bytes, Pending] = TableOverlay(state.awaiting_verdict)
+        self.queued_behind: TableOverlay[bytes, tuple[ParsedUpdate, ...]] = TableOverlay(state.queued_behind)
+        self.dry_awaiting: TableOverlay[Question, tuple[Pending, ...]] = TableOverlay(state.dry_awaiting)
         self.ledgers: dict[str, Ledger] = {topic: ledger.copy() for topic, ledger in state.ledgers.items()}
         self.out: list[ProducerRecord] = []
         self.counts: Counter[str] = Counter()
@@ -262,9 +256,9 @@ class Overlay:
         """
         lane, above = self.lane, self._above
         lane.table.apply(self.table.changes, end)
-        lane.heads.apply(self.heads.changes)
-        lane.followers.apply(self.followers.changes)
-        lane.asked.apply(self.asked.changes)
+        lane.awaiting_verdict.apply(self.awaiting_verdict.changes)
+        lane.queued_behind.apply(self.queued_behind.changes)
+        lane.dry_awaiting.apply(self.dry_awaiting.changes)
         lane.ledgers = self.ledgers
         lane.counts.update(self.counts)
         for place in self._again[: self._taken_again]:
@@ -275,13 +269,13 @@ class Overlay:
                 queued.popleft()
         if above is not None:
             above.table.rebase(lane.table)
-            above.heads.rebase(lane.heads)
-            above.followers.rebase(lane.followers)
-            above.asked.rebase(lane.asked)
+            above.awaiting_verdict.rebase(lane.awaiting_verdict)
+            above.queued_behind.rebase(lane.queued_behind)
+            above.dry_awaiting.rebase(lane.dry_awaiting)
             above._first = dict.fromkeys(lane.stage.reads, 0)
 
     def _not_done(self) -> list[tuple[str, int]]:
-        """List where the records read again are from, heads before their followers (N4)."""
+        """List where the records read again are from, heads before the records queued behind them (N4)."""
         order = {topic: place for place, topic in enumerate(self.lane.stage.reads)}
         ledgers = self.lane.ledgers
 

@@ -16,6 +16,8 @@ DRY_RUN: Final = "dry_run"
 """The update record was accepted and changed nothing, as it asked."""
 DUPLICATE: Final = "duplicate"
 """An update record with this eventId and value was accepted before."""
+ABSENT: Final = "absent"
+"""The update record deletes a session that does not exist."""
 SKIPPED: Final = "skipped"
 """The update record is for another application, and the operator skips those."""
 REJECTED: Final[Mapping[str, str]] = {code: f"rejected.{code}" for codes in ROWS for code in codes}
@@ -28,8 +30,8 @@ RECLASSIFIED: Final = "reclassified"
 UNREADABLE: Final = "unreadable"
 """A claim or a verdict that no stage wrote was passed over."""
 
-OF_UPDATE_RECORDS: Final = frozenset({*EVENTS, DRY_RUN, DUPLICATE, SKIPPED, *REJECTED.values()})
-"""Those of which each update record has at most one; none if it deletes a session that does not exist."""
+OF_UPDATE_RECORDS: Final = frozenset({*EVENTS, DRY_RUN, DUPLICATE, ABSENT, SKIPPED, *REJECTED.values()})
+"""Each update record has one of these."""
 
 SNAPSHOT: Final = "snapshot"
 """Any of EVENTS, for those who ask only whether an update record was accepted."""

@@ -21,8 +21,10 @@ from worker.codec.claims import (
     encode_verdict,
 )
 from worker.codec.records import ConsumerRecord, ProducerRecord
+from worker.domain.limits import Rules
 from worker.domain.profile import Claim, decide
 from worker.pipeline import outcomes
+from worker.pipeline.apply import Limits
 from worker.pipeline.lane import Overlay
 from worker.pipeline.topology import Topology
 
@@ -34,6 +36,10 @@ class Profiles:
         self.topology = topology
         self.reads = (topology.claims,)
         self.parks: frozenset[str] = frozenset()
+
+    def limits(self, batch_bytes: int | None) -> Limits:
+        """Return no limits but the largest batch: no rule of the operator bounds a profile."""
+        return Limits(Rules(), self.topology.first_sessions, batch_bytes)
 
     def fold(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> None:
         """Fold a claim; a record without a value makes the worker forget the profile of its key."""
@@ -55,7 +61,7 @@ class Profiles:
             self._answer(overlay, message, decision.demoted, "demoted")
 
     def _answer(self, overlay: Overlay, message: ClaimMessage, to: Claim, answer: Answer) -> None:
-        verdict = VerdictMessage(message.profile_id, to, message.dry, answer, message.what)
+        verdict = VerdictMessage(message.profile_id, to, message.dry, answer, message.cause)
         home = self.topology.home(to.integration_id.encode(), overlay.partition)
         overlay.out.append(encode_verdict(self.topology.verdicts, home, verdict))
 

@@ -1,60 +1,55 @@
 """The stage by integrationId: folds update records into sessions, and publishes their snapshots.
 
-Theory of operation. A record is read (its fields), routed (is it at home?) and applied (to the session's state). One
-that gives a session a profile has to know first whether that makes it the profile's first session:
+Theory of operation. The stage parses an update record, routes it to the partition of its session, and applies it to the
+session's state (apply.py). An update record that gives a session a profile needs a verdict first: is this the profile's
+first session?
 
-S1. It is folded, so that a record which is refused claims nothing; then its claim is published and it becomes the
-    session's *head*. Nothing of it is in the table and nothing of it is published until the verdict is there.
-S2. Later records of that session follow behind the head, in order; those of other sessions go on.
-S3. A verdict is taken by the head that asked for it: the one with the same integrationId, profileId and created. Then
-    the followers are applied until one of them becomes a head. A verdict that nobody waits for changes nothing, so
-    one that is repeated after a crash is harmless.
-S4. Word that a session was demoted changes the table at once, also under a head: it touches the stored session only,
-    and only when that still has the profile, the created and the firstSession that the word is about.
-S5. Heads, followers and the ledger's lists change in the same overlay as the table. A crash before the commit leaves
-    the record new; after it, the record is not done, its claim is sent, and it becomes the head again without asking
-    (the ledger's L3). State cannot have moved in between: only the head itself may change its session.
-S6. A dry update asks without being a head: it depends on no state, so nobody waits behind it.
-S7. A record is done as soon as its outcome is in the overlay: published, refused, forwarded, dropped.
-S8. What the snapshots' topic does not take is refused before anything else comes of it, like what an operator's limit
-    does not. A session that has a profile leaves room to be demoted: that cannot be refused.
+S1. The stage folds such a record before it asks, so a rejected record claims nothing. Then it publishes the claim, and
+    the record waits as the session's *head*. Before the verdict arrives nothing of the record is published or in the
+    table.
+S2. Later records of that session queue behind the head, in order. Records of other sessions go on.
+S3. A verdict belongs to the head with the same integrationId, profileId and created. After the verdict the stage
+    applies the queued records, up to one that becomes a head itself. A verdict that no head waits for changes nothing,
+    so a verdict that is repeated after a crash does no harm.
+S4. A demotion changes the table at once, also under a head. It touches the stored session only, and only while that
+    session has the profile, the created and the firstSession that the demotion is about.
+S5. Heads, queued records and the ledger's lists change in the same overlay as the table. After a crash before the
+    commit the record is new. After a crash behind the commit the record is not done and its claim is sent. It becomes
+    the head again without a second claim (the ledger's L3). Only the head may change its session, so the state cannot
+    have moved in between.
+S6. A dry update depends on no state. It asks without being a head, and no record waits behind it.
+S7. A record is done as soon as its outcome is in the overlay: published, rejected, forwarded or dropped.
+S8. A snapshot that is too large for the operator's limit or for its topic is rejected before anything else happens. A
+    session with a profile leaves room for a demotion, which cannot be rejected.
 """
 
 from msgspec import structs
 
 from worker.codec.claims import ClaimMessage, VerdictMessage, decode_verdict, encode_claim
-from worker.codec.headers import SnapshotHeaders, cause_of, encode_rejection, encode_stray, origin_of_stray, v1_headers
-from worker.codec.records import MAX_FRAME_BYTES, ConsumerRecord, Origin, ProducerRecord, batch_bytes, frame_bytes
-from worker.codec.snapshot import (
-    add_event_id,
-    as_first_session,
-    check_event_id,
-    decode_session,
-    encode_json,
-    event_entry,
-    join_entry,
-    split_entry,
+from worker.codec.headers import (
+    SnapshotHeaders,
+    cause_of,
+    encode_rejection,
+    encode_stray,
+    origin_of_stray,
+    v1_headers,
 )
+from worker.codec.records import MAX_FRAME_BYTES, ConsumerRecord, Origin, ProducerRecord, frame_bytes
+from worker.codec.snapshot import as_first_session, decode_session, encode_json, join_entry, split_entry
 from worker.codec.update import read, too_large
 from worker.codec.wrapping import unwrap
 from worker.domain.limits import Rules
-from worker.domain.model import Request, Session
-from worker.domain.profile import Claim
-from worker.domain.rejections import Rejection, must_be, placed, shown
-from worker.domain.session import FoldResult, fold, v1_view
+from worker.domain.model import Session
+from worker.domain.rejections import Rejection, shown
+from worker.domain.session import v1_view
 from worker.pipeline import outcomes
-from worker.pipeline.lane import Overlay, ParsedUpdate, Pending
-from worker.pipeline.topology import HEADERS_BYTES, Topology
-
-_DEMOTION_BYTES = 640
-"""How much longer the headers may be that tell of a demotion: they name another record and its traceparent (S8)."""
+from worker.pipeline.apply import Accepted, Limits, ParsedUpdate, apply
+from worker.pipeline.lane import Overlay, Pending
+from worker.pipeline.topology import Topology
 
 
 class Sessions:
     """The sessions stage under the operator's *rules*, over the topics of *topology*."""
-
-    topic_bytes: int | None = None
-    """The `max.message.bytes` of the snapshots' topic, where there is one (S8)."""
 
     def __init__(self, rules: Rules, topology: Topology) -> None:
         self.rules = rules
@@ -63,51 +58,56 @@ class Sessions:
         self.parks = frozenset((topology.rekeyed, topology.updates))
         self._headers = SnapshotHeaders(rules.application_id)
 
+    def limits(self, batch_bytes: int | None) -> Limits:
+        """Return the limits of a lane whose changelog takes batches of at most *batch_bytes*."""
+        return Limits(self.rules, self.topology.sessions, batch_bytes)
+
     def fold(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> None:
-        """Fold an update record, a stray that was sent home, or a verdict."""
+        """Fold an update record, a forwarded stray, or a verdict."""
         if topic == self.topology.verdicts:
             self._take_verdict(overlay, record)
         elif not self._take(overlay, topic, record):
             overlay.ledgers[topic].done(record.offset)  # S7
 
-    # ------------------------------------------------------------------------------------ read, route and apply
+    # ----------------------------------------------------------------------------------- parse, route and apply
 
     def _take(self, overlay: Overlay, topic: str, record: ConsumerRecord) -> bool:
-        """Read and route an update record; tell whether it has to wait."""
+        """Parse, route and apply an update record; return True if it has to wait for a verdict."""
         record_key, value = record.key, record.value
         origin = Origin(topic, overlay.partition, record.offset, record.timestamp, record_key, record.headers)
         if topic != self.topology.updates:
-            told = origin_of_stray(record)
-            if told is None:
-                self._refuse(overlay, value, origin, _lost(record, self.rules))
+            first_origin = origin_of_stray(record)
+            if first_origin is None:
+                self._reject(overlay, value, origin, _without_origin(record, self.rules))
                 return False
-            origin = told
+            origin = first_origin
         text, envelope = value, None
         if value is not None and (value[:1] != b"{" or origin.headers):
             unwrapped = unwrap(value, origin.headers, self.rules)
             if isinstance(unwrapped, Rejection):
-                self._refuse(overlay, value, origin, unwrapped)
+                self._reject(overlay, value, origin, unwrapped)
                 return False
             text, envelope = unwrapped
         request = read(text, origin.key, origin.timestamp, self.rules, envelope)
         if isinstance(request, Rejection):
-            self._refuse(overlay, value, origin, request)
+            self._reject(overlay, value, origin, request)
             return False
         key = request.integration_id.encode()
         entry = overlay.table.get(key)
-        if entry is None:  # this lane has no session that is not at home
+        if entry is None:  # every session of this lane's table is at home here
             home = self.topology.home(key, overlay.partition)
             if home != overlay.partition:
                 self._forward(overlay, home, key, value, origin)
                 return False
-        arrival = ParsedUpdate(topic, record.offset, key, origin, value, text, request)
-        if overlay.heads.get(key) is not None and not _stands_alone(request):
+        update = ParsedUpdate(topic, record.offset, key, origin, value, text, request)
+        if overlay.awaiting_verdict.get(key) is not None and not update.stands_alone:
             overlay.ledgers[topic].park(record.offset, is_head=False)
-            overlay.followers.put(key, (*(overlay.followers.get(key) or ()), arrival))
+            overlay.queued_behind.put(key, (*(overlay.queued_behind.get(key) or ()), update))
             return True
-        return self._apply(overlay, arrival, entry)
+        return self._apply(overlay, update, entry)
 
     def _forward(self, overlay: Overlay, home: int, key: bytes, value: bytes | None, origin: Origin) -> None:
+        """Send a stray to the partition of its session."""
         frame, size = frame_bytes(origin.key, origin.headers), len(value or b"")
         most = self.rules.max_record_bytes + MAX_FRAME_BYTES
         if frame > MAX_FRAME_BYTES or frame + size > most:
@@ -115,102 +115,42 @@ class Sessions:
             message = (
                 f"A record outside its session's partition must have {rule}, but it has {frame} and {frame + size}."
             )
-            self._refuse(overlay, value, origin, Rejection("record_too_large", "", message))
+            self._reject(overlay, value, origin, Rejection("record_too_large", "", message))
             return
         overlay.counts[outcomes.FORWARDED] += 1
         overlay.out.append(encode_stray(self.topology.rekeyed, home, key, value, origin))
 
-    def _apply(self, overlay: Overlay, arrival: ParsedUpdate, entry: bytes | None) -> bool:
-        """Fold an arrival into its session, the table's *entry*; tell whether it has to wait for a verdict."""
-        origin, value, text, request = arrival.origin, arrival.value, arrival.text, arrival.request
-        if _stands_alone(request):
-            entry = None
-        snapshot, events = split_entry(entry) if entry is not None else (None, b"")
-        if request.kind == "delete":
-            if entry is not None:
-                self._delete(overlay, arrival)
-            return False
-        if request.event_id is not None and not request.dry:
-            event = event_entry(request.event_id, text or b"")
-            known = check_event_id(events, event)
-            if known == "duplicate":
-                overlay.counts[outcomes.DUPLICATE] += 1
-                return False
-            if known == "reused":
-                rule = "new, since it came before with another value"
-                reused = must_be(placed("/eventId", request.places), rule, shown(request.event_id), "event_id_reused")
-                self._refuse(overlay, value, origin, reused)
-                return False
-            events = add_event_id(events, event)
-        session = decode_session(snapshot) if snapshot is not None else None
-        session_id = origin.session_id if session is None else session.id
-        folded = fold(session, request, session_id, self.rules)
-        if isinstance(folded, Rejection):
-            self._refuse(overlay, value, origin, folded)
-            return False
-        snapshot = encode_json(folded.session)
-        refusal = self._oversize(arrival, folded, snapshot, events)
-        if refusal is not None:
-            self._refuse(overlay, value, origin, refusal)
-            return False
-        if folded.claims:
-            self._claim(overlay, arrival, folded, snapshot, events)
-            return True
-        self._publish(overlay, arrival, folded, snapshot, events)
+    def _apply(self, overlay: Overlay, update: ParsedUpdate, entry: bytes | None) -> bool:
+        """Apply an update record to its session's *entry*; return True if it has to wait for a verdict."""
+        result = apply(entry, update, overlay.lane.limits)
+        if isinstance(result, Rejection):
+            self._reject(overlay, update.value, update.origin, result)
+        elif isinstance(result, Accepted):
+            if result.question is not None:
+                self._claim(overlay, Pending(update, result.question, result))
+                return True
+            self._publish(overlay, update, result)
+        else:
+            overlay.counts[result] += 1
         return False
-
-    def _oversize(self, arrival: ParsedUpdate, folded: FoldResult, snapshot: bytes, events: bytes) -> Rejection | None:
-        """Refuse a snapshot that is too large for the operator, or for its topic (S8)."""
-        limit, topic_bytes = self.rules.max_snapshot_bytes, self.topic_bytes
-        has_profile = folded.session.profileId != ""
-        # A first session may be demoted later: its size is that with "false", whenever that comes.
-        size = len(snapshot) + (folded.session.firstSession and has_profile)
-        if size > limit:
-            allowed = f"at most {limit} bytes (SESSION_WORKER_MAX_SNAPSHOT_BYTES)"
-            message = f"The snapshot after this update record must have {allowed}, but it would have {size}."
-            return Rejection("session_too_large", "", message)
-        if topic_bytes is None or size + HEADERS_BYTES <= topic_bytes:
-            return None
-        what = cause_of(arrival.origin, arrival.request.occurred_at)
-        headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
-        size = batch_bytes(arrival.key, snapshot, headers) + (_DEMOTION_BYTES if has_profile else 0)
-        if size <= topic_bytes:
-            return None
-        topic = self.topology.sessions
-        allowed = f"at most {topic_bytes} bytes (max.message.bytes of {topic})"
-        message = (
-            f"The snapshot after this update record must have {allowed} with its headers, but it would have {size}."
-        )
-        return Rejection("record_too_large", "", message)
-
-    def _delete(self, overlay: Overlay, arrival: ParsedUpdate) -> None:
-        overlay.table.put(arrival.key, None)
-        overlay.counts["deleted"] += 1
-        headers = self._headers.of(cause_of(arrival.origin, arrival.request.occurred_at), "deleted")
-        self._send(overlay, arrival.key, None, None, arrival.origin.timestamp, headers)
 
     # -------------------------------------------------------------------------------------- claims and verdicts
 
-    def _claim(
-        self, overlay: Overlay, arrival: ParsedUpdate, folded: FoldResult, snapshot: bytes, events: bytes
-    ) -> None:
-        """Ask for a verdict, unless that was done before a crash (S5), and let the arrival wait for it (S1)."""
-        request, session = arrival.request, folded.session
-        profile_id = session.profileId
-        claim = Claim(session.created, request.integration_id)
-        pending = Pending(arrival, profile_id, claim, folded, snapshot, events)
-        ledger = overlay.ledgers[arrival.topic]
-        if not ledger.not_done.get(arrival.offset):
-            what = cause_of(arrival.origin, request.occurred_at)
+    def _claim(self, overlay: Overlay, pending: Pending) -> None:
+        """Ask for a verdict, unless that was done before a crash (S5); the update record waits for it (S1)."""
+        update, question = pending.update, pending.question
+        (profile_id, claim), request = question, update.request
+        ledger = overlay.ledgers[update.topic]
+        if not ledger.not_done.get(update.offset):
+            cause = cause_of(update.origin, request.occurred_at)
             home = self.topology.home(profile_id.encode(), overlay.partition)
-            message = ClaimMessage(profile_id, claim, request.dry, what)
+            message = ClaimMessage(profile_id, claim, request.dry, cause)
             overlay.out.append(encode_claim(self.topology.claims, home, message))
-            ledger.park(arrival.offset, is_head=True)
+            ledger.park(update.offset, is_head=True)
         if request.dry:
-            question = (profile_id, claim)
-            overlay.asked.put(question, (*(overlay.asked.get(question) or ()), pending))
+            overlay.dry_awaiting.put(question, (*(overlay.dry_awaiting.get(question) or ()), pending))
         else:
-            overlay.heads.put(arrival.key, pending)
+            overlay.awaiting_verdict.put(update.key, pending)
 
     def _take_verdict(self, overlay: Overlay, record: ConsumerRecord) -> None:
         message = decode_verdict(record)
@@ -223,37 +163,37 @@ class Sessions:
         if message.answer == "demoted":
             self._demote(overlay, key, message)
         elif message.dry:
-            for pending in overlay.asked.get(question) or ():
+            for pending in overlay.dry_awaiting.get(question) or ():
                 self._settle(overlay, pending, is_first=is_first)
-            overlay.asked.put(question, None)
+            overlay.dry_awaiting.put(question, None)
         else:
-            head = overlay.heads.get(key)
-            if head is not None and (head.profile_id, head.claim) == question:
-                overlay.heads.put(key, None)
+            head = overlay.awaiting_verdict.get(key)
+            if head is not None and head.question == question:
+                overlay.awaiting_verdict.put(key, None)
                 self._settle(overlay, head, is_first=is_first)
                 self._release(overlay, key)
 
     def _settle(self, overlay: Overlay, pending: Pending, *, is_first: bool) -> None:
         """Publish what waited, now that its firstSession is known (S3)."""
-        arrival, folded, snapshot = pending.arrival, pending.folded, pending.snapshot
-        if is_first:
-            folded = structs.replace(folded, session=structs.replace(folded.session, firstSession=True))
-            snapshot = as_first_session(snapshot)
-        self._publish(overlay, arrival, folded, snapshot, pending.events)
-        overlay.ledgers[arrival.topic].done(arrival.offset)
+        update, accepted = pending.update, pending.accepted
+        if is_first and accepted.session is not None and accepted.snapshot is not None:
+            session = structs.replace(accepted.session, firstSession=True)
+            accepted = structs.replace(accepted, session=session, snapshot=as_first_session(accepted.snapshot))
+        self._publish(overlay, update, accepted)
+        overlay.ledgers[update.topic].done(update.offset)
 
     def _release(self, overlay: Overlay, key: bytes) -> None:
-        """Apply the followers of a head that is done, up to the first that becomes a head itself (S3)."""
-        followers = overlay.followers.get(key) or ()
-        for place, arrival in enumerate(followers):
-            if self._apply(overlay, arrival, overlay.table.get(key)):
-                overlay.followers.put(key, followers[place + 1 :] or None)
+        """Apply the records queued behind a head that is done, up to the first that becomes a head itself (S3)."""
+        queued = overlay.queued_behind.get(key) or ()
+        for place, update in enumerate(queued):
+            if self._apply(overlay, update, overlay.table.get(key)):
+                overlay.queued_behind.put(key, queued[place + 1 :] or None)
                 return
-            overlay.ledgers[arrival.topic].done(arrival.offset)
-        overlay.followers.put(key, None)
+            overlay.ledgers[update.topic].done(update.offset)
+        overlay.queued_behind.put(key, None)
 
     def _demote(self, overlay: Overlay, key: bytes, message: VerdictMessage) -> None:
-        """Publish a session again that another one turned out to be before (S4)."""
+        """Publish a session again because another session is its profile's first (S4)."""
         entry = overlay.table.get(key)
         if entry is None:
             return
@@ -267,28 +207,26 @@ class Sessions:
         snapshot = encode_json(session)
         overlay.table.put(key, join_entry(snapshot, events))
         overlay.counts[outcomes.RECLASSIFIED] += 1
-        what = structs.replace(message.what, event_id=f"{message.what.event_id}/reclassified")
-        headers = self._headers.of(what, "reclassified", events=events)
-        self._send(overlay, key, snapshot, session, what.timestamp, headers)
+        cause = structs.replace(message.cause, event_id=f"{message.cause.event_id}/reclassified")
+        headers = self._headers.of(cause, "reclassified", events=events)
+        self._send(overlay, key, snapshot, session, cause.timestamp, headers)
 
     # ------------------------------------------------------------------------------------------------- publishing
 
-    def _publish(
-        self, overlay: Overlay, arrival: ParsedUpdate, folded: FoldResult, snapshot: bytes, events: bytes
-    ) -> None:
-        """Publish the snapshot of an accepted record, and make it the session's state unless it was a dry run."""
-        key, origin, request = arrival.key, arrival.origin, arrival.request
-        what = cause_of(origin, request.occurred_at)
+    def _publish(self, overlay: Overlay, update: ParsedUpdate, accepted: Accepted) -> None:
+        """Publish the snapshot after an accepted record; it becomes the session's state unless this is a dry run."""
+        key, origin, request, snapshot = update.key, update.origin, update.request, accepted.snapshot
+        cause = cause_of(origin, request.occurred_at)
         if request.dry:
             overlay.counts[outcomes.DRY_RUN] += 1
-            headers = self._headers.of(what, folded.event, dry=True)
+            headers = self._headers.of(cause, accepted.event, dry=True)
             topic = self.topology.dry_runs
             overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, origin.timestamp, headers))
             return
-        overlay.table.put(key, join_entry(snapshot, events))
-        overlay.counts[folded.event] += 1
-        headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
-        self._send(overlay, key, snapshot, folded.session, origin.timestamp, headers)
+        overlay.table.put(key, None if snapshot is None else join_entry(snapshot, accepted.events))
+        overlay.counts[accepted.event] += 1
+        headers = self._headers.of(cause, accepted.event, ignored=accepted.ignored, events=accepted.events)
+        self._send(overlay, key, snapshot, accepted.session, origin.timestamp, headers)
 
     def _send(
         self,
@@ -299,7 +237,7 @@ class Sessions:
         timestamp: int,
         headers: list[tuple[str, bytes]],
     ) -> None:
-        """Send a snapshot or a tombstone, and its v1 view where that is asked for."""
+        """Send a snapshot or a tombstone, and its v1 view if the operator wants that."""
         partition = overlay.partition
         overlay.out.append(ProducerRecord(self.topology.sessions, partition, key, snapshot, timestamp, headers))
         if self.topology.v1 is not None:
@@ -307,23 +245,18 @@ class Sessions:
             v1 = v1_headers(headers)
             overlay.out.append(ProducerRecord(self.topology.v1, partition, key, view, timestamp, v1))
 
-    def _refuse(self, overlay: Overlay, value: bytes | None, origin: Origin, why: Rejection) -> None:
-        """Publish a rejection, or drop a record of another application where the operator wants that."""
-        if why.code == "wrong_application" and self.rules.other_applications == "skip":
+    def _reject(self, overlay: Overlay, value: bytes | None, origin: Origin, rejection: Rejection) -> None:
+        """Publish a rejection; drop a record of another application if the operator skips those."""
+        if rejection.code == "wrong_application" and self.rules.other_applications == "skip":
             overlay.counts[outcomes.SKIPPED] += 1
             return
-        overlay.counts[outcomes.REJECTED[why.code]] += 1
+        overlay.counts[outcomes.REJECTED[rejection.code]] += 1
         topic, limit = self.topology.rejections, self.rules.max_record_bytes
-        overlay.out.append(encode_rejection(topic, overlay.partition, value, origin, why, limit))
+        overlay.out.append(encode_rejection(topic, overlay.partition, value, origin, rejection, limit))
 
 
-def _stands_alone(request: Request) -> bool:
-    """Tell whether a request is judged as if no session existed (S6)."""
-    return request.dry and request.kind == "update"
-
-
-def _lost(record: ConsumerRecord, rules: Rules) -> Rejection:
-    """Refuse a record on the topic of strays that does not tell its origin; only its size is judged before that."""
+def _without_origin(record: ConsumerRecord, rules: Rules) -> Rejection:
+    """Return the rejection of a record on the topic of strays whose headers have no origin; its size is judged first."""
     value = record.value
     unwrapped = unwrap(value, record.headers, rules) if value is not None else None
     if isinstance(unwrapped, Rejection):

@@ -200,7 +200,7 @@ class CommitLoop(Service):
         self._idle.set()
         self._pending: _Pending | None = None
         self._is_cut = False
-        self._limits: Mapping[str, int] = {}
+        self._batch_bytes: Mapping[str, int] = {}
         self._too_large = 0
 
     @property
@@ -208,10 +208,15 @@ class CommitLoop(Service):
         """The lanes that are open."""
         return self._changelogs.keys()
 
-    def open(self, lanes: Mapping[Lane, TopicPartition], membership: Membership) -> None:
-        """Take records for these lanes, each with the partition of its changelog, as this member of the group."""
-        if self._limits != self._producer.limits:
-            self._limits, self._too_large = dict(self._producer.limits), 0
+    def open(
+        self, lanes: Mapping[Lane, TopicPartition], membership: Membership, batch_bytes: Mapping[str, int]
+    ) -> None:
+        """Take records for these lanes, each with the partition of its changelog, as this member of the group.
+
+        *batch_bytes* has the largest batch of topics, as far as it is known.
+        """
+        if self._batch_bytes != batch_bytes:
+            self._batch_bytes, self._too_large = batch_bytes, 0
         self._membership = membership
         self._changelogs = dict(lanes)
         self._turns = deque(lanes)
@@ -343,7 +348,9 @@ class CommitLoop(Service):
             for overlay in overlays
             for topic, commit in overlay.offsets().items()
         }
-        commit = asyncio.ensure_future(self._producer.commit(records, offsets, membership, self._check_identity))
+        commit = asyncio.ensure_future(
+            self._producer.commit(records, offsets, membership, self._check_identity, self._batch_bytes)
+        )
         return _Pending(overlays, self._changelogs, offsets, commit)
 
     async def _settle(self, pending: "_Pending") -> bool:

@@ -111,6 +111,8 @@ class OpeningPlan(NamedTuple):
     membership: Membership
     lanes: list[tuple[Stage, TopicPartition]]
     ledgers: dict[TopicPartition, Ledger]
+    batch_bytes: Mapping[str, int]
+    """The largest batch that a topic takes, in bytes, as far as it is known."""
 
 
 class Tables(TableManager):
@@ -223,9 +225,7 @@ class Opening(Recovery):
                     self.log.error("Partition %d of %s is not opened: %s are not assigned", number, changelog, missing)
                 else:
                     lanes.append((stage, TopicPartition(changelog, number)))
-        topic = sessions.topology.sessions
-        sessions.topic_bytes = await cluster.largest_batch_bytes(topic)
-        producer.limits = {topic: sessions.topic_bytes}
+        batch_bytes = {topic: await cluster.largest_batch_bytes(topic) for topic in (sessions.topology.sessions,)}
         members = await cluster.members(membership.group)
         self._check_name(membership.member, members)
         await producer.init()
@@ -267,7 +267,7 @@ class Opening(Recovery):
             source: ledger.commit() for source, ledger in ledgers.items() if ledger.commit() != commits[source]
         }
         await cluster.commit(membership, beginnings | owned)
-        return OpeningPlan(membership, lanes, ledgers)
+        return OpeningPlan(membership, lanes, ledgers, batch_bytes)
 
     async def _fence(self, members: set[str], recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
         """End what the recorded owners left open of whom no member is left (step 4)."""
@@ -332,13 +332,14 @@ class Opening(Recovery):
                 changelog.partition,
                 self._store(changelog).partition(changelog.partition),
                 {topic: prepared.ledgers[TopicPartition(topic, changelog.partition)] for topic in stage.reads},
+                prepared.batch_bytes.get(changelog.topic),
             ): changelog
             for stage, changelog in prepared.lanes
         }
         await consumer.seek_wait({TP(*source): ledger.commit()[0] for source, ledger in prepared.ledgers.items()})
         if not self._may_open(generation_id):
             return
-        self._parts.cycle.open(lanes, prepared.membership)
+        self._parts.cycle.open(lanes, prepared.membership, prepared.batch_bytes)
         consumer.resume_partitions({TP(*source) for source in prepared.ledgers})
         self.completed.set()
         app.flow_control.resume()
