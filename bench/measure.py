@@ -98,7 +98,7 @@ def worker(kafka: str, store: str = "memory://") -> Process:
     """Start a worker as `session-worker run` does."""
     settings = {"BROKERS": kafka, "STORE": store, "DATA_DIR": "."}
     env = {f"SESSION_WORKER_{name}": value for name, value in settings.items()}
-    return Process((sys.executable, "-m", "worker", "run"), env, "Opened")
+    return Process((sys.executable, "-m", "worker", "run"), env, "Ready:")
 
 
 class Run(NamedTuple):

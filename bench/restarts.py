@@ -58,7 +58,7 @@ async def restore(make: Callable[[], Load], contestant: Contestant) -> Restore:
                 process = contestant.start(kafka)
                 await until(before + 1, process)
                 first = time.monotonic() - began
-                told = re.findall(r"Restored (\d+) records in ([\d.]+) s", process.told())[-1]
+                told = re.findall(r"restored=(\d+) in=([\d.]+)s", process.told())[-1]
                 done.append((int(told[0]) / float(told[1]), first))
             process.stop()
     return Restore(*map(median, zip(*done, strict=True)))

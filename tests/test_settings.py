@@ -17,7 +17,7 @@ from worker.cli import main
 from worker.domain.limits import Rules
 from worker.kafka.credentials import UnusableFile
 from worker.pipeline.topology import TOPICS, Topology
-from worker.runtime.app import build_app
+from worker.runtime.faust.app import build_app
 from worker.settings.model import Settings
 from worker.settings.report import WrongSetting, example_file, load
 from worker.settings.sources import PREFIX

@@ -163,7 +163,7 @@ class Ground:
         """Wait until three workers run and have opened lanes: what is done to one that has none yet is no fault."""
         async with asyncio.timeout(_OPENED_SECONDS):
             await self.mend()
-            while not all(any("Opened" in line for line in it.worker.said()) for it in self.running() if it.worker):
+            while not all(any("Ready:" in line for line in it.worker.said()) for it in self.running() if it.worker):
                 await asyncio.sleep(0.1)
                 await self.mend()
 
@@ -380,7 +380,7 @@ async def disk_full(it: Ground) -> None:
     place = it.some()
     await it.stop(place)
     worker = it.start(place, *own_mounts(), disk=_DISK_BYTES)
-    await worker.says("Opened", within_seconds=_OPENED_SECONDS)
+    await worker.says("Ready:", within_seconds=_OPENED_SECONDS)
     fill(worker, place.folder)
     await it.pause(5, 8)
     it.expect(worker)
@@ -403,7 +403,7 @@ async def clock_an_hour_off(it: Ground) -> None:
     await it.stop(place)
     worker = it.start(place, late=it.chance.choice((-_LATE_SECONDS, _LATE_SECONDS)))
     with suppress(TimeoutError, AssertionError):
-        await worker.says("Opened", within_seconds=_OPEN_SECONDS)
+        await worker.says("Ready:", within_seconds=_OPEN_SECONDS)
     await it.pause(4, 6)
     await it.stop(place)
 

@@ -170,10 +170,10 @@ def origins_unchecked(_hold: Path) -> None:
     """Open lanes over snapshots of records that are not done by the committed offsets."""
     from worker.runtime.opening import Opening
 
-    async def unchecked(_opening, _prepared):
+    async def unchecked(_opening, _plan, _newest):
         pass
 
-    Opening._check_origins = unchecked  # type: ignore[method-assign]
+    Opening.check_origins = unchecked  # type: ignore[method-assign]
 
 
 def restored_to_the_stable_offset(_hold: Path) -> None:

@@ -111,9 +111,9 @@ def test_a_table_restored_to_the_last_stable_offset_only_folds_on_from_too_early
             assert await worker.stop() == 0
             next_one = it.start(command=command)
             if command != launched():
-                await next_one.says("Opened")
+                await next_one.says("Ready:")
             await other.abort_transaction()
-        await next_one.says("Opened")
+        await next_one.says("Ready:")
         await it.send([update("s-1", attributes={"c": 3})])
 
     assert flaws_of(crew, "", scenario) == {}
@@ -150,7 +150,7 @@ def test_offsets_that_an_open_transaction_may_change_double_records(crew):
             else:
                 await next_one.says("still waiting")
             await dying.commit_transaction()
-        await next_one.says("Opened")
+        await next_one.says("Ready:")
 
     async def owned_by_another(it):
         changelog = it.topology.sessions
@@ -183,17 +183,17 @@ def test_a_generation_read_live_doubles_what_a_frozen_worker_commits_when_it_wak
     async def scenario():
         it = crew(1, session_timeout_seconds=SESSION_TIMEOUT_SECONDS, transaction_timeout_seconds=60)
         frozen = it.start(command=launched("unfenced", "held_until_expelled", *mistakes, hold=hold))
-        await frozen.says("Opened")
+        await frozen.says("Ready:")
         hold.touch()
         await it.send([update("s-1"), update("s-1"), update("s-2")])
         await frozen.says("Held")
         frozen.freeze()
         other = it.start(command=launched("unfenced"))
-        await other.says("Opened")
+        await other.says("Ready:")
         await it.settle()
         hold.unlink()
         frozen.wake()
-        await other.says("Opened", times=2)
+        await other.says("Ready:", times=2)
         await it.settle()
         assert await high_watermarks(it.kafka, it.topology.sessions)
         return await judge(it)

@@ -85,7 +85,7 @@ def test_a_launched_worker_has_the_wrong_time_and_reaches_the_broker_through_the
         wire = Wire(broker)
         await wire.start()
         worker = await it.open(command=launched(late=7200, through=f"{broker}={wire.port}"))
-        written = datetime.fromisoformat((await worker.says("Opened")).partition(",")[0])
+        written = datetime.fromisoformat((await worker.says("Ready:")).partition(",")[0])
         passed = wire.connections
         assert await worker.stop() == 0
         await wire.close()
@@ -153,7 +153,7 @@ def dying(crew, moment, times):
 def test_a_worker_struck_while_it_restores_has_restored_a_part_and_the_next_one_loses_nothing(crew):
     said, found = dying(crew, "restored", 2)
     assert said[-1] == "Struck by SIGKILL before restored"
-    assert not any("Opened" in line for line in said)
+    assert not any("Ready:" in line for line in said)
     assert found == {}
 
 

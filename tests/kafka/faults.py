@@ -58,7 +58,7 @@ def _doubted(partition, _code, *others):
 
 def wire_of(app):
     """Tap the wire of a worker that has not started."""
-    cluster = app.parts.cluster
+    cluster = app.dependencies.cluster
     cluster.__class__ = Wire
     cluster.tap()
     return cluster

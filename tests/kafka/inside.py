@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from tests.kafka.topics import Record, own, produce, read
 from tests.kafka.topics import send as send_by
 from worker.pipeline.topology import TOPICS
-from worker.runtime.app import build_app
+from worker.runtime.faust.app import build_app
 from worker.runtime.topics import prepare
 from worker.settings.model import Settings
 
@@ -51,7 +51,7 @@ async def until(condition, seconds=20):
 
 async def opened(app, lanes=2, seconds=20):
     """Wait until a worker has so many lanes open."""
-    await until(lambda: len(app.cycle.lanes) == lanes, seconds)
+    await until(lambda: len(app.commit_loop.lanes) == lanes, seconds)
 
 
 async def crashed(app, seconds=20):
@@ -102,7 +102,7 @@ async def transaction(settings, timeout_ms=30_000):
 
 def lane_of(app, topic):
     """Give the lane that reads a topic, of a worker with one partition."""
-    (found,) = (it for it in app.cycle.lanes if topic in it.stage.reads)
+    (found,) = (it for it in app.commit_loop.lanes if topic in it.stage.reads)
     return found
 
 

@@ -172,7 +172,7 @@ async def _pass_on(kafka, port, worker):
         pumps.update({asyncio.ensure_future(_pump(reader, back)), asyncio.ensure_future(_pump(there, writer))})
 
     server = await asyncio.start_server(_connect, "127.0.0.1", port)
-    await worker.says("Opened")
+    await worker.says("Ready:")
     server.close()
     for pump in pumps:
         pump.cancel()

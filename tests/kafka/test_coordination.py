@@ -143,7 +143,7 @@ def test_a_retriable_code_is_logged_and_the_worker_recovers(kafka, crew, api, co
             worker = it.start(brokers=wire.address, session_timeout_seconds=6)
             said = await worker.says(code.name)
             wire.answer_fairly()
-            await worker.says("Opened")
+            await worker.says("Ready:")
             await it.send([update("s-1")])
             await it.settle()
             return said, len([line for line in worker.said() if code.name in line]), await worker.stop()

@@ -38,10 +38,10 @@ from worker.local.kafka import LocalKafka
 from worker.pipeline.lane import Batch, RecordsDeleted
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS
-from worker.runtime.cycle import TooManyRejections, TopicsChanged
 from worker.runtime.faust.driver import Consumer
-from worker.runtime.faust.tables import MemoryPartition
+from worker.runtime.stores.memory import MemoryPartition
 from worker.runtime.topics import prepare
+from worker.runtime.upkeep import TooManyRejections, TopicsChanged
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_full_ledger_holds_back_new_records_only_and_gets_going_again(settings
 
 def test_claims_that_come_faster_than_they_are_folded_are_held_back_and_not_for_ever(settings, monkeypatch):
     """What a long stop has left may be more than memory holds (C5)."""
-    monkeypatch.setattr("worker.runtime.cycle._QUEUED_BYTES", 0)
+    monkeypatch.setattr("worker.runtime.flow._QUEUED_BYTES", 0)
     held, pause = [], Consumer.pause_partitions
 
     def holding(consumer, tps):
@@ -213,7 +213,7 @@ def test_a_fold_that_fails_while_a_commit_is_under_way_ends_the_worker(settings)
         await prepare(it)
         await send(it, *(update(f"s-{n}") for n in range(20_000)))
         async with running(it, kept_in(lambda _number: table)) as app:
-            table.is_gone = lambda: app.cycle._pending is not None
+            table.is_gone = lambda: app.commit_loop.is_committing
             wire_of(app).held = "AddPartitionsToTxn"
             assert isinstance(await crashed(app), OSError)
             async with asyncio.timeout(8):
@@ -247,12 +247,12 @@ def test_after_a_lost_answer_lanes_are_opened_again_and_nothing_is_lost_or_doubl
             await opened(app)
             wire = wire_of(app)
             for number, lost in enumerate(["EndTxn", "TxnOffsetCommit"], 1):
-                lanes = set(app.cycle.lanes)
+                lanes = set(app.commit_loop.lanes)
                 wire.lost = [lost]
                 await send(it, update("s-1"))
                 await count_of(it, "s-1", number)
                 await opened(app)
-                assert not lanes & set(app.cycle.lanes)
+                assert not lanes & set(app.commit_loop.lanes)
         found = await read(it.brokers, it.sessions_topic)
         assert [orjson.loads(record.value or b"")["updateCount"] for record in found] == [1, 2]
 
@@ -266,13 +266,13 @@ def test_after_an_abort_the_same_records_are_folded_again_without_an_opening(set
         it = settings(transaction_timeout_seconds=2)
         async with running(it) as app:
             await opened(app)
-            lanes, wire = set(app.cycle.lanes), wire_of(app)
+            lanes, wire = set(app.commit_loop.lanes), wire_of(app)
             wire.refused = "Produce"
             await send(it, update("s-1"), update("s-1"))
             await until(lambda: wire.sent.count("EndTxn") == 2)
             wire.refused = None
             await count_of(it, "s-1", 2)
-            assert lanes == set(app.cycle.lanes)
+            assert lanes == set(app.commit_loop.lanes)
         found = await read(it.brokers, it.sessions_topic)
         assert [orjson.loads(record.value or b"")["updateCount"] for record in found] == [1, 2]
 
@@ -284,7 +284,7 @@ def test_a_worker_that_is_fenced_although_it_is_a_member_opens_again(settings):
         it = settings()
         async with running(it) as app, Cluster(it.connection()) as cluster:
             await opened(app)
-            await TransactionalProducer(cluster, own("other")).fence(app.parts.producer.transactional_id)
+            await TransactionalProducer(cluster, own("other")).fence(app.dependencies.producer.transactional_id)
             await send(it, update("s-1"))
             await count_of(it, "s-1", 1)
             await send(it, update("s-1"))
@@ -350,7 +350,7 @@ def test_a_transaction_that_hangs_is_given_up_and_does_not_hold_up_a_rebalance(s
             async with running(it) as second:
                 await opened(second, seconds=15)
                 wire.held = None
-                await until(lambda: len(first.cycle.lanes) == 2)
+                await until(lambda: len(first.commit_loop.lanes) == 2)
                 await count_of(it, "s-1", 1)
                 await send(it, update("s-1"))
                 await count_of(it, "s-1", 2)
@@ -386,8 +386,8 @@ def test_batches_that_come_while_lanes_are_closed_are_dropped(settings):
             tp, lane = source(it), lane_of(app, it.updates_topic)
             await send(it, update("s-1"))
             await until(lambda: len(lane.table) == 1)
-            await app.cycle.close()
-            app.cycle.queue(tp, Batch(tp.topic, lane.position(tp.topic), lane.position(tp.topic) + 1, [old(tp)]))
+            await app.commit_loop.close()
+            app.commit_loop.queue(tp, Batch(tp.topic, lane.position(tp.topic), lane.position(tp.topic) + 1, [old(tp)]))
             assert not any(lane.queued.values())
             app.tables.recovery.again()
             await opened(app)
@@ -490,7 +490,7 @@ def test_topic_grown_before_the_lanes_open_ends_the_worker(settings):
             await admin.create_partitions({it.updates_topic: NewPartitions(2)})
         async with running(it, topology=topology) as app:
             reason = await crashed(app)
-            assert not app.cycle.lanes
+            assert not app.commit_loop.lanes
         assert "the input was grown from 1 to 2" in str(reason)
 
     asyncio.run(scenario())

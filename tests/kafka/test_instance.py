@@ -80,8 +80,8 @@ def test_two_workers_on_a_machine_have_two_transactional_ids(crew):
     async def scenario():
         it = crew()
         first, second = it.start(), it.start()
-        await first.says("Opened")
-        await second.says("Opened")
+        await first.says("Ready:")
+        await second.says("Ready:")
         return await transactional_ids(it)
 
     assert len(asyncio.run(scenario())) == 2

@@ -70,7 +70,7 @@ def test_lag_is_zero_after_stop_restart_and_rebalance(settings):
             await opened(first, 4)
             assert set((await lags(settings)).values()) == {0}
             async with running(settings) as second:
-                await until(lambda: len(first.cycle.lanes) == len(second.cycle.lanes) == 2)
+                await until(lambda: len(first.commit_loop.lanes) == len(second.commit_loop.lanes) == 2)
                 await settled(settings)
                 await send(settings, *(update(f"s-{number}") for number in range(40)))
                 await count_of(settings, "s-39", 2)
@@ -94,8 +94,8 @@ def test_consumer_groups_tool_shows_no_lag_and_names_app_and_instance(settings):
             header, *rows = [line.split() for line in printed.splitlines() if line]
             shown = [dict(zip(header, row, strict=True)) for row in rows if row[1] in topics_of(settings)]
             assert {row["LAG"] for row in shown if row["CURRENT-OFFSET"] != "-"} == {"0"}
-            assert {row["CLIENT-ID"] for row in shown} == {app.parts.producer.transactional_id}
-            assert app.parts.producer.transactional_id.startswith(f"{settings.app_id}-")
+            assert {row["CLIENT-ID"] for row in shown} == {app.dependencies.producer.transactional_id}
+            assert app.dependencies.producer.transactional_id.startswith(f"{settings.app_id}-")
             assert {row["TOPIC"] for row in shown} >= {settings.sessions_topic, settings.updates_topic}
 
     asyncio.run(scenario())

@@ -402,7 +402,7 @@ def test_restarts_with_parked_records_are_never_refused(crew, is_killed):
                     assert await worker.stop() == 0
                 worker = await it.open()
             second = it.start()  # a rebalance
-            await second.says("Opened")
+            await second.says("Ready:")
             await other.abort_transaction()
         assert await flaws(it) == []
 

@@ -53,7 +53,7 @@ def test_an_opening_takes_as_long_as_it_takes(settings):
 
             async with running(it, lambda app: setattr(app.conf, "broker_request_timeout", 6)) as app:
                 await asyncio.sleep(9)
-                assert not app.cycle.lanes
+                assert not app.commit_loop.lanes
                 await open_one.abort_transaction()
                 await opened(app)
 
@@ -145,16 +145,16 @@ def test_who_lost_its_assignment_between_two_questions_takes_nothing_for_lost(se
                     await cluster.commit(membership, dict.fromkeys(sources(it), (0, "")) | {source(it): (offset, "")})
 
             def change(app):
-                told = app.parts.cluster.watermarks
+                told = app.dependencies.cluster.watermarks
 
                 async def watermarks(tps):
-                    app.parts.cluster.watermarks = told
+                    app.dependencies.cluster.watermarks = told
                     await leave(cluster, it.app_id, app.consumer.membership.member)
                     await commit(1)
                     await admin.delete_records({source(it): RecordsToDelete(before_offset=1)})
                     return await told(tps)
 
-                app.parts.cluster.watermarks = watermarks
+                app.dependencies.cluster.watermarks = watermarks
 
             await commit(0)
             async with running(it, change) as app:
@@ -175,12 +175,12 @@ def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
         async with running(it) as app, Cluster(it.connection()) as cluster:
             await opened(app)
             await send(it, update("s-1"))
-            await until(lambda: is_done(app.cycle.committed[source(it)], 1))
-            await cluster.commit(app.consumer.membership, {source(it): Ledger(0, stream=app.cycle.stream).commit()})
-            app.cycle._lose("so that the offsets are read")
+            await until(lambda: is_done(app.commit_loop.committed[source(it)], 1))
+            await cluster.commit(app.consumer.membership, {source(it): Ledger(0, stream=app.upkeep.stream).commit()})
+            app.commit_loop.lose("so that the offsets are read")
             await until(lambda: f"{it.app_id}: 1 was committed before, 0 is told: OFFSET_NOT_AVAILABLE" in caplog.text)
-            assert not app.cycle.lanes
-            await cluster.commit(app.consumer.membership, {source(it): Ledger(1, stream=app.cycle.stream).commit()})
+            assert not app.commit_loop.lanes
+            await cluster.commit(app.consumer.membership, {source(it): Ledger(1, stream=app.upkeep.stream).commit()})
             await send(it, update("s-1"))
             await count_of(it, "s-1", 2)
             assert len(await read(it.brokers, it.sessions_topic)) == 2
@@ -196,9 +196,9 @@ def test_offset_set_back_by_another_client_while_the_worker_runs_ends_it(setting
         async with running(it) as app, Cluster(it.connection()) as cluster:
             await opened(app)
             await send(it, update("s-1"))
-            await until(lambda: is_done(app.cycle.committed[source(it)], 1))
+            await until(lambda: is_done(app.commit_loop.committed[source(it)], 1))
             await cluster.commit(app.consumer.membership, {source(it): (0, "")})
-            app.cycle._lose("so that the offsets are read")
+            app.commit_loop.lose("so that the offsets are read")
             reason = await crashed(app)
         assert isinstance(reason, OffsetsMoved)
         assert f"{it.updates_topic}/0: offset 0 of the group {it.app_id} was not committed by a worker" in str(reason)
@@ -261,7 +261,7 @@ def test_what_an_open_transaction_has_read_is_not_read_again(settings):
             await dead.send_offsets_to_transaction(marked, it.app_id)
             async with running(it) as app:
                 await asyncio.sleep(2.5)
-                assert not app.cycle.lanes
+                assert not app.commit_loop.lanes
                 await dead.commit_transaction()
                 await count_of(it, "s-2", 1)
                 assert (await counts(it))["s-1"] == 1
@@ -285,7 +285,7 @@ def test_a_table_is_restored_to_the_high_watermark_not_to_the_last_stable_offset
                 await cluster.commit(membership, dict.fromkeys(sources(it), Ledger().commit()))
             async with running(it) as app:
                 await asyncio.sleep(2.5)
-                assert not app.cycle.lanes
+                assert not app.commit_loop.lanes
                 await late.commit_transaction()
                 await opened(app)
                 await send(it, update("s-1"))
@@ -312,12 +312,12 @@ def test_owners_are_recorded_and_fenced_only_when_they_are_gone(settings):
 
             async with running(it) as first:
                 await opened(first, 4)
-                assert set((await owners()).values()) == {first.parts.producer.transactional_id}
+                assert set((await owners()).values()) == {first.dependencies.producer.transactional_id}
                 taps = []
                 async with running(it, lambda app: taps.append(wire_of(app))) as second:
-                    await until(lambda: len(first.cycle.lanes) == len(second.cycle.lanes) == 2)
+                    await until(lambda: len(first.commit_loop.lanes) == len(second.commit_loop.lanes) == 2)
                     assert set((await owners()).values()) == {
-                        app.parts.producer.transactional_id for app in (first, second)
+                        app.dependencies.producer.transactional_id for app in (first, second)
                     }
                     assert taps[0].sent.count("InitProducerId") == taps[0].sent.count("TxnOffsetCommit") + 2
             taps.clear()
@@ -358,9 +358,9 @@ def test_a_lane_whose_topics_are_not_all_assigned_stays_closed(settings, caplog)
         async def unchecked():
             pass
 
-        async with running(it, lambda app: setattr(app.cycle, "check_topics", unchecked), it.topology(2)) as app:
-            await until(lambda: app.cycle.lanes)
-            assert sorted((lane.stage.reads[0], lane.partition) for lane in app.cycle.lanes) == sorted(
+        async with running(it, lambda app: setattr(app.upkeep, "check_topics", unchecked), it.topology(2)) as app:
+            await until(lambda: app.commit_loop.lanes)
+            assert sorted((lane.stage.reads[0], lane.partition) for lane in app.commit_loop.lanes) == sorted(
                 [(it.verdicts_topic, 0), (it.verdicts_topic, 1), (it.claims_topic, 0)]
             )
         assert f"Partition 1 of {it.first_sessions_topic} is not opened" in caplog.text
@@ -396,7 +396,7 @@ def test_lanes_of_an_assignment_that_is_over_stay_closed(settings, step):
 
         async with running(it, change) as app:
             await asyncio.wait_for(done.wait(), 20)
-            assert not app.cycle.lanes
+            assert not app.commit_loop.lanes
 
     asyncio.run(scenario())
 

@@ -40,20 +40,20 @@ def test_healthy_workers_log_no_warning_and_each_reason_once(kafka, crew, replic
             await first.says("A rebalance of group", 2)
             await asyncio.sleep(RESTORE_SECONDS)
             await tool.abort_transaction()
-        await second.says("Opened")
-        await first.says("Opened", 2)
+        await second.says("Ready:")
+        await first.says("Ready:", 2)
         sending = asyncio.ensure_future(it.send((update(f"s-{number % 400}") for number in range(8_000)), rate=500))
         assert reasons(second) == ["this worker joins"]
         assert len(reasons(first)) == 2
         assert reasons(first)[1].startswith(f"{it.name}-")
         assert reasons(first)[1].endswith(" at 127.0.0.1 joined")
         assert await second.stop() == 0
-        await first.says("Opened", 3)
+        await first.says("Ready:", 3)
         assert reasons(first)[2].endswith(" at 127.0.0.1 left or sent no heartbeat within its session timeout")
         third = await it.open(command=IMPATIENT)
-        await first.says("Opened", 4)
+        await first.says("Ready:", 4)
         third.kill()
-        await first.says("Opened", 5)
+        await first.says("Ready:", 5)
         await sending
         await it.settle()
         assert len(reasons(first)) == 5

@@ -23,7 +23,7 @@ def limit(app, **quotas):
     pairs = ",".join(f"{name}={rate}" for name, rate in quotas.items())
     command = (
         f"kafka-configs.sh {app._tool} --alter --add-config {pairs} "
-        f"--entity-type clients --entity-name {app.parts.producer.transactional_id}"
+        f"--entity-type clients --entity-name {app.dependencies.producer.transactional_id}"
     )
     with ThreadPoolExecutor(1) as thread:
         thread.submit(lambda: asyncio.run(run_tool(command))).result()
@@ -66,7 +66,7 @@ def test_producer_quota_is_logged_and_leads_to_no_new_opening(settings, caplog):
             await filled(settings)
             await published(settings, 1, 90)
             await until(lambda: reports(caplog, "Produce"))
-            assert len(app.cycle.lanes) == 4
+            assert len(app.commit_loop.lanes) == 4
 
     asyncio.run(scenario())
     assert [line for line in complaints(caplog) if "a quota of the broker throttles it" not in line] == []

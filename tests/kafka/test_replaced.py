@@ -22,8 +22,8 @@ from worker.kafka.cluster import Cluster
 from worker.kafka.connection import OtherCluster
 from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
-from worker.runtime.cycle import TopicsChanged
 from worker.runtime.topics import prepare
+from worker.runtime.upkeep import TopicsChanged
 from worker.settings.model import Settings
 
 TOPICS = ("updates", "rekeyed", "sessions", "claims", "verdicts", "first_sessions")
@@ -151,11 +151,13 @@ def test_replaced_topic_ends_the_worker_before_it_publishes(topics_replaced, fie
 
 async def both_copied(settings: Settings, *apps: Any) -> None:
     """Wait until each of two workers has lanes of its own, and all partitions of the sessions table up to their ends."""
-    await until(lambda: all(len(app.cycle.lanes) == 2 for app in apps))
+    await until(lambda: all(len(app.commit_loop.lanes) == 2 for app in apps))
     ends = await high_watermarks(settings.brokers, settings.sessions_topic)
 
     def has_all(parts: Any) -> bool:
-        return all(tp.partition in parts and (parts[tp.partition].end or 0) >= end - 1 for tp, end in ends.items())
+        return all(
+            tp.partition in parts and (parts[tp.partition].checkpoint or 0) >= end - 1 for tp, end in ends.items()
+        )
 
     await until(lambda: all(has_all(app.tables["sessions"].data._kept) for app in apps))
 
@@ -167,7 +169,7 @@ def test_folder_of_deleted_topics_is_built_anew_also_a_standbys(kafka, tmp_path,
     async def scenario():
         its = settings_for(kafka, partitions=2, store="rocksdb://", data_dir=tmp_path / "old", standby_replicas=1)
         async with running(its) as first, running(its) as second:
-            await until(lambda: len(first.cycle.lanes) == len(second.cycle.lanes) == 2)
+            await until(lambda: len(first.commit_loop.lanes) == len(second.commit_loop.lanes) == 2)
             await send(its, *updates_of("old"))
             await complete(its, "old")
             await both_copied(its, first, second)

@@ -103,7 +103,7 @@ def test_open_transaction_on_changelog_is_reported_during_restore(settings, capl
             async with running(settings, topology=topology) as app:
                 await until(lambda: reports(caplog))
                 assert f"{getattr(settings, f'{field}_topic')}/0: no progress" in reports(caplog)[0].getMessage()
-                assert not app.cycle.lanes
+                assert not app.commit_loop.lanes
                 await run_tool(command(reports(caplog)[0]))
                 await opened(app)
 

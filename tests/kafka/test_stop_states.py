@@ -45,7 +45,7 @@ async def ends(worker: Worker) -> None:
 
 async def is_as_sent(crew: Crew) -> None:
     """Assert that a new worker processes all that was sent."""
-    await crew.start().says("Opened", within_seconds=90)
+    await crew.start().says("Ready:", within_seconds=90)
     await crew.settle()
 
 
@@ -72,7 +72,7 @@ def test_sigterm_ends_a_worker_in_time(crew, state):
                     await worker.says("Consumer]: Starting")
                     await asyncio.sleep(random.uniform(0, 0.7))
                 case "running":
-                    await worker.says("Opened")
+                    await worker.says("Ready:")
                     await it.send(simulated(500, seed=1))
                     await asyncio.sleep(random.uniform(0, 0.3))
             await ends(worker)
@@ -124,7 +124,7 @@ def test_sigterm_while_brokers_are_unreachable_ends_a_worker_in_time(broker, tmp
         with Crew(broker.bootstrap_servers, tmp_path, 2, stop_seconds=STOP_SECONDS) as it:
             for number in range(ROUNDS):
                 worker = it.start()
-                await worker.says("Opened", within_seconds=90)  # the transaction of the last worker has to time out
+                await worker.says("Ready:", within_seconds=90)  # the transaction of the last worker has to time out
                 await it.send(simulated(500, seed=number))
                 if kind == "frozen":
                     os.kill(broker.pid(0), signal.SIGSTOP)
@@ -159,7 +159,7 @@ def test_forced_end_names_what_the_worker_waited_for(broker, tmp_path):
     assert seconds < 1 + MARGIN_SECONDS
     assert "SESSION_WORKER_STOP_SECONDS=1 " in said
     assert "waited for: " in said
-    assert "worker.runtime.cycle.close:" in said
+    assert "worker.runtime.commit_loop.close:" in said
 
 
 @pytest.mark.parametrize("pause", [0, 0.3, 0.8])

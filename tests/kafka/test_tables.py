@@ -10,7 +10,7 @@ from rocksdict import Cache
 
 from tests.kafka.inside import count_of, opened, running, send, settings_for, source, until, update
 from tests.kafka.topics import high_watermarks
-from worker.runtime.app import build_app
+from worker.runtime.faust.app import build_app
 from worker.runtime.stores import rocksdb as disk
 from worker.runtime.stores.rocksdb import RocksDBPartition, StateDirectory
 
@@ -37,13 +37,13 @@ def test_a_standby_misses_nothing_and_takes_over(settings):
             await send(it, *(update(f"s-{n}", attributes={"note": "x" * 190_000}) for n in range(40)))
             await until(lambda: len(kept(first)) == 40)
             async with running(it) as second:
-                await until(lambda: len(second.cycle.lanes) + len(first.cycle.lanes) == 2)
-                active, standby = (first, second) if first.cycle.lanes else (second, first)
+                await until(lambda: len(second.commit_loop.lanes) + len(first.commit_loop.lanes) == 2)
+                active, standby = (first, second) if first.commit_loop.lanes else (second, first)
                 high = (await high_watermarks(it.brokers, it.sessions_topic))[source(it, "sessions")]
                 while standby.tables.changelog_queue.empty():  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 standby.flow_control.resume()  # Faust clears its queues with it, at the end of a recovery
-                await until(lambda: kept(standby).end == high)
+                await until(lambda: kept(standby).checkpoint == high)
                 assert kept(standby) == kept(active)
             # Whoever is left has it all, and goes on.
             await opened(first)
@@ -71,9 +71,9 @@ def test_a_crash_at_any_point_leaves_a_table_on_disk_that_stands_for_its_end(tmp
     found = set()
     for folder in tmp_path.glob("crash-*"):
         left = RocksDBPartition(folder, Cache(1 << 20))
-        found.add(left.end)
+        found.add(left.checkpoint)
         entries = {key: entry for n in range(20) if (entry := left.get(key := b"s-%d" % n)) is not None}
-        assert entries == states[left.end]
+        assert entries == states[left.checkpoint]
         left.close()
     assert len(found) > 5
 
@@ -107,7 +107,7 @@ def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):
     table.apply({b"s-1": b"1"}, 5)
     table.close()
     again = RocksDBPartition(tmp_path, Cache(1 << 20))
-    assert (again.end, again.get(b"s-1")) == (5, b"1")
+    assert (again.checkpoint, again.get(b"s-1")) == (5, b"1")
     again.close()
 
 
@@ -118,7 +118,7 @@ def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path,
     table.apply({b"s-1": b"1", b"": b"5 %d" % (time.time() - written)})
     table.close()
     again = RocksDBPartition(tmp_path, Cache(1 << 20))
-    assert (again.end, again.get(b"s-1")) == (None, None)
+    assert (again.checkpoint, again.get(b"s-1")) == (None, None)
     assert "is built anew" in caplog.text
     again.close()
 
@@ -129,12 +129,12 @@ def test_a_table_on_disk_is_not_younger_for_having_been_opened(tmp_path):
     table.apply({b"s-1": b"1", b"": b"5 %d" % (time.time() - 19 * 60 * 60)})
     table.close()
     table = RocksDBPartition(tmp_path, Cache(1 << 20))
-    table.aim(9)
+    table.set_target(9)
     table.apply({b"s-2": b"2"}, 7)
     table.close()
     assert age(tmp_path) > 18 * 60 * 60
     table = RocksDBPartition(tmp_path, Cache(1 << 20))
-    table.aim(9)
+    table.set_target(9)
     table.apply({b"s-3": b"3"}, 9)  # as far as the changelog went
     table.close()
     assert age(tmp_path) < 60
@@ -191,12 +191,12 @@ def test_table_on_disk_of_another_stream_is_built_anew(tmp_path, found, told, ca
     table.apply({b"s-1": b"1"}, 5)
     table.close()
     again = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)
-    assert (again.end, again.get(b"s-1")) == (None, None)
+    assert (again.checkpoint, again.get(b"s-1")) == (None, None)
     assert caplog.messages == [f"{tmp_path} is built anew: {told}"]
     again.apply({b"s-2": b"2"}, 1)
     again.close()
     table = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)
-    assert (table.end, table.get(b"s-2"), len(caplog.messages)) == (1, b"2", 1)
+    assert (table.checkpoint, table.get(b"s-2"), len(caplog.messages)) == (1, b"2", 1)
     table.close()
 
 
@@ -210,7 +210,7 @@ def test_table_on_disk_of_a_disowned_folder_is_built_anew(tmp_path):
     folder.close()
     folder = StateDirectory(tmp_path, STREAM)
     again = folder.open("sessions", 0)
-    assert (again.end, again.get(b"s-1")) == (None, None)
+    assert (again.checkpoint, again.get(b"s-1")) == (None, None)
     again.close()
     folder.close()
 
@@ -221,7 +221,7 @@ def test_table_on_disk_without_a_record_is_built_anew(tmp_path):
     table.apply({b"s-1": b"1", b"": b"5 %d" % time.time()})
     table.close()
     again = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)
-    assert (again.end, again.get(b"s-1")) == (None, None)
+    assert (again.checkpoint, again.get(b"s-1")) == (None, None)
     again.close()
 
 

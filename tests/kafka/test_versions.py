@@ -34,9 +34,9 @@ def test_sigkill_and_rolling_restart_of_this_kafka_lose_nothing(tmp_path, versio
 
         async def scenario():
             first, second = await crew.open(), crew.start()
-            await second.says("Opened")
+            await second.says("Ready:")
             sending = asyncio.create_task(crew.send(DAY, rate=100))
-            await first.says("Opened", times=2)
+            await first.says("Ready:", times=2)
             first.kill()
             for number in range(3):
                 await asyncio.to_thread(cluster.stop, number)

@@ -176,7 +176,7 @@ def test_a_worker_with_200_empty_partitions_starts_and_idles_below_a_tenth_of_a_
         it = crew(200)
         try:
             worker = it.start()
-            await worker.says("Opened 400 lanes", within_seconds=60)
+            await worker.says("Ready: partitions=400 ", within_seconds=60)
             await asyncio.sleep(2)
             before, began = worker.cpu_seconds(), time.monotonic()
             await asyncio.sleep(5)

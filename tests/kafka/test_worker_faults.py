@@ -51,15 +51,15 @@ def test_three_workers_of_which_one_is_killed_one_frozen_and_one_added_lose_and_
         await asyncio.sleep(SESSION_TIMEOUT_SECONDS + 1)
         before = len(await read(it.kafka, it.topology.sessions))
         frozen.wake()
-        await it.start().says("Opened")
+        await it.start().says("Ready:")
         return before
 
     async def scenario():
         it = crew(8, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
         await it.open()
         killed, frozen = it.start(), it.start()
-        await killed.says("Opened")
-        await frozen.says("Opened")
+        await killed.says("Ready:")
+        await frozen.says("Ready:")
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(it.send(simulated(20_000, seed=5), rate=650))
             before = await _disturb(it, killed, frozen)
@@ -78,15 +78,15 @@ def test_the_other_worker_goes_on_from_its_standby_copy_when_one_is_killed(crew)
     async def scenario():
         it = crew(standby_replicas=1, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
         other, killed = await it.open(), it.start()
-        await killed.says("Opened")
-        await other.says("Opened", times=2)
+        await killed.says("Ready:")
+        await other.says("Ready:", times=2)
         day = simulated(4_000, seed=6)
         await it.send(day[:3_000])
         await it.settle()
         published = sum(map(len, (await foretold(it)).snapshots.values()))
         killed.kill()
         await it.send(day[3_000:])
-        await other.says("Opened 8 lanes", times=2, within_seconds=SESSION_TIMEOUT_SECONDS + 10)
+        await other.says("Ready: partitions=8 ", times=2, within_seconds=SESSION_TIMEOUT_SECONDS + 10)
         assert await other.restored() < published / 20
         assert await flaws(it) == []
 
@@ -134,7 +134,7 @@ def test_a_worker_waits_for_a_broker_at_its_start_and_goes_on_when_one_goes_and_
             await asyncio.sleep(3)
             assert worker.said() == said
             await asyncio.to_thread(frail.start)
-            await worker.says("Opened")
+            await worker.says("Ready:")
             updates = list(simulated(4_000, seed=8))
             await it.send(updates[:2_000])
             await it.settle()

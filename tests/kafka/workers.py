@@ -66,7 +66,7 @@ class Worker:
 
     async def restored(self) -> int:
         """Give how many records it restored before it opened its lanes last."""
-        match = re.search(r"Restored (\d+) records", await self.says("Restored"))
+        match = re.search(r"restored=(\d+)", await self.says("Ready:"))
         assert match
         return int(match[1])
 
@@ -145,7 +145,7 @@ class Crew:
     async def open(self, *, command: Sequence[str] = WORKER, **settings: object) -> Worker:
         """Start a worker, the only one, and wait until it has opened its lanes."""
         worker = self.start(command=command, **settings)
-        await worker.says("Opened")
+        await worker.says("Ready:")
         return worker
 
     async def run(self, *arguments: str, **settings: object) -> tuple[int, str, str]:

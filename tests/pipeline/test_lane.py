@@ -56,7 +56,7 @@ class TestLayer:
         base.apply(layer.changes, 7)
         above.rebase(base)
         layer.put("a", 9)
-        assert (above.get("a"), above.get("b"), base.end) == (1, None, 7)
+        assert (above.get("a"), above.get("b"), base.checkpoint) == (1, None, 7)
 
 
 class TestQueue:

@@ -90,7 +90,7 @@ class Table(Protocol[K, V]):
 class MemoryTable(dict[K, V]):
     """A table in memory; *end* is the offset up to which it stands for its changelog."""
 
-    end: int | None = None
+    checkpoint: int | None = None
 
     def apply(self, changes: Mapping[K, V | None], end: int | None = None) -> None:
         """Change entries, or remove them with None."""
@@ -100,7 +100,7 @@ class MemoryTable(dict[K, V]):
             else:
                 self[key] = entry
         if end is not None:
-            self.end = end
+            self.checkpoint = end
 
 
 class TableOverlay(Generic[K, V]):

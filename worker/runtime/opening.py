@@ -1,44 +1,44 @@
-"""What happens between an assignment and the first cycle: resolve, claim, restore, seek.
+"""The protocol between an assignment and the first cycle: resolve, claim, restore, seek.
 
 Theory of operation. After each rebalance, also for partitions that stay, and after each transaction whose outcome is
 unknown, lanes are opened in eight steps:
 
 1. the cycle in flight has ended: it was answered, aborted or given up, and nothing that was queued survives;
-2. learn how large a record the snapshots' topic takes, and *pin* generation and member id. They come with the
-   assignment and are never read live; the ones of no group, -1 and an empty id, are never sent, since a coordinator
-   takes a commit with them for one without a group and lets it pass;
-3. InitProducerId on this process's own transactional.id, which ends what it left open itself;
+2. learn how large a batch the snapshots' topic takes, and *pin* generation and member id. They come with the assignment
+   and are never read live. The worker never sends those of no group, -1 and an empty id: a coordinator takes a commit
+   with them for one without a group and accepts it;
+3. InitProducerId on this process's own transactional.id, which ends what the process left open itself;
 4. *fence*: InitProducerId on the transactional.id of each recorded owner of these partitions that is not a member of
    the group now;
-5. fetch the committed offsets, with their ledgers, until no transaction with offsets of these partitions is open; then
-   record oneself as the owner, by a plain offset commit, checked by generation, for the changelog's partition, which no
-   one else commits. The metadata names the owner; the offset is the partition's end, and the cycle keeps it there;
+5. fetch the committed offsets, with their ledgers, until no transaction with offsets of these partitions is open. Then
+   record the worker as the owner: a plain offset commit, checked by generation, for the changelog's partition, which no
+   other client commits. The metadata names the owner. The offset is the partition's end, and the upkeep keeps it there;
 6. *restore* each changelog partition, read_committed, up to its high watermark;
-7. load the ledgers, seek to each lane's position: from there also the records come again that were not done;
+7. load the ledgers, and seek to each lane's position. From there the records that were not done are read again;
 8. open the gate.
 
-O1. Safe are the pinned generation (2: a worker that has lost its assignment cannot commit), the stable offsets (5) and the
-    restore up to the high watermark (6). With them a transaction of an earlier owner is either in both, offsets and
-    table, or in neither. A mistake in them fails silently, so each has a test that takes it out.
-O2. Fencing only makes it fast: without it the broker ends what a dead worker left open after its transaction
-    timeout. Never are owners fenced that are members: live workers would end each other's transactions for ever.
-    A worker that was started again has the transactional.id of before and another member id. A broker makes a member id
-    of the client id, which is the transactional.id here, a dash and a UUID. So the member ids show which are in use.
-O3. Faust drives it: `Opening` takes the place of its table recovery and adds the steps around it. Faust gives up a step
-    when another rebalance comes, so each may be cut short anywhere and is done again from the start. A step takes as
-    long as it takes: Faust's own limit would end its recovery for ever. From the moment when the partitions are revoked
-    until they are assigned again nothing is opened.
+This module has the steps 2 to 5 and the checks of step 7. faust/recovery.py has the others.
+
+O1. The pinned generation (2), the stable offsets (5) and the restore up to the high watermark (6) make it safe. A worker
+    that has lost its assignment cannot commit. A transaction of an earlier owner is in both, offsets and table, or in
+    neither. A mistake in these three fails silently, so each has a test that takes it out.
+O2. Fencing only makes it fast: without it the broker ends what a dead worker left open after its transaction timeout.
+    Members of the group are never fenced: live workers would end each other's transactions forever. A worker that was
+    started again has the transactional.id of before and another member id. A broker makes a member id of the client id,
+    which is the transactional.id here, a dash and a UUID. So the member ids show which are in use.
+O3. Each step may be cut short by a rebalance, and is done again from the start. A step has no time limit: a limit would
+    end a restore that is merely long. Between the revocation of partitions and the next assignment nothing is opened.
 O4. Nothing is skipped or counted twice in silence. Three things end the worker: a committed offset outside of what the
     topic holds; no committed offset, although the lane was open before (the offset was deleted or has expired, or the
     outputs are of another app id); an offset that no worker committed (it has no mark, rule L5 of ledger.py). The
     worker ends only if it is still a member: between its two questions another worker may have moved on and purged.
     A lane was open before if a worker is recorded as its owner, or if an output's partition has ever held records. In
     a lane that was never open, an operator may choose where to start. There the worker commits the start with its mark
-    before it can publish anything: of a first transaction that is aborted the markers stay.
+    before it can publish anything: the markers of a first transaction stay also if it is aborted.
 O5. What this process has committed itself it does not take for less. A coordinator may forget a part of what it confirmed
-    (seen with Kafka 4.4, whose brokers had all been killed): to read on from there would double.
+    (seen with Kafka 4.4, whose brokers had all been killed): reading on from there would count records twice.
 O6. A snapshot of a record that is not done by its ledger shows an offset that was set back together with its mark, or
-    that a coordinator has forgotten newer ones. The worker ends, if what it restored holds such a snapshot.
+    that a coordinator has forgotten newer ones. The worker ends if what it restored holds such a snapshot.
 O7. An offset that was committed for another cluster, or when one of the topics was another (rule L7 of ledger.py), ends
     the worker: its tables and its ledgers do not belong together.
 O8. Two live workers with one transactional.id would fence each other forever: a folder with its name was copied, or an
@@ -46,40 +46,32 @@ O8. Two live workers with one transactional.id would fence each other forever: a
     there for twice that time is alive. Then the worker whose member id is the greater of the two ends.
 """
 
-import asyncio
 import logging
-import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from aiokafka import TopicPartition
-from faust.tables.manager import TableManager
-from faust.tables.recovery import Recovery
-from faust.types import TP
-from mode import Service
 
 from worker.kafka.cluster import Cluster, Identity, Membership
-from worker.kafka.errors import NotMember
-from worker.kafka.producer import OutcomeUnknown, TransactionalProducer
-from worker.pipeline.lane import Lane, RecordsDeleted, Stage
+from worker.kafka.producer import TransactionalProducer
+from worker.pipeline.lane import RecordsDeleted, Stage
 from worker.pipeline.ledger import Ledger
-from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import TOPICS, Topology
-from worker.runtime.cycle import CommitLoop, TopicsChanged
-from worker.runtime.faust.tables import Partitions, Table
+from worker.runtime.commit_loop import CommitLoop
 from worker.runtime.topics import replaced
+from worker.runtime.upkeep import TopicsChanged, Upkeep
 
 log = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = 0.2
-_OWNER_WORDS = 2
-_UUID_CHARACTERS = 36
-_ALIVE_TIMEOUTS = 2
+_OWNER_WORDS: Final = 2
+"""Number of words in an owner's mark that name it: the transactional.id and the member id."""
+_UUID_CHARACTERS: Final = 36
+_ALIVE_TIMEOUTS: Final = 2
 """Number of session timeouts after which a member that is still there is alive (O8)."""
-_REMEDIES = (
+_REMEDIES: Final = (
     "Stop all workers; `session-worker offsets accept` shows what would be skipped or counted twice. Set another offset "
     "with kafka-consumer-groups.sh --reset-offsets if need be, then `session-worker offsets accept --yes`. Or process "
     "the input again into new output topics, with a new SESSION_WORKER_APP_ID"
@@ -95,18 +87,19 @@ class SharedName(Exception):
 
 
 class Dependencies(NamedTuple):
-    """What lanes are opened from, and for."""
+    """What lanes are opened with."""
 
     cluster: Cluster
     producer: TransactionalProducer
-    cycle: CommitLoop
-    tables: Mapping[Stage, Table]
-    sessions: Sessions
+    upkeep: Upkeep
+    commit_loop: CommitLoop
+    topology: Topology
     on_data_loss: Literal["fail", "earliest"]
+    session_timeout_seconds: float
 
 
 class OpeningPlan(NamedTuple):
-    """What the first steps found out: the lanes to open, each with the offsets that were committed last."""
+    """The lanes to open, each with its changelog's partition, and the offsets that were committed last."""
 
     membership: Membership
     lanes: list[tuple[Stage, TopicPartition]]
@@ -115,136 +108,47 @@ class OpeningPlan(NamedTuple):
     """The largest batch that a topic takes, in bytes, as far as it is known."""
 
 
-class Tables(TableManager):
-    """Faust's table manager, with the opening in place of its recovery."""
+class Opening:
+    """The steps of an opening that need Kafka alone."""
 
-    _opening: "Opening | None" = None
-
-    @property
-    def recovery(self) -> "Opening":
-        """The opening of this app's lanes."""
-        if self._opening is None:
-            self._opening = self._recovery = Opening(self.app, self, beacon=self.beacon, loop=self.loop)
-        return self._opening
-
-
-class Latch(asyncio.Event):
-    """An event that Faust's reader of changelogs cannot clear between its being set and being waited for."""
-
-    def clear(self) -> None:
-        """Stay as it is."""
-
-    def reset(self) -> None:
-        """Start anew."""
-        super().clear()
-
-
-class Opening(Recovery):
-    """Opens the lanes of an app that has `parts`."""
-
-    def __init__(self, app: Any, tables: TableManager, **kwargs: Any) -> None:
-        super().__init__(app, tables, **kwargs)
-        self._parts: Dependencies = app.parts
-        self._prepared: OpeningPlan | None = None
-        self._signal_recovery_end = self._restored = Latch()
-        self._began = 0.0
-        self._is_assigned = False
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
         self._seen_twins: dict[str, float] = {}
 
-    def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Open nothing until the next assignment."""
-        self._is_assigned = False
-        super().on_partitions_revoked(revoked)
-
-    async def on_rebalance(
+    async def plan(
         self,
-        assigned: set[TP],
-        revoked: set[TP],
-        newly_assigned: set[TP],
-        generation_id: int = 0,
-    ) -> None:
-        """Begin to open what was assigned."""
-        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
-        self._is_assigned = self._generation_id == generation_id
+        membership: Membership,
+        changelogs: Mapping[Stage, Collection[TopicPartition]],
+        assignment: Collection[TopicPartition],
+    ) -> OpeningPlan:
+        """Take the steps 2 to 5 for the changelogs' partitions of each stage, whose sources are in the *assignment*.
 
-    def again(self) -> None:
-        """Open the lanes again, which are closed, unless a rebalance does so meanwhile."""
-        self.add_future(self._again())
-
-    async def _again(self) -> None:
-        await self.sleep(_PAUSE_SECONDS * (1 + random.random()))
-        if self._is_assigned and not self._parts.cycle.lanes:
-            consumer = self.app.consumer
-            consumer.pause_partitions(consumer.assignment())
-            self.signal_recovery_start.set()
-
-    async def _wait(self, coro: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 (Faust's signature)
-        """Wait for a step without a limit (O3)."""
-        await super()._wait(coro)
-
-    @Service.task
-    async def _publish_stats(self) -> None:
-        """Look for no slow recovery: Faust would take a healthy one for stuck; stalls.py reports what stands still."""
-
-    # ------------------------------------------------------------------------------------------------ steps 2 to 5
-
-    async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
-        if title == "active":
-            self._prepared = None
-            await self._parts.cycle.close()
-            self._prepared = await self._prepare(consumer.membership)
-            self._began = time.monotonic()
-            self._count_restored()
-        marks = await self._parts.cluster.watermarks(list(tps))
-        destination.clear()
-        destination.update({TP(*tp): high - 1 for tp, (_low, high) in marks.items()})
-
-    async def _prepare(self, membership: Membership | None) -> OpeningPlan:
-        """Take the steps 2 to 5; does not come back when this is no member of the group any more."""
-        while membership is not None and membership.generation == self._generation_id:
-            try:
-                return await self._resolve(membership)
-            except NotMember:
-                break
-            except OutcomeUnknown as error:
-                self.log.warning("Opening: %s", error)
-                await self.sleep(_PAUSE_SECONDS * (1 + random.random()))
-        self.log.info("The assignment is not ours any more; waiting for the next")
-        return await asyncio.Future()
-
-    async def _resolve(self, membership: Membership) -> OpeningPlan:
-        cluster, producer, cycle, tables, sessions, on_data_loss = self._parts
-        await cycle.check_topics()
-        assignment = self.app.consumer.assignment()
-        lanes = []
-        for stage, table in tables.items():
-            changelog = table.changelog_topic_name
-            for number in sorted(tp.partition for tp in self.active_tps if tp.topic == changelog):
-                missing = [topic for topic in stage.reads if TP(topic, number) not in assignment]
-                if missing:
-                    self.log.error("Partition %d of %s is not opened: %s are not assigned", number, changelog, missing)
-                else:
-                    lanes.append((stage, TopicPartition(changelog, number)))
-        batch_bytes = {topic: await cluster.largest_batch_bytes(topic) for topic in (sessions.topology.sessions,)}
+        Raises NotMember when the worker has lost its place in the group, and OutcomeUnknown when the steps are to be
+        taken again. What ends the worker: OffsetsMoved, RecordsDeleted, SharedName, TopicsChanged.
+        """
+        cluster, producer, upkeep, commit_loop, topology, on_data_loss, _seconds = self._dependencies
+        await upkeep.check_topics()
+        lanes = [*_openable(changelogs, assignment)]
+        batch_bytes = {topology.sessions: await cluster.largest_batch_bytes(topology.sessions)}
         members = await cluster.members(membership.group)
         self._check_name(membership.member, members)
         await producer.init()
-        changelogs = [changelog for _stage, changelog in lanes]
-        owners = await cluster.stable_offsets(membership.group, changelogs)
+        partitions = [changelog for _stage, changelog in lanes]
+        owners = await cluster.stable_offsets(membership.group, partitions)
         await self._fence(members, owners)
         sources = {
             TopicPartition(topic, changelog.partition): changelog
             for stage, changelog in lanes
             for topic in reversed(stage.reads)
         }
-        commits = await cluster.stable_offsets(membership.group, list(sources), cycle.committed)
-        outputs = {changelog: _outputs(sessions.topology, changelog) for changelog in changelogs}
+        commits = await cluster.stable_offsets(membership.group, list(sources), commit_loop.committed)
+        outputs = {changelog: _outputs(topology, changelog) for changelog in partitions}
         marks = await cluster.watermarks({*sources, *chain.from_iterable(outputs.values())})
         parking = {topic for stage, _changelog in lanes for topic in stage.parks}
         mark = membership.mark(producer.transactional_id)
-        owned = {changelog: (marks[changelog][1], mark) for changelog in changelogs}
+        owned = {changelog: (marks[changelog][1], mark) for changelog in partitions}
         try:
-            _check_stream(membership.group, sessions.topology, commits.values(), cycle.identity)
+            _check_stream(membership.group, topology, commits.values(), upkeep.identity)
             ledgers = {
                 source: _ledger(
                     membership.group,
@@ -252,7 +156,7 @@ class Opening(Recovery):
                     commits[source],
                     marks[source],
                     _evidence(owners[changelog], {output: marks[output] for output in outputs[changelog]}),
-                    is_internal=source.topic != sessions.topology.updates,
+                    is_internal=source.topic != topology.updates,
                     may_skip=source.topic in parking,
                     skips=on_data_loss == "earliest",
                 )
@@ -262,31 +166,45 @@ class Opening(Recovery):
             await cluster.verify(membership)  # raises NotMember: then another worker has moved on
             raise
         for ledger in ledgers.values():
-            ledger.stream = cycle.stream
+            ledger.stream = upkeep.stream
         beginnings = {
             source: ledger.commit() for source, ledger in ledgers.items() if ledger.commit() != commits[source]
         }
         await cluster.commit(membership, beginnings | owned)
         return OpeningPlan(membership, lanes, ledgers, batch_bytes)
 
+    async def check_origins(self, plan: OpeningPlan, newest: Mapping[TopicPartition, int]) -> None:
+        """Raise OffsetsMoved if a restored snapshot comes of a record that is not done by its ledger (O6).
+
+        *newest* is the largest offset of an update record that a changelog's partition names; -1 if it names none.
+        """
+        updates = self._dependencies.topology.updates
+        for changelog, offset in newest.items():
+            ledger = plan.ledgers.get(TopicPartition(updates, changelog.partition))
+            if ledger is not None and offset >= max(ledger.next, ledger.redo):
+                await self._dependencies.cluster.verify(plan.membership)
+                raise OffsetsMoved(
+                    f"{updates}/{changelog.partition}: offset {ledger.commit()[0]} of the group "
+                    f"{plan.membership.group} was set back, but {changelog.topic}/{changelog.partition} holds a snapshot "
+                    f"of offset {offset}: records would be counted twice. {_REMEDIES}"
+                )
+
     async def _fence(self, members: set[str], recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
-        """End what the recorded owners left open of whom no member is left (step 4)."""
-        producer = self._parts.producer
+        """End what recorded owners left open that are not members any more (step 4)."""
+        producer = self._dependencies.producer
         marks = [tuple(mark.split()) for _end, mark in filter(None, recorded.values())]
-        owners = [
-            mark[:2] for mark in marks if len(mark) >= _OWNER_WORDS
-        ]  # a tool that resets offsets leaves no metadata
+        owners = [mark[:2] for mark in marks if len(mark) >= _OWNER_WORDS]  # a tool that resets offsets leaves no mark
         present = {transactional_id for transactional_id, member in owners if member in members}
         present |= {producer.transactional_id, *map(_client_of, members)}
-        for transactional_id in {it for it, _member in owners} - present:
+        for transactional_id in {transactional_id for transactional_id, _member in owners} - present:
             await producer.fence(transactional_id)
 
     def _check_name(self, own: str, members: set[str]) -> None:
-        """Raise SharedName when another live worker has the same transactional.id, and this one has to end (O8)."""
-        name, now = self._parts.producer.transactional_id, time.monotonic()
-        twins = {it for it in members if it != own and _client_of(it) == name}
+        """Raise SharedName if another live worker has the same transactional.id, and this one has to end (O8)."""
+        name, now = self._dependencies.producer.transactional_id, time.monotonic()
+        twins = {member for member in members if member != own and _client_of(member) == name}
         self._seen_twins = {twin: self._seen_twins.get(twin, now) for twin in twins}
-        alive_seconds = _ALIVE_TIMEOUTS * self.app.conf.broker_session_timeout
+        alive_seconds = _ALIVE_TIMEOUTS * self._dependencies.session_timeout_seconds
         for twin, since in self._seen_twins.items():
             if now - since > alive_seconds and twin < own:
                 raise SharedName(
@@ -295,96 +213,22 @@ class Opening(Recovery):
                     f"SESSION_WORKER_DATA_DIR was copied from another machine, delete its folder `instances`"
                 )
 
-    # ------------------------------------------------------------------------------------------------------- step 6
 
-    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
-        """Find out where each changelog partition has to be read on from."""
-        for tp, (low, high) in (await self._parts.cluster.watermarks(list(tps))).items():
-            destination[TP(*tp)] = self._store(tp).begin(tp.partition, low, high) - 1
-
-    async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:
-        """Seek to what follows, where Faust would read its last record again."""
-        await consumer.seek_wait({tp: offsets[tp] + 1 for tp in tps})
-        if title == "active":
-            self._restored.reset()
-
-    def _store(self, tp: TopicPartition) -> Partitions:
-        store: Partitions = self.tp_to_table[TP(*tp)].data
-        return store
-
-    # ------------------------------------------------------------------------------------------------- steps 7 and 8
-
-    async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        """Open the lanes, when everything is prepared and restored for this generation."""
-        app, consumer = self.app, self.app.consumer
-        await app.on_rebalance_complete.send()
-        self._set_recovery_ended()
-        prepared, self._prepared = self._prepared, None
-        if not self._may_open(generation_id):
-            return
-        if prepared is None or not self._are_restored(prepared):
-            self.again()
-            return
-        await self._check_origins(prepared)
-        lanes = {
-            Lane(
-                stage,
-                changelog.partition,
-                self._store(changelog).partition(changelog.partition),
-                {topic: prepared.ledgers[TopicPartition(topic, changelog.partition)] for topic in stage.reads},
-                prepared.batch_bytes.get(changelog.topic),
-            ): changelog
-            for stage, changelog in prepared.lanes
-        }
-        await consumer.seek_wait({TP(*source): ledger.commit()[0] for source, ledger in prepared.ledgers.items()})
-        if not self._may_open(generation_id):
-            return
-        self._parts.cycle.open(lanes, prepared.membership, prepared.batch_bytes)
-        consumer.resume_partitions({TP(*source) for source in prepared.ledgers})
-        self.completed.set()
-        app.flow_control.resume()
-        consumer.resume_flow()
-        await app._fetcher.maybe_start()
-        self.tables.on_actives_ready()
-        if not app.assignor.assigned_standbys():
-            self.tables.on_standbys_ready()
-        if app.rebalancing:
-            app.on_rebalance_end()
-        seconds, records = time.monotonic() - self._began, self._count_restored()
-        self.log.info("Restored %d records in %.2f s", records, seconds)
-        self.log.info("Opened %d lanes in generation %d", len(lanes), generation_id)
-
-    def _may_open(self, generation_id: int) -> bool:
-        """Tell whether what was assigned in this generation still is (O3)."""
-        app = self.app
-        return self._is_assigned and app.consumer_generation_id == generation_id and not app.should_stop
-
-    def _count_restored(self) -> int:
-        """Count the records that were restored since the last call."""
-        return sum(table.data.take_count() for table in self._parts.tables.values())
-
-    async def _check_origins(self, prepared: OpeningPlan) -> None:
-        """Raise OffsetsMoved when a restored snapshot comes of a record that is not done by its ledger (O6)."""
-        updates = self._parts.sessions.topology.updates
-        for _stage, changelog in prepared.lanes:
-            newest = self._store(changelog).newest_origin(changelog.partition)
-            ledger = prepared.ledgers.get(TopicPartition(updates, changelog.partition))
-            if ledger is not None and newest >= max(ledger.next, ledger.redo):
-                await self._parts.cluster.verify(prepared.membership)
-                raise OffsetsMoved(
-                    f"{updates}/{changelog.partition}: offset {ledger.commit()[0]} of the group "
-                    f"{prepared.membership.group} was set back, but {changelog.topic}/{changelog.partition} holds a snapshot "
-                    f"of offset {newest}: records would be counted twice. {_REMEDIES}"
-                )
-
-    def _are_restored(self, prepared: OpeningPlan) -> bool:
-        """Tell whether each table partition stands for its changelog up to the high watermark."""
-        for _stage, changelog in prepared.lanes:
-            end = self._store(changelog).partition(changelog.partition).end
-            if end is None or end <= self.active_highwaters[TP(*changelog)]:
-                self.log.warning("%s/%d is restored to %s only", *changelog, end)
-                return False
-        return True
+def _openable(
+    changelogs: Mapping[Stage, Collection[TopicPartition]], assignment: Collection[TopicPartition]
+) -> Iterable[tuple[Stage, TopicPartition]]:
+    """Yield the lanes whose sources are all assigned to this worker."""
+    for stage, partitions in changelogs.items():
+        for changelog in sorted(partitions):
+            sources = [TopicPartition(topic, changelog.partition) for topic in stage.reads]
+            missing = [source.topic for source in sources if source not in assignment]
+            if missing:
+                log.error(
+                    "%s/%d is not opened: %s are not assigned. Give all topics the same number of partitions",
+                    changelog.topic, changelog.partition, ", ".join(missing),
+                )  # fmt: skip
+            else:
+                yield stage, changelog
 
 
 def _client_of(member: str) -> str:

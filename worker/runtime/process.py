@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from worker.kafka.connection import REFUSED_SECONDS
 from worker.pipeline.topology import Topology
 from worker.runtime.access import AccessDenied, Unreachable, check_brokers, explained, watched
-from worker.runtime.app import App, build_app
+from worker.runtime.faust.app import App, build_app
 from worker.runtime.topics import prepare
 from worker.settings.model import Settings
 from worker.signals import Ending

@@ -15,6 +15,7 @@ S4. `find-hanging` of kafka-transactions.sh shows only transactions that no coor
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,7 +24,6 @@ from typing import Any, Final, NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.api import Request
-from mode import Service
 
 from worker.kafka.cluster import Cluster
 from worker.kafka.errors import BrokerError, DeadlineExceeded, RequestFailed, check
@@ -47,6 +47,9 @@ _ASK_SECONDS: Final = 5.0
 _COORDINATOR_LATE_SECONDS: Final = 10
 """Between two looks of a coordinator for transactions that have timed out (its default)."""
 _FETCH: Final = 1
+
+
+log = logging.getLogger(__name__)
 
 
 class Standing(NamedTuple):
@@ -96,14 +99,13 @@ class Progress:
                     self._standing[tp] = Standing(position, high, now, now)
 
 
-class Stalls(Service):
+class Stalls:
     """Reports the partitions that stand still; *standing* is where `Progress` notes them.
 
     *tool* holds the words that tell Kafka's tools how to connect.
     """
 
-    def __init__(self, cluster: Cluster, standing: Mapping[TopicPartition, Standing], tool: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, cluster: Cluster, standing: Mapping[TopicPartition, Standing], tool: str) -> None:
         self._cluster = cluster
         self._standing = standing
         self._tool = tool
@@ -111,10 +113,10 @@ class Stalls(Service):
         self.partitions: Collection[Stall] = ()
         """The partitions that have stood still for STALL_SECONDS."""
 
-    @Service.task
-    async def _watch(self) -> None:
-        while not self.should_stop:
-            await self.sleep(_LOOK_SECONDS)
+    async def watch(self) -> None:
+        """Look every second, and log what has stood still for STALL_SECONDS."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
             self.partitions = [*_stalls(dict(self._standing), time.time())]
             present = {(stall.partition, stall.offset) for stall in self.partitions}
             self._reported = {place: at for place, at in self._reported.items() if place in present}
@@ -122,7 +124,7 @@ class Stalls(Service):
                 place = stall.partition, stall.offset
                 if time.monotonic() >= self._reported.get(place, float("-inf")) + REPEAT_SECONDS:
                     self._reported[place] = time.monotonic()
-                    self.log.warning("%s", await self._described(stall))
+                    log.warning("%s", await self._described(stall))
 
     async def _described(self, stall: Stall) -> str:
         """Return what an operator needs to know of a partition that stands still (S2)."""

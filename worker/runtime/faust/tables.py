@@ -17,46 +17,15 @@ T5. What is on disk belongs to one app id, one cluster and one set of topics. Ea
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import faust
 from faust.stores.base import Store
 from faust.types import TP, AppT, EventT
 
 from worker.codec.snapshot import entry_from_changelog, newest_origin
-from worker.pipeline.lane import Batch, MemoryTable
-from worker.pipeline.lane import Table as LaneTable
-
-
-class TablePartition(LaneTable[bytes, bytes], Protocol):
-    """A partition of a table."""
-
-    end: int | None
-    """Where its changelog has to be read on from; None as long as nothing is known of it."""
-
-    def aim(self, high: int) -> None:
-        """Take it for up to date from *high* on, where its changelog ends now."""
-
-    def clear(self) -> None:
-        """Forget everything."""
-
-    def close(self) -> None:
-        """Let go of what it holds open."""
-
-
-class MemoryPartition(MemoryTable[bytes, bytes]):
-    """A partition in memory."""
-
-    def aim(self, high: int) -> None:
-        """Be as young as the process."""
-
-    def clear(self) -> None:
-        """Forget everything."""
-        super().clear()
-        self.end = None
-
-    def close(self) -> None:
-        """Hold nothing open."""
+from worker.pipeline.lane import Batch
+from worker.runtime.stores.memory import TablePartition
 
 
 class Partitions(Store):
@@ -83,23 +52,23 @@ class Partitions(Store):
     def begin(self, number: int, low: int, high: int) -> int:
         """Say where to read the changelog from that holds the offsets *low* to *high*; build anew what it passed (T4)."""
         kept = self.partition(number)
-        if kept.end is None or not low <= kept.end <= high:
-            if kept.end is not None:
+        if kept.checkpoint is None or not low <= kept.checkpoint <= high:
+            if kept.checkpoint is not None:
                 self.log.warning(
                     "%s/%d is built anew: it stands for offset %d, its changelog has %d to %d",
-                    self.table.name, number, kept.end, low, high,
+                    self.table.name, number, kept.checkpoint, low, high,
                 )  # fmt: skip
                 kept.clear()
-            kept.aim(high)
+            kept.set_target(high)
             kept.apply({}, low)
             return low
-        kept.aim(high)
-        return kept.end
+        kept.set_target(high)
+        return kept.checkpoint
 
     def persisted_offset(self, tp: TP) -> int | None:
         """Tell the last offset that a partition stands for, as Faust counts them."""
         kept = self._kept.get(tp.partition)
-        return None if kept is None or kept.end is None else kept.end - 1
+        return None if kept is None or kept.checkpoint is None else kept.checkpoint - 1
 
     def apply_changelog_batch(
         self,
@@ -118,12 +87,12 @@ class Partitions(Store):
         for event in batch:
             message = event.message
             kept = self._kept.get(message.partition)
-            if kept is None or kept.end is None or message.topic != self.table.changelog_topic_name:
+            if kept is None or kept.checkpoint is None or message.topic != self.table.changelog_topic_name:
                 continue  # of a partition that is not ours any more
             fetched: Batch = message.value
-            if fetched.start > kept.end:
-                self._go_back(message.tp, kept.end)
-            elif fetched.end > kept.end:
+            if fetched.start > kept.checkpoint:
+                self._go_back(message.tp, kept.checkpoint)
+            elif fetched.end > kept.checkpoint:
                 self._count += len(fetched.records)
                 place = f"{self._origins}/{message.partition}/".encode()
                 newest = newest_origin(fetched.records, place)

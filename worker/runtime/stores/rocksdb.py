@@ -106,7 +106,7 @@ class RocksDBPartition:
         self._folder = folder
         self._cache = cache
         self._stream = stream
-        self.end: int | None = None
+        self.checkpoint: int | None = None
         self._written = 0.0
         self._high = float("inf")
         try:
@@ -115,10 +115,10 @@ class RocksDBPartition:
             log.warning("%s cannot be opened and is built anew: %s", folder, error)
             self._remove()
             self._open()
-        if self.end is not None and not 0 <= time.time() - self._written < _STALE_SECONDS:
+        if self.checkpoint is not None and not 0 <= time.time() - self._written < _STALE_SECONDS:
             log.warning("%s was not up to date for too long and is built anew", folder)
             self.clear()
-        elif self.end is not None and self._found != self._stream:
+        elif self.checkpoint is not None and self._found != self._stream:
             log.warning("%s is built anew: %s", folder, self._difference())
             self.clear()
 
@@ -135,7 +135,7 @@ class RocksDBPartition:
         self._recent.learn({key: entry})
         return entry
 
-    def aim(self, high: int) -> None:
+    def set_target(self, high: int) -> None:
         """Take the table for up to date from *high* on, where its changelog ends now."""
         self._high = high
 
@@ -153,7 +153,7 @@ class RocksDBPartition:
             batch.put(_END, b"%d %d %s" % (end, self._written, json.dumps(dict(self._stream)).encode()))
         self._db.write(batch, self._unlogged)
         self._recent.learn(changes)
-        self.end = self.end if end is None else end
+        self.checkpoint = self.checkpoint if end is None else end
 
     def clear(self) -> None:
         """Forget everything."""
@@ -163,8 +163,8 @@ class RocksDBPartition:
 
     def close(self) -> None:
         """Write everything to disk and let go of it."""
-        if self.end is not None:
-            self.apply({}, self.end)
+        if self.checkpoint is not None:
+            self.apply({}, self.checkpoint)
         self._db.flush()
         self._db.close()
 
@@ -186,7 +186,7 @@ class RocksDBPartition:
         except Exception:
             self._db.close()  # it is locked as long as it is open
             raise
-        self.end, self._written = (int(end), int(written)) if int(end) >= 0 else (None, time.time())
+        self.checkpoint, self._written = (int(end), int(written)) if int(end) >= 0 else (None, time.time())
 
     def _difference(self) -> str:
         """Return what the table was built from, where that is not what the worker runs on (T5)."""
@@ -199,4 +199,4 @@ class RocksDBPartition:
 
     def _remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-        self.end = None
+        self.checkpoint = None

@@ -1,5 +1,6 @@
-"""The composition root: `build_app(settings, topology)`."""
+"""The composition root: `build_app(settings, topology)` puts a worker together, as a Faust app."""
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -21,12 +22,16 @@ from worker.pipeline.lane import Batch, Stage
 from worker.pipeline.profiles import Profiles
 from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
-from worker.runtime.cycle import CommitLoop, TopicsChanged
+from worker.runtime.commit_loop import CommitLoop
 from worker.runtime.faust.driver import BatchSchema
-from worker.runtime.faust.tables import MemoryPartition, Table, TablePartition
+from worker.runtime.faust.recovery import Recovery, Tables
+from worker.runtime.faust.tables import Table
 from worker.runtime.instance import claim
-from worker.runtime.opening import Dependencies, Opening, Tables
+from worker.runtime.opening import Dependencies
 from worker.runtime.stalls import Stalls
+from worker.runtime.status import State, Status
+from worker.runtime.stores.memory import MemoryPartition, TablePartition
+from worker.runtime.upkeep import TopicsChanged, Upkeep
 from worker.settings.model import Settings
 from worker.settings.report import WrongSetting
 
@@ -88,15 +93,28 @@ class App(faust.App):
         security = "" if settings.security_protocol == "PLAINTEXT" else " --command-config client.properties"
         self._tool = f"--bootstrap-server {settings.brokers}{security}"
         producer = TransactionalProducer(cluster, instance, settings.transaction_timeout_seconds)
-        self.cycle = CommitLoop(
+        self.status = Status()
+        self.upkeep = Upkeep(cluster, topology, instance)
+        self.commit_loop = CommitLoop(
             cluster,
             producer,
+            self.upkeep,
             lambda: self.consumer,
             self._open_again,
-            topology,
+            self.add_future,
             settings.max_rejection_ratio,
         )
-        self.parts = Dependencies(cluster, producer, self.cycle, tables, sessions, settings.on_data_loss)
+        self.tables_by_stage = tables
+        self.dependencies = Dependencies(
+            cluster,
+            producer,
+            self.upkeep,
+            self.commit_loop,
+            topology,
+            settings.on_data_loss,
+            settings.session_timeout_seconds,
+        )
+        self._tasks: list[asyncio.Future[None]] = []
         self.agent(self._topic(*(topic for stage in stages for topic in stage.reads)), name="queue")(self._queue)
         self.on_partitions_revoked.connect(self._on_revoked)
 
@@ -105,43 +123,49 @@ class App(faust.App):
 
         What an earlier process of the same transactional.id left open is ended here: members of the group do not fence it.
         """
-        await self.parts.cluster.start()
-        await self.parts.cluster.members(self.conf.id)
+        await self.dependencies.cluster.start()
+        await self.dependencies.cluster.members(self.conf.id)
         with suppress(OutcomeUnknown):  # the opening does the same
-            await self.parts.producer.init()
+            await self.dependencies.producer.init()
         await super().on_start()
         if self.conf.web_enabled:
             self.log.info("Web pages at %s", self.conf.canonical_url)
-        self.stalls = Stalls(self.parts.cluster, self.consumer.standing, self._tool)
-        await self.add_runtime_dependency(self.stalls)
-        await self.add_runtime_dependency(self.cycle)
+        self.stalls = Stalls(self.dependencies.cluster, self.consumer.standing, self._tool)
+        upkeep = self.upkeep
+        running = (self.commit_loop.run(), upkeep.watch(), upkeep.keep_marks(), upkeep.purge(), self.stalls.watch())
+        self._tasks = [self.add_future(task) for task in running]
 
     async def on_stop(self) -> None:
         """End the cycle in flight, then leave the group."""
-        await self.cycle.close()
+        self.status.move(State.STOPPING)
+        await self.commit_loop.close()
+        self.commit_loop.end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if isinstance(self.crash_reason, TopicsChanged | OtherCluster) and "_folder" in vars(self):
             self._folder.disown()
         await super().on_stop()
 
     async def on_shutdown(self) -> None:
         """Let go of everything."""
-        await self.parts.cluster.stop()
+        await self.dependencies.cluster.stop()
         self._opened.close()
         await super().on_shutdown()
 
     async def _queue(self, stream: StreamT[Batch]) -> None:
         async for event in stream.events():
-            self.cycle.queue(event.message.tp, event.value)
+            self.commit_loop.queue(event.message.tp, event.value)
 
     async def _on_revoked(self, *_: object, **__: object) -> None:
-        await self.cycle.close()
+        await self.commit_loop.close()
 
     def _create_directories(self) -> None:
         """Make no folders for Faust's own stores: nothing is kept in them."""
 
     def _open_again(self) -> None:
-        opening: Opening = self.tables.recovery
-        opening.again()
+        recovery: Recovery = self.tables.recovery
+        recovery.again()
 
     def _table(self, name: str, changelog: str, opener: Callable[[int], TablePartition], origins: str) -> Table:
         table = Table(self, name, self._topic(changelog), opener, origins)
@@ -162,7 +186,7 @@ class App(faust.App):
         """The folder of tables on disk, for this app and the cluster and topics that the opening has found."""
         from worker.runtime.stores.rocksdb import StateDirectory  # noqa: PLC0415 (what it needs is an extra)
 
-        identity, settings = self.cycle.identity, self._settings
+        identity, settings = self.upkeep.identity, self._settings
         if identity is None:
             raise RuntimeError("tables on disk are opened only after the topics were checked")
         topics = {name: identity.topics[name].id for name in self._topology.state().values()}
