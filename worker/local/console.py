@@ -21,6 +21,9 @@ from worker.pipeline.wire import TYPES, ConsumerRecord
 
 PATIENCE_SECONDS = 5
 
+STALL_SECONDS = 10.0
+REPEAT_SECONDS = 60.0
+
 _POLL_MS = 200
 _FETCH_BYTES = 4 << 20
 _IDS = {"integrationId", "profileId"}
@@ -102,12 +105,15 @@ async def tail(
     show: Callable[[Fetched], None],
     key: bytes | None = None,
     *,
+    note: Callable[[str], None],
+    tool: str,
     is_keyed: bool = False,
     from_beginning: bool = False,
 ) -> None:
     """Show a topic's committed records as they come, for ever; with a *key* only those that have it.
 
-    They are in one partition if the topic *is_keyed*, else in any.
+    They are in one partition if the topic *is_keyed*, else in any. *note* gets a line when a partition stands still behind
+    an open transaction for STALL_SECONDS, and again every REPEAT_SECONDS; *tool* holds the words with which Kafka's tools connect.
     """
     partitions = await partitions_of(connection, topic)
     if key is not None and is_keyed:
@@ -118,11 +124,33 @@ async def tail(
             await consumer.seek_to_beginning(*partitions)
         else:
             await consumer.seek_to_end(*partitions)
+        standing: dict[tuple[TopicPartition, int], float] = {}
         while True:
             for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                 for record in records:
                     if key is None or record.key == key:
                         show(record)
+            standing = {place: standing.get(place, time.monotonic()) for place in await _held_up(consumer, partitions)}
+            for place, since in standing.items():
+                if time.monotonic() - since >= STALL_SECONDS:
+                    standing[place] = since + REPEAT_SECONDS
+                    (_topic, number), offset = place
+                    note(
+                        f"partition {number} waits at offset {offset}: a transaction is open there. To see its producer run: "
+                        f"kafka-transactions.sh {tool} describe-producers --topic {topic} --partition {number}"
+                    )
+
+
+async def _held_up(
+    consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]
+) -> list[tuple[TopicPartition, int]]:
+    """Return the partitions whose position is at an open transaction, each with that position."""
+    found = []
+    for tp in partitions:
+        position, stable, high = await consumer.position(tp), consumer.last_stable_offset(tp), consumer.highwater(tp)
+        if stable is not None and high is not None and stable <= position < high:
+            found.append((tp, position))
+    return found
 
 
 def is_keyed(topology: Topology, topic: str) -> bool:

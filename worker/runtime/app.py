@@ -84,8 +84,6 @@ class App(faust.App):
             )
         }
         cluster = Cluster(settings.connection() | {"client_id": instance})
-        security = "" if settings.security_protocol == "PLAINTEXT" else " --command-config client.properties"
-        self._tool = f"--bootstrap-server {settings.brokers}{security}"
         producer = TransactionalProducer(cluster, instance, settings.transaction_timeout_seconds)
         self.cycle = Cycle(
             cluster,
@@ -111,7 +109,7 @@ class App(faust.App):
         await super().on_start()
         if self.conf.web_enabled:
             self.log.info("Web pages at %s", self.conf.canonical_url)
-        self.stalls = Stalls(self.parts.cluster, self.consumer.standing, self._tool)
+        self.stalls = Stalls(self.parts.cluster, self.consumer.standing, self._settings.tool)
         await self.add_runtime_dependency(self.stalls)
         await self.add_runtime_dependency(self.cycle)
 

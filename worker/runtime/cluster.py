@@ -6,6 +6,7 @@ until it has one or its task is cancelled; the operator is told now and then. Wh
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -59,6 +60,7 @@ _NO_REPLICA: Final = -1
 _NO_RETENTION: Final = -1
 _NO_OFFSET: Final = -1
 _NO_LEADER: Final = -1
+_UNSTABLE: Final = Code.UNSTABLE_OFFSET_COMMIT
 
 _NOTHING: Final[Mapping[Any, Any]] = {}
 
@@ -186,6 +188,14 @@ class Identity(NamedTuple):
         return digests([self.cluster_id, *(ids.get(name, "") and f"{name}/{ids[name]}" for name in names)])
 
 
+class Unstable(NamedTuple):
+    """Partitions whose offsets in a group wait for the end of an open transaction, since when in seconds since 1970."""
+
+    group: str
+    partitions: list[TopicPartition]
+    since: float
+
+
 class Backoff:
     """The pauses before a request is sent again: 1 ms, then twice as long each time, up to 100 ms.
 
@@ -259,6 +269,8 @@ class Cluster:
         self.throttles: Throttles
         """What brokers answer about quotas."""
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
+        self.unstable: Unstable | None = None
+        """What `stable_offsets` waits for."""
 
     async def start(self) -> None:
         """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
@@ -300,6 +312,15 @@ class Cluster:
 
         def errors(response: Any) -> Iterator[tuple[int, str]]:
             yield response.error_code, group
+            found = [
+                TopicPartition(topic, row[0])
+                for topic, rows, _ in response.topics
+                for row in rows
+                if row[4] == _UNSTABLE
+            ]
+            self.unstable = (
+                Unstable(group, found, self.unstable.since if self.unstable else time.time()) if found else None
+            )
             for topic, rows, _tags in response.topics:
                 for partition, offset, _epoch, metadata, code, _row_tags in rows:
                     yield code, f"{topic}[{partition}] of {group}"
@@ -308,17 +329,16 @@ class Cluster:
                         told = f"{topic}[{partition}] of {group}: {least} was committed before, {offset} is told"
                         yield Code.OFFSET_NOT_AVAILABLE, told
 
-        what = (
-            f"reading the offsets of {group} (kafka-transactions.sh list shows an open transaction that may hold them, "
-            "find-hanging --broker-id one that no coordinator ends)"
-        )
-        response = await self.coordinate(
-            CoordinationType.GROUP,
-            group,
-            OffsetFetchRequest(group, topics, require_stable=True),
-            errors,
-            Backoff(what),
-        )
+        try:
+            response = await self.coordinate(
+                CoordinationType.GROUP,
+                group,
+                OffsetFetchRequest(group, topics, require_stable=True),
+                errors,
+                Backoff(f"reading the offsets of {group}"),
+            )
+        finally:
+            self.unstable = None
         return {
             TopicPartition(topic, partition): None if offset == _NO_OFFSET else (offset, metadata or "")
             for topic, rows, _tags in response.topics
