@@ -152,23 +152,23 @@ class Stalls(Service):
             f"holds its offset of {names}, and the worker opens no lane before its end. "
         )
         try:
-            stall = await self._oldest_on_offsets(group, since)
+            async with asyncio.timeout(_ASK_SECONDS):
+                topics = (await self._cluster.identity([_OFFSETS_TOPIC])).topics
+            if _OFFSETS_TOPIC not in topics:
+                return f"{found}Its producer is not known: the worker's principal may not Describe {_OFFSETS_TOPIC}"
+            tp = TopicPartition(_OFFSETS_TOPIC, _java_hash(group) % topics[_OFFSETS_TOPIC].partitions)
+            (answer,) = (await self._ask_leader(tp)).topics[0][1]
         except (Failed, OutOfTime, TimeoutError) as error:
             return f"{found}Its producer is not known: {str(error) or 'no broker answers'}"
-        if stall is None:
-            return f"{found}Its producer is not known: no open transaction on {_OFFSETS_TOPIC} is shown to the worker"
-        return await self._with_producer(stall, f"{found}The oldest one there starts at offset {stall.offset}. ")
-
-    async def _oldest_on_offsets(self, group: str, since: float) -> Stall | None:
-        """Return the oldest open transaction on the partition that holds a group's offsets; None if the worker sees none."""
-        async with asyncio.timeout(_ASK_SECONDS):
-            topics = (await self._cluster.identity([_OFFSETS_TOPIC])).topics
-        if _OFFSETS_TOPIC not in topics:
-            return None
-        tp = TopicPartition(_OFFSETS_TOPIC, _java_hash(group) % topics[_OFFSETS_TOPIC].partitions)
-        (answer,) = (await self._ask_leader(tp)).topics[0][1]
+        place = f"{_OFFSETS_TOPIC}/{tp.partition}"
         starts = [row[5] for row in answer[3] if row[5] >= 0]
-        return Stall(tp, min(starts), min(starts), since) if starts else None
+        if not starts:
+            return (
+                f"{found}But {place} has no open transaction. Where this message is repeated, the group's coordinator has not "
+                "noticed the end: restart the broker that leads this partition"
+            )
+        oldest = f"The oldest open transaction on {place} starts at offset {min(starts)}. "
+        return await self._with_producer(Stall(tp, min(starts), min(starts), since), found + oldest)
 
     async def _described(self, stall: Stall) -> str:
         """Return what an operator needs to know of a partition that stands still (S2)."""
