@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import re
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from aiokafka.conn import AIOKafkaConnection
 
+from tests.kafka.injector import FETCH, injecting
 from tests.kafka.inside import (
     count_of,
     opened,
@@ -172,30 +174,51 @@ def test_producer_with_another_epoch_is_not_taken_for_that_of_the_transaction(se
     asyncio.run(scenario())
 
 
-def test_tail_notes_partition_that_stands_still(settings, monkeypatch):
+@asynccontextmanager
+async def tailing(settings, monkeypatch, **connection):
+    """Follow the snapshots; yield what a person is shown beside them."""
     monkeypatch.setattr(console, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(console, "_ANSWER_MS", 1_000)
+    notes: list[str] = []
+    following = asyncio.ensure_future(
+        console.tail(
+            settings.connection() | connection,
+            settings.sessions_topic,
+            lambda record: None,
+            note=notes.append,
+            tool=settings.tool,
+            from_beginning=True,
+        )
+    )
+    yield notes
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
 
+
+def test_tail_shows_partition_that_stands_still(settings, monkeypatch):
     async def scenario():
         await prepare(settings)
-        notes: list[str] = []
         async with transaction(settings) as producer:
             await send_by(producer, settings.sessions_topic, [update("open")])
-            following = asyncio.ensure_future(
-                console.tail(
-                    settings.connection(),
-                    settings.sessions_topic,
-                    lambda record: None,
-                    note=notes.append,
-                    tool=settings.tool,
-                    from_beginning=True,
-                )
-            )
+            async with tailing(settings, monkeypatch) as notes:
+                await until(lambda: notes)
+                (note,) = notes
+                assert note.startswith("partition 0 waits at offset 0: a transaction is open there.")
+                assert str(producer._txn_manager.producer_id) in await run_tool(command_in(note))
+
+    asyncio.run(scenario())
+
+
+def test_tail_shows_that_no_broker_answers(settings, monkeypatch):
+    async def scenario():
+        await prepare(settings)
+        async with AsyncExitStack() as opened:
+            with injecting(settings.brokers) as wire:
+                notes = await opened.enter_async_context(tailing(settings, monkeypatch, bootstrap_servers=wire.address))
+                await until(lambda: wire.seen.count(FETCH) > 3)
+                assert notes == []
             await until(lambda: notes)
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-            (note,) = notes
-            assert note.startswith("partition 0 waits at offset 0: a transaction is open there.")
-            assert str(producer._txn_manager.producer_id) in await run_tool(command_in(note))
+            assert notes == ["no broker answers; trying again"]
 
     asyncio.run(scenario())
 

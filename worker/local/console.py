@@ -23,6 +23,8 @@ PATIENCE_SECONDS = 5
 
 STALL_SECONDS = 10.0
 REPEAT_SECONDS = 60.0
+_ANSWER_MS = 5_000
+"""A broker holds a fetch for 500 ms at most."""
 
 _POLL_MS = 200
 _FETCH_BYTES = 4 << 20
@@ -113,7 +115,7 @@ async def tail(
     """Show a topic's committed records as they come, for ever; with a *key* only those that have it.
 
     They are in one partition if the topic *is_keyed*, else in any. *note* gets a line when a partition stands still behind
-    an open transaction for STALL_SECONDS, and again every REPEAT_SECONDS; *tool* holds the words with which Kafka's tools connect.
+    an open transaction, or no broker answers, for STALL_SECONDS, and again every REPEAT_SECONDS; *tool* holds the words with which Kafka's tools connect.
     """
     partitions = await partitions_of(connection, topic)
     if key is not None and is_keyed:
@@ -124,33 +126,33 @@ async def tail(
             await consumer.seek_to_beginning(*partitions)
         else:
             await consumer.seek_to_end(*partitions)
-        standing: dict[tuple[TopicPartition, int], float] = {}
+        waiting: dict[str, float] = {}
         while True:
             for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                 for record in records:
                     if key is None or record.key == key:
                         show(record)
-            standing = {place: standing.get(place, time.monotonic()) for place in await _held_up(consumer, partitions)}
-            for place, since in standing.items():
-                if time.monotonic() - since >= STALL_SECONDS:
-                    standing[place] = since + REPEAT_SECONDS
-                    (_topic, number), offset = place
-                    note(
-                        f"partition {number} waits at offset {offset}: a transaction is open there. To see its producer run: "
-                        f"kafka-transactions.sh {tool} describe-producers --topic {topic} --partition {number}"
-                    )
+            now = time.monotonic()
+            waiting = {why: waiting.get(why, now) for why in [it async for it in _waits(consumer, partitions, tool)]}
+            for why, since in waiting.items():
+                if now - since >= STALL_SECONDS:
+                    waiting[why] = now + REPEAT_SECONDS - STALL_SECONDS
+                    note(why)
 
 
-async def _held_up(
-    consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]
-) -> list[tuple[TopicPartition, int]]:
-    """Return the partitions whose position is at an open transaction, each with that position."""
-    found = []
+async def _waits(consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition], tool: str) -> AsyncIterator[str]:
+    """Yield why nothing comes although there may be more."""
+    answers = [polled for tp in partitions if (polled := consumer.last_poll_timestamp(tp)) is not None]
+    if answers and time.time() * 1000 - max(answers) > _ANSWER_MS:
+        yield "no broker answers; trying again"
     for tp in partitions:
-        position, stable, high = await consumer.position(tp), consumer.last_stable_offset(tp), consumer.highwater(tp)
-        if stable is not None and high is not None and stable <= position < high:
-            found.append((tp, position))
-    return found
+        offset, stable, high = await consumer.position(tp), consumer.last_stable_offset(tp), consumer.highwater(tp)
+        if stable is not None and high is not None and stable <= offset < high:
+            where = f"--topic {tp.topic} --partition {tp.partition}"
+            yield (
+                f"partition {tp.partition} waits at offset {offset}: a transaction is open there. To see its producer run: "
+                f"kafka-transactions.sh {tool} describe-producers {where}"
+            )
 
 
 def is_keyed(topology: Topology, topic: str) -> bool:
