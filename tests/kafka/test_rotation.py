@@ -194,6 +194,8 @@ def test_worker_uses_the_next_certificates_of_its_files(tmp_path):
                 await asyncio.to_thread(kafka.stop, 0)
                 await asyncio.to_thread(kafka.start, 0)
                 await worker.says("a login or a certificate is refused")
+                files["ca"].unlink()
+                await worker.says("SESSION_WORKER_SSL_CAFILE: cannot be loaded")
                 put(papers, "ca")
                 await worker.says("ALERT")  # the broker does not trust the worker yet
                 put(papers, "certificate", "key")

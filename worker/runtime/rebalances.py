@@ -77,11 +77,13 @@ class Rebalances:
             await asyncio.wait([answering], timeout=WAIT_SECONDS)
             if not answering.done():
                 present = ", ".join((await self._present(node, ConnectionGroup.DEFAULT)).values())
-                _log.warning(
-                    "Group %s: JoinGroup has no answer for %.0f s: the coordinator waits until all members join again, or have "
-                    "sent no heartbeat within their session timeout. Its members: %s",
-                    self._group, WAIT_SECONDS, present or "not known",
-                )  # fmt: skip
+                reason = (
+                    "the coordinator waits until all members join again, or have sent no heartbeat within their session "
+                    f"timeout. Its members: {present}"
+                    if present
+                    else "the coordinator does not show the members either"
+                )
+                _log.warning("Group %s: JoinGroup has no answer for %.0f s: %s", self._group, WAIT_SECONDS, reason)
             return await answering
         finally:
             answering.cancel()
