@@ -56,6 +56,24 @@ class Injector:
 
         self.change = change
 
+    def name_no_brokers(self) -> None:
+        """Leave all brokers out of the answers to Metadata that clients begin with."""
+
+        def change(asked: int, version: int, body: bytes) -> bytes:
+            if asked != METADATA or not 1 <= version < 9:
+                return body
+            at = 4 if version >= 3 else 0  # behind the throttle time
+            (count,) = struct.unpack_from(">i", body, at)
+            end = at + 4
+            for _ in range(count):  # node, host, port, rack
+                (host,) = struct.unpack_from(">h", body, end + 4)
+                end += 4 + 2 + host + 4
+                (rack,) = struct.unpack_from(">h", body, end)
+                end += 2 + max(rack, 0)
+            return body[:at] + struct.pack(">i", 0) + body[end:]
+
+        self.change = change
+
     def answer_fairly(self) -> None:
         self.change = lambda _api, _version, body: body
 

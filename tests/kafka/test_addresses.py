@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from tests.kafka.injector import injecting
 from tests.kafka.ports import TLS, free_port, serving
+from worker.kafka.connection import Client
 from worker.local.kafka import LocalKafka
-from worker.runtime.access import Unreachable, check_brokers
+from worker.runtime.access import AccessDenied, Unreachable, check_brokers
 from worker.settings.model import Settings
 
 CERTIFICATE = str(TLS / "certificate.pem")
@@ -134,6 +136,43 @@ def test_advertised_listeners_that_cannot_be_reached_are_said_in_words(kafka):
         f"Kafka at {wire.address} names brokers that the worker cannot reach (127.0.0.1:{wire.advertised}"
     )
     assert "set advertised.listeners" in said
+
+
+def test_a_broker_that_names_no_brokers_is_said_in_words(kafka):
+    with injecting(kafka) as wire:
+        wire.name_no_brokers()
+        said = problem(wire.address)
+    assert said == f"Kafka at {wire.address} names no brokers: check that they have started and have joined the cluster"
+
+
+def test_client_does_not_bootstrap_where_no_brokers_are_named(kafka):
+    """It would know no broker for five minutes (K6)."""
+
+    async def scenario(wire):
+        client = Client(bootstrap_servers=wire.address)
+        wire.name_no_brokers()
+        with pytest.raises(KafkaConnectionError):
+            await client.bootstrap()
+        wire.answer_fairly()
+        await client.bootstrap()
+        assert client.cluster.brokers()
+        await client.close()
+
+    with injecting(kafka) as wire:
+        asyncio.run(scenario(wire))
+
+
+def test_file_that_vanishes_after_the_settings_were_read_is_named(tmp_path):
+    """It may be replaced just now, so the worker may try again (W2)."""
+    file = tmp_path / "password"
+    file.write_text("hunter2", "utf-8")
+    given = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "shop", "sasl_password_file": file}
+    settings = Settings(brokers=f"127.0.0.1:{free_port()}", **given)
+    file.unlink()
+    with pytest.raises(
+        AccessDenied, match=r"cannot be logged in to: SESSION_WORKER_SASL_PASSWORD_FILE=.*: cannot be read"
+    ):
+        asyncio.run(check_brokers(settings))
 
 
 # ------------------------------------------------------------------------------------------------- the worker and tools

@@ -6,9 +6,12 @@ import sys
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from tests.kafka.inside import opened, running, until
 from tests.kafka.topics import Record, own
 from tests.kafka.topics import send as send_by
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, update
+from worker.kafka import rebalances
+from worker.settings.model import Settings
 
 IMPATIENT = sys.executable, "-m", "tests.kafka.impatient_worker"
 RESTORE_SECONDS = 2
@@ -60,5 +63,26 @@ def test_healthy_workers_log_no_warning_and_each_reason_once(kafka, crew, replic
         for worker in (first, second, third):
             assert [line for line in worker.said() if " INFO " not in line] == []
         assert await first.stop() == 0
+
+    asyncio.run(scenario())
+
+
+def test_frozen_member_that_holds_up_a_join_is_logged(crew, caplog, monkeypatch):
+    """The others join when the frozen member's session timeout is over (B4)."""
+    monkeypatch.setattr(rebalances, "WAIT_SECONDS", 1.0)
+    it = crew(1, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
+
+    async def scenario():
+        frozen = await it.open()
+        frozen.freeze()
+        async with running(Settings(**it._settings), topology=it.topology) as app:
+            await until(lambda: "JoinGroup has no answer for 1 s" in caplog.text)
+            (said,) = (
+                record.getMessage() for record in caplog.records if "JoinGroup has no answer" in record.getMessage()
+            )
+            assert said.startswith(f"Group {it.name}: ")
+            assert said.count(" at 127.0.0.1") == 2, said
+            await opened(app)
+        frozen.kill()
 
     asyncio.run(scenario())

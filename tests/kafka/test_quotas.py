@@ -22,7 +22,7 @@ def limit(app, **quotas):
     """Give the clients of an app quotas, in bytes a second."""
     pairs = ",".join(f"{name}={rate}" for name, rate in quotas.items())
     command = (
-        f"kafka-configs.sh {app._tool} --alter --add-config {pairs} "
+        f"kafka-configs.sh {app._settings.tool} --alter --add-config {pairs} "
         f"--entity-type clients --entity-name {app.dependencies.producer.transactional_id}"
     )
     with ThreadPoolExecutor(1) as thread:
@@ -89,3 +89,21 @@ def test_both_quotas_slow_a_restore_down_and_do_not_stop_it(settings, caplog):
 
     asyncio.run(scenario())
     assert [line for line in complaints(caplog) if "a quota of the broker throttles it" not in line] == []
+
+
+def test_request_quota_is_logged_and_removes_no_worker_from_its_group(settings, caplog):
+    """Heartbeats are throttled too. (With a quota that one fetch exceeds, a broker would return no record at all.)"""
+    caplog.set_level("INFO", "worker.kafka.rebalances")
+
+    async def scenario():
+        async with running(settings, lambda app: limit(app, request_percentage=1)) as app:
+            await opened(app, 4, seconds=60)
+            await send(settings, *(update(f"s-{number}") for number in range(SESSIONS)))
+            await published(settings, 1, 60)
+            await asyncio.sleep(2 * settings.session_timeout_seconds)
+            assert len(app.commit_loop.lanes) == 4
+
+    asyncio.run(scenario())
+    assert any("throttled by a quota of the broker: " in record.getMessage() for record in caplog.records)
+    assert len([it for it in caplog.records if "A rebalance of group" in it.getMessage()]) == 1
+    assert complaints(caplog) == []

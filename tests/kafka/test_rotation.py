@@ -7,12 +7,15 @@ import socket
 import struct
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
+from aiokafka.errors import SaslAuthenticationFailed
 
 from tests.kafka.test_access import KEY_PASSWORD, PASSWORD, USER, Authority
 from tests.kafka.test_token import token
 from tests.kafka.workers import Crew, update
+from worker.kafka import connection
 from worker.kafka.connection import REFUSED_SECONDS
 from worker.local.kafka import LocalKafka
 
@@ -135,6 +138,17 @@ def test_login_that_is_refused_for_a_minute_exits_1_with_remedy(tmp_path):
     assert "for a minute" in said[-1]
 
 
+@pytest.mark.parametrize(("pause_seconds", "ends"), [(30, True), (3_600, False)])
+def test_refusals_end_a_client_only_if_they_follow_each_other(monkeypatch, pause_seconds, ends):
+    """An address that refused a client at one rotation is perhaps asked for the next time at the next rotation (K5)."""
+    refusals, now = connection._Refusals(), 1_000.0
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now))
+    for _ in range(4):
+        refusals.add("broker:9092", SaslAuthenticationFailed())
+        now += pause_seconds
+    assert bool([*refusals.lasting()]) is ends
+
+
 def test_worker_uses_the_next_certificates_of_its_files(tmp_path):
     """Another authority signs both sides' certificates, and nobody trusts the first one any more."""
     first, second = Authority(tmp_path / "first"), Authority(tmp_path / "second")
@@ -180,6 +194,8 @@ def test_worker_uses_the_next_certificates_of_its_files(tmp_path):
                 await asyncio.to_thread(kafka.stop, 0)
                 await asyncio.to_thread(kafka.start, 0)
                 await worker.says("a login or a certificate is refused")
+                files["ca"].unlink()
+                await worker.says("SESSION_WORKER_SSL_CAFILE: cannot be loaded")
                 put(papers, "ca")
                 await worker.says("ALERT")  # the broker does not trust the worker yet
                 put(papers, "certificate", "key")

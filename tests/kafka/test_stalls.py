@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import re
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from aiokafka.conn import AIOKafkaConnection
 
+from tests.kafka.injector import FETCH, injecting
 from tests.kafka.inside import (
     count_of,
     opened,
@@ -23,6 +25,7 @@ from tests.kafka.tools import run_tool
 from tests.kafka.topics import send as send_by
 from worker.runtime import stalls
 from worker.runtime.topics import prepare
+from worker.tools import topics as console
 
 
 @pytest.fixture
@@ -36,12 +39,16 @@ def soon(monkeypatch):
     monkeypatch.setattr(stalls, "STALL_SECONDS", 1.0)
 
 
-def reports(caplog):
-    return [record for record in caplog.records if "no progress" in record.getMessage()]
+def reports(caplog, text="no progress"):
+    return [record for record in caplog.records if text in record.getMessage()]
 
 
 def command(report):
-    return report.getMessage()[report.getMessage().index("kafka-transactions.sh") :]
+    return command_in(report.getMessage())
+
+
+def command_in(text):
+    return text[text.index("kafka-transactions.sh") :]
 
 
 def test_open_transaction_on_input_is_reported_with_producer_and_deadline(settings, caplog):
@@ -106,6 +113,112 @@ def test_open_transaction_on_changelog_is_reported_during_restore(settings, capl
                 assert not app.commit_loop.lanes
                 await run_tool(command(reports(caplog)[0]))
                 await opened(app)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["new group", "known group"])
+def test_open_transaction_with_offsets_of_group_is_reported_at_start(settings, caplog, is_new):
+    """The command of the report ends it, and the lanes open (S5)."""
+
+    async def scenario():
+        topology = await prepare(settings)
+        if not is_new:
+            async with running(settings, topology=topology) as app:
+                await opened(app)
+        async with transaction(settings, timeout_ms=60_000) as producer:
+            await producer.send_offsets_to_transaction({source(settings): 0}, settings.app_id)
+            async with running(settings, topology=topology) as app:
+                await until(lambda: reports(caplog, "no stable offset"))
+                (report,) = reports(caplog, "no stable offset")
+                manager = producer._txn_manager
+                text = report.getMessage()
+                assert report.levelno == logging.WARNING
+                assert f"Group {settings.app_id}: no stable offset for " in text
+                assert f"holds its offset of {settings.updates_topic}/0, and the worker opens no lane" in text
+                assert f"has the id {manager.producer_id} and the epoch {manager.producer_epoch};" in text
+                assert f"its transactional.id is {manager.transactional_id}, its state Ongoing;" in text
+                assert not app.commit_loop.lanes
+                await run_tool(command(report))
+                await opened(app)
+                assert app.dependencies.cluster.unstable is None
+            assert len(reports(caplog, "no stable offset")) == 1
+
+    asyncio.run(scenario())
+
+
+def test_producer_with_another_epoch_is_not_taken_for_that_of_the_transaction(settings, caplog, monkeypatch):
+    """Its coordinator knows a newer transaction only, and does not abort the one that hangs (S6)."""
+    ask = stalls.Stalls._ask_leader
+
+    async def earlier(watch, tp):
+        answer = await ask(watch, tp)
+        topic, rows, *tags = answer.topics[0]
+        number, code, message, producers, *more = rows[0]
+        older = [(it[0], it[1] - 1, *it[2:]) for it in producers]
+        answer.topics = [(topic, [(number, code, message, older, *more)], *tags)]
+        return answer
+
+    monkeypatch.setattr(stalls.Stalls, "_ask_leader", earlier)
+
+    async def scenario():
+        async with running(settings) as app, transaction(settings) as producer:
+            await opened(app)
+            await send_by(producer, settings.updates_topic, [update("open")])
+            await until(lambda: reports(caplog))
+            assert (
+                "no transaction coordinator shows this transaction to the worker: it hangs"
+                in reports(caplog)[0].getMessage()
+            )
+
+    asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def tailing(settings, monkeypatch, **connection):
+    """Follow the snapshots; yield what a person is shown beside them."""
+    monkeypatch.setattr(console, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(console, "_ANSWER_MS", 1_000)
+    notes: list[str] = []
+    following = asyncio.ensure_future(
+        console.tail(
+            settings.connection() | connection,
+            settings.sessions_topic,
+            lambda record: None,
+            note=notes.append,
+            tool=settings.tool,
+            from_beginning=True,
+        )
+    )
+    yield notes
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+def test_tail_shows_partition_that_stands_still(settings, monkeypatch):
+    async def scenario():
+        await prepare(settings)
+        async with transaction(settings) as producer:
+            await send_by(producer, settings.sessions_topic, [update("open")])
+            async with tailing(settings, monkeypatch) as notes:
+                await until(lambda: notes)
+                (note,) = notes
+                assert note.startswith("partition 0 waits at offset 0: a transaction is open there.")
+                assert str(producer._txn_manager.producer_id) in await run_tool(command_in(note))
+
+    asyncio.run(scenario())
+
+
+def test_tail_shows_that_no_broker_answers(settings, monkeypatch):
+    async def scenario():
+        await prepare(settings)
+        async with AsyncExitStack() as opened:
+            with injecting(settings.brokers) as wire:
+                notes = await opened.enter_async_context(tailing(settings, monkeypatch, bootstrap_servers=wire.address))
+                await until(lambda: wire.seen.count(FETCH) > 3)
+                assert notes == []
+            await until(lambda: notes)
+            assert notes == ["no broker answers; trying again"]
 
     asyncio.run(scenario())
 

@@ -113,6 +113,8 @@ def tail(ending: Ending, key: str | None, topic: str | None, *, from_beginning: 
         topic,
         show,
         None if key is None else key.encode(),
+        note=partial(click.echo, err=True),
+        tool=settings.tool,
         is_keyed=console.is_keyed(settings.topology(None), topic),
         from_beginning=from_beginning,
     )

@@ -5,6 +5,7 @@ until it has one or its task is cancelled; the operator is told now and then. Wh
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -50,6 +51,7 @@ _NO_REPLICA: Final = -1
 _NO_RETENTION: Final = -1
 _NO_OFFSET: Final = -1
 _NO_LEADER: Final = -1
+_UNSTABLE: Final = Code.UNSTABLE_OFFSET_COMMIT
 _NOTHING: Final[Mapping[Any, Any]] = {}
 _T = TypeVar("_T")
 _INVISIBLE: Final = frozenset({Code.UNKNOWN_TOPIC_OR_PARTITION, Code.TOPIC_AUTHORIZATION_FAILED})
@@ -96,6 +98,14 @@ class Identity(NamedTuple):
     topics: Mapping[str, TopicIdentity]
 
 
+class Unstable(NamedTuple):
+    """Partitions whose offsets in a group wait for the end of an open transaction, since when in seconds since 1970."""
+
+    group: str
+    partitions: list[TopicPartition]
+    since: float
+
+
 def by_topic(values: Mapping[TopicPartition, _T]) -> list[tuple[str, list[tuple[int, _T]]]]:
     """Arrange what is known by partition in the form of most requests: rows by topic."""
     topics = groupby(sorted(values), key=lambda tp: tp.topic)
@@ -114,6 +124,8 @@ class Cluster:
         self.throttles: Throttles
         """What brokers answer about quotas."""
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
+        self.unstable: Unstable | None = None
+        """What `stable_offsets` waits for."""
 
     async def start(self) -> None:
         """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
@@ -155,6 +167,15 @@ class Cluster:
 
         def errors(response: Any) -> Iterator[tuple[int, str]]:
             yield response.error_code, group
+            found = [
+                TopicPartition(topic, row[0])
+                for topic, rows, _ in response.topics
+                for row in rows
+                if row[4] == _UNSTABLE
+            ]
+            self.unstable = (
+                Unstable(group, found, self.unstable.since if self.unstable else time.time()) if found else None
+            )
             for topic, rows, _tags in response.topics:
                 for partition, offset, _epoch, metadata, code, _row_tags in rows:
                     yield code, f"{topic}[{partition}] of {group}"
@@ -163,17 +184,16 @@ class Cluster:
                         told = f"{topic}[{partition}] of {group}: {least} was committed before, {offset} is told"
                         yield Code.OFFSET_NOT_AVAILABLE, told
 
-        what = (
-            f"reading the offsets of {group} (kafka-transactions.sh list shows an open transaction that may hold them, "
-            "find-hanging --broker-id one that no coordinator ends)"
-        )
-        response = await self.coordinate(
-            CoordinationType.GROUP,
-            group,
-            OffsetFetchRequest(group, topics, require_stable=True),
-            errors,
-            Backoff(what),
-        )
+        try:
+            response = await self.coordinate(
+                CoordinationType.GROUP,
+                group,
+                OffsetFetchRequest(group, topics, require_stable=True),
+                errors,
+                Backoff(f"reading the offsets of {group}"),
+            )
+        finally:
+            self.unstable = None
         return {
             TopicPartition(topic, partition): None if offset == _NO_OFFSET else (offset, metadata or "")
             for topic, rows, _tags in response.topics

@@ -12,6 +12,8 @@ K3. A client talks to one cluster. If another cluster answers, the client sends 
 K4. Passwords, tokens, certificates and keys are read from their files for each new connection.
 K5. A broker that refuses a login, or whose certificate is refused, may do so while files are replaced. The refusals of
     each address are kept until it lets the client in; REFUSED_SECONDS later `failure` returns them, for the process to end.
+    Clients may not ask an address for long. So the minute begins again where the last refusal is older than that.
+K6. While brokers start, they may name no broker at all. Such an answer counts as none: a client would know nobody to ask.
 """
 
 import asyncio
@@ -79,8 +81,8 @@ class _Refusals:
     def add(self, address: str, cause: BaseException) -> None:
         now = time.monotonic()
         with self._lock:
-            since, _last, _cause = self._since.get(address, (now, now, cause))
-            self._since[address] = since, now, cause
+            since, last, _cause = self._since.get(address, (now, now, cause))
+            self._since[address] = now if now - last > REFUSED_SECONDS else since, now, cause
 
     def remove(self, address: str) -> None:
         with self._lock:
@@ -245,7 +247,7 @@ class Client(AIOKafkaClient):
             except TimeoutError:
                 pass
             metadata = await self._ask_bootstrap_servers(MetadataRequest(list(topics) if topics else None))
-            if metadata is None or not metadata.brokers:
+            if metadata is None:
                 return False
             cluster_metadata.update_metadata(metadata)
         except OtherCluster as error:
@@ -340,12 +342,16 @@ class Client(AIOKafkaClient):
         connection = self._connection(host, port)
         try:
             await connection.connect()
-            return await connection.send(request)
+            answer = await connection.send(request)
         except (KafkaError, OSError, TimeoutError) as error:
             _report("Bootstrap server", host, port, error)
             return None
         finally:
             connection.close()
+        if not answer.brokers:
+            _log.warning("Bootstrap server at %s:%s names no brokers: have they started? Trying again", host, port)
+            return None
+        return answer
 
     def _connection(self, host: str, port: int, **keywords: Any) -> Any:
         create: Any = Connection  # which has no types

@@ -5,10 +5,13 @@ B1. A member learns of a rebalance by the answer to a heartbeat, which gives no 
 B2. A rebalance is normal, so a healthy worker logs no warning over it. aiokafka warns of each. So it gets a good answer
     in place of that one, and `Rebalances` asks it to join again, as aiokafka would do itself.
 B3. A member that the coordinator has removed is not healthy. That answer is passed on, and the reason is a warning.
+B4. A coordinator answers JoinGroup when all members have joined again, or have been silent for their session timeout. So a
+    frozen member holds up all others. Where that takes WAIT_SECONDS, a warning names the members.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -18,6 +21,9 @@ from aiokafka.protocol.admin import DescribeGroupsRequest
 
 from worker.kafka.protocol import Code
 from worker.kafka.responses import Api
+
+WAIT_SECONDS: Final = 10.0
+"""How long a JoinGroup may have no answer before that is logged."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,7 +48,9 @@ class Rebalances:
         """Send a request, and return its answer (B2)."""
         if request.API_KEY == Api.JOIN_GROUP:
             self._announce("this worker joins again" if self._members else "this worker joins")
-        answer = await self._send(node, request, **group)
+            answer = await self._joined(node, self._send(node, request, **group))
+        else:
+            answer = await self._send(node, request, **group)
         if request.API_KEY == Api.JOIN_GROUP and answer.error_code == Code.NONE:
             self._generation = answer.generation_id
         if request.API_KEY == Api.SYNC_GROUP and answer.error_code == Code.NONE:
@@ -60,6 +68,24 @@ class Rebalances:
             )
             self._announce(reason, logging.WARNING)
         return answer
+
+    async def _joined(self, node: int, joining: Awaitable[Any]) -> Any:
+        """Return the answer to a JoinGroup; log that it takes long (B4)."""
+        answering = asyncio.ensure_future(joining)
+        try:
+            await asyncio.wait([answering], timeout=WAIT_SECONDS)
+            if not answering.done():
+                present = ", ".join((await self._present(node, ConnectionGroup.DEFAULT)).values())
+                reason = (
+                    "the coordinator waits until all members join again, or have sent no heartbeat within their session "
+                    f"timeout. Its members: {present}"
+                    if present
+                    else "the coordinator does not show the members either"
+                )
+                _log.warning("Group %s: JoinGroup has no answer for %.0f s: %s", self._group, WAIT_SECONDS, reason)
+            return await answering
+        finally:
+            answering.cancel()
 
     def _announce(self, reason: str, level: int = logging.INFO) -> None:
         """Log why a rebalance began, unless this one has its line already."""
@@ -79,11 +105,11 @@ class Rebalances:
         changes += [f"{', '.join(left)} left or sent no heartbeat within its session timeout"] if left else []
         return "; ".join(changes) or "a member joined again"
 
-    async def _present(self, node: int) -> Mapping[str, str]:
+    async def _present(self, node: int, group: ConnectionGroup = ConnectionGroup.COORDINATION) -> Mapping[str, str]:
         """Return the members of the group by their ids, each with its client id and host; none if the coordinator fails."""
         with suppress(KafkaError):
             request = DescribeGroupsRequest([self._group])
-            answer = await self._send(node, request, group=ConnectionGroup.COORDINATION)
+            answer = await self._send(node, request, group=group)
             (row,) = answer.groups
             return {member: f"{client} at {host.lstrip('/')}" for member, client, host, *_ in row[5]}
         return {}

@@ -126,7 +126,10 @@ async def _problem(address: str, settings: Settings) -> str | None:
     """Return what is wrong with an address; raise AccessDenied when a broker there refuses for good."""
     host, _, port = address.rpartition(":")
     place = _Place(address, host.strip("[]"), int(port))
-    context = settings.connection().get("ssl_context")
+    try:
+        context = settings.connection().get("ssl_context")
+    except (UnusableFile, ValueError) as error:  # files were there when the settings were read, and may be replaced now
+        raise AccessDenied(f"Kafka at {address} cannot be logged in to: {error}") from error
     answer: bytes | None
     try:
         answer = await _ask(place, context, _HELLO)
@@ -167,6 +170,8 @@ async def _refusal(place: "_Place", settings: Settings) -> str | None:
 
 async def _unreachable_brokers(place: "_Place", brokers: "list[_Place]") -> str | None:
     """Return what is wrong when no connection to any of the brokers that an address names is possible."""
+    if not brokers:
+        return f"Kafka at {place.address} names no brokers: check that they have started and have joined the cluster"
     others = [broker for broker in brokers if broker[1:] != place[1:]]
     if len(others) < len(brokers) or not others:
         return None

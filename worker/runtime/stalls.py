@@ -12,10 +12,16 @@ S3. Brokers before Kafka 2.8 cannot name the producer, and a principal may see n
     warning is logged nevertheless, and says what is not known.
 S4. `find-hanging` of kafka-transactions.sh shows only transactions that no coordinator knows any more. `abort` with the
     offset at which the transaction starts ends both kinds.
+S5. A producer may also hold offsets of the worker's group in its transaction. The coordinator then returns no stable offset,
+    and no lane opens. The transaction is open on the partition of __consumer_offsets that holds the group's offsets. Other
+    groups have their offsets there too, so the oldest open transaction there is the likely one.
+S6. A producer that was started again has another epoch, and its coordinator knows nothing of a transaction that hangs with
+    the former epoch. So a transaction that goes on with another epoch is another one.
 """
 
 import asyncio
 import logging
+import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
@@ -25,7 +31,7 @@ from aiokafka import TopicPartition
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.api import Request
 
-from worker.kafka.cluster import Cluster
+from worker.kafka.cluster import Cluster, Unstable
 from worker.kafka.errors import BrokerError, DeadlineExceeded, RequestFailed, check
 from worker.kafka.protocol import (
     Code,
@@ -47,6 +53,10 @@ _ASK_SECONDS: Final = 5.0
 _COORDINATOR_LATE_SECONDS: Final = 10
 """Between two looks of a coordinator for transactions that have timed out (its default)."""
 _FETCH: Final = 1
+_OFFSETS_TOPIC: Final = "__consumer_offsets"
+_ONGOING: Final = "Ongoing"
+_MIN_INT: Final = 2**31
+"""The magnitude of the least 32-bit integer, which a broker takes for 0 here."""
 
 
 log = logging.getLogger(__name__)
@@ -110,6 +120,7 @@ class Stalls:
         self._standing = standing
         self._tool = tool
         self._reported: dict[tuple[TopicPartition, int], float] = {}
+        self._reported_offsets = float("-inf")
         self.partitions: Collection[Stall] = ()
         """The partitions that have stood still for STALL_SECONDS."""
 
@@ -118,6 +129,7 @@ class Stalls:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             self.partitions = [*_stalls(dict(self._standing), time.time())]
+            await self._watch_offsets()
             present = {(stall.partition, stall.offset) for stall in self.partitions}
             self._reported = {place: at for place, at in self._reported.items() if place in present}
             for stall in self.partitions:
@@ -126,6 +138,42 @@ class Stalls:
                     self._reported[place] = time.monotonic()
                     log.warning("%s", await self._described(stall))
 
+    async def _watch_offsets(self) -> None:
+        """Report the offsets of the group that are not stable (S5)."""
+        unstable = self._cluster.unstable
+        if unstable is None or time.time() - unstable.since < STALL_SECONDS:
+            self._reported_offsets = float("-inf")
+        elif time.monotonic() >= self._reported_offsets + REPEAT_SECONDS:
+            self._reported_offsets = time.monotonic()
+            log.warning("%s", await self._described_offsets(unstable))
+
+    async def _described_offsets(self, unstable: Unstable) -> str:
+        """Return what an operator needs to know of offsets that are not stable."""
+        group, partitions, since = unstable
+        names = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(partitions))
+        found = (
+            f"Group {group}: no stable offset for {time.time() - since:.0f} s (since {_moment(since)}): an open transaction "
+            f"holds its offset of {names}, and the worker opens no lane before its end. "
+        )
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                topics = (await self._cluster.identity([_OFFSETS_TOPIC])).topics
+            if _OFFSETS_TOPIC not in topics:
+                return f"{found}Its producer is not known: the worker's principal may not Describe {_OFFSETS_TOPIC}"
+            tp = TopicPartition(_OFFSETS_TOPIC, _java_hash(group) % topics[_OFFSETS_TOPIC].partitions)
+            (answer,) = (await self._ask_leader(tp)).topics[0][1]
+        except (RequestFailed, DeadlineExceeded, TimeoutError) as error:
+            return f"{found}Its producer is not known: {str(error) or 'no broker answers'}"
+        place = f"{_OFFSETS_TOPIC}/{tp.partition}"
+        starts = [row[5] for row in answer[3] if row[5] >= 0]
+        if not starts:
+            return (
+                f"{found}But {place} has no open transaction. Where this message is repeated, the group's coordinator has not "
+                "noticed the end: restart the broker that leads this partition"
+            )
+        oldest = f"The oldest open transaction on {place} starts at offset {min(starts)}. "
+        return await self._with_producer(Stall(tp, min(starts), min(starts), since), found + oldest)
+
     async def _described(self, stall: Stall) -> str:
         """Return what an operator needs to know of a partition that stands still (S2)."""
         (topic, partition), offset, high, since = stall
@@ -133,6 +181,11 @@ class Stalls:
             f"{topic}/{partition}: no progress for {time.time() - since:.0f} s (since {_moment(since)}): an open transaction "
             f"starts at offset {offset}, and the records behind it, up to offset {high}, wait for its end. "
         )
+        return await self._with_producer(stall, found)
+
+    async def _with_producer(self, stall: Stall, found: str) -> str:
+        """Return *found* with the producer of a transaction, and a command that aborts it."""
+        (topic, partition), offset, _high, _since = stall
         where = f"abort --topic {topic} --partition {partition}"
         abort = f"To abort it at once run: kafka-transactions.sh {self._tool} {where} --start-offset {offset}"
         try:
@@ -154,7 +207,7 @@ class Stalls:
             return "The leader of the partition names no producer of it: it has perhaps ended just now"
         producer, epoch = found[0]
         try:
-            end = await self._end(stall.partition, producer)
+            end = await self._end(stall.partition, producer, epoch)
         except (RequestFailed, DeadlineExceeded) as error:
             end = (
                 "brokers before Kafka 3.0 do not show until when it lasts"
@@ -163,7 +216,7 @@ class Stalls:
             )
         return f"Its producer has the id {producer} and the epoch {epoch}; {end}"
 
-    async def _end(self, tp: TopicPartition, producer: int) -> str:
+    async def _end(self, tp: TopicPartition, producer: int, epoch: int) -> str:
         """Return what the transaction coordinator knows of a producer's transaction that has written to a partition."""
         for transactional_id in await self._transactional_ids(producer):
             described = await self._cluster.coordinate(
@@ -173,8 +226,13 @@ class Stalls:
                 lambda response: [(row[0], row[1]) for row in response.transactions],
                 Backoff(f"reading the transaction of {transactional_id}", self._deadline()),
             )
-            ((_code, _id, state, timeout_ms, start_ms, _producer, _epoch, topics, _tags),) = described.transactions
-            if start_ms >= 0 and any(topic == tp.topic and tp.partition in numbers for topic, numbers, _ in topics):
+            ((_code, _id, state, timeout_ms, start_ms, _producer, current, topics, _tags),) = described.transactions
+            is_other = state == _ONGOING and current != epoch  # S6
+            if (
+                start_ms >= 0
+                and not is_other
+                and any(topic == tp.topic and tp.partition in numbers for topic, numbers, _ in topics)
+            ):
                 end = start_ms / 1000 + timeout_ms / 1000 + _COORDINATOR_LATE_SECONDS
                 return (
                     f"its transactional.id is {transactional_id}, its state {state}; the transaction coordinator aborts it by "
@@ -229,6 +287,19 @@ def _stalls(standing: Mapping[TopicPartition, Standing], now: float) -> Iterable
     for tp, (offset, high, since, seen) in sorted(standing.items()):
         if now - since >= STALL_SECONDS and now - seen < _CURRENT_SECONDS:
             yield Stall(tp, offset, high, since)
+
+
+def _java_hash(text: str) -> int:
+    """Return the hash by which a broker finds the partition of a group's offsets.
+
+    >>> _java_hash("hello"), _java_hash("session-worker")
+    (99162322, 608454293)
+    """
+    number = 0
+    encoded = text.encode("utf-16-be")
+    for unit in struct.unpack(f">{len(encoded) // 2}H", encoded):
+        number = number * 31 + unit & 0xFFFFFFFF
+    return abs(number - 2**32 if number >= _MIN_INT else number) % _MIN_INT
 
 
 def _is_too_old(error: Exception) -> bool:

@@ -279,6 +279,12 @@ class Settings(BaseSettings):
         return keywords
 
     @property
+    def tool(self) -> str:
+        """The words with which Kafka's own tools connect."""
+        security = "" if self.security_protocol == "PLAINTEXT" else " --command-config client.properties"
+        return f"--bootstrap-server {self.brokers}{security}"
+
+    @property
     def _has_sasl(self) -> bool:
         return self.security_protocol.startswith("SASL")
 

@@ -18,9 +18,13 @@ from worker.domain.instants import instant
 from worker.kafka.connection import AdminClient, Consumer
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.topology import TOPICS, Topology
+from worker.runtime.stalls import REPEAT_SECONDS, STALL_SECONDS
 from worker.tools.sender import BATCH_BYTES, NOT_PERMITTED, Limits, NoSuchPartition, Sender, SendFailed, producer
 
 PATIENCE_SECONDS = 5
+
+_ANSWER_MS = 5_000
+"""A broker holds a fetch for 500 ms at most."""
 
 _POLL_MS = 200
 _FETCH_BYTES = 4 << 20
@@ -103,12 +107,15 @@ async def tail(
     show: Callable[[Fetched], None],
     key: bytes | None = None,
     *,
+    note: Callable[[str], None],
+    tool: str,
     is_keyed: bool = False,
     from_beginning: bool = False,
 ) -> None:
     """Show a topic's committed records as they come, for ever; with a *key* only those that have it.
 
-    They are in one partition if the topic *is_keyed*, else in any.
+    They are in one partition if the topic *is_keyed*, else in any. *note* gets a line when a partition stands still behind
+    an open transaction, or no broker answers, for STALL_SECONDS, and again every REPEAT_SECONDS; *tool* holds the words with which Kafka's tools connect.
     """
     partitions = await partitions_of(connection, topic)
     if key is not None and is_keyed:
@@ -119,11 +126,33 @@ async def tail(
             await consumer.seek_to_beginning(*partitions)
         else:
             await consumer.seek_to_end(*partitions)
+        waiting: dict[str, float] = {}
         while True:
             for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                 for record in records:
                     if key is None or record.key == key:
                         show(record)
+            now = time.monotonic()
+            waiting = {why: waiting.get(why, now) for why in [it async for it in _waits(consumer, partitions, tool)]}
+            for why, since in waiting.items():
+                if now - since >= STALL_SECONDS:
+                    waiting[why] = now + REPEAT_SECONDS - STALL_SECONDS
+                    note(why)
+
+
+async def _waits(consumer: Consumer, partitions: Iterable[TopicPartition], tool: str) -> AsyncIterator[str]:
+    """Yield why nothing comes although there may be more."""
+    answers = [polled for tp in partitions if (polled := consumer.last_poll_timestamp(tp)) is not None]
+    if answers and time.time() * 1000 - max(answers) > _ANSWER_MS:
+        yield "no broker answers; trying again"
+    for tp in partitions:
+        offset, stable, high = await consumer.position(tp), consumer.last_stable_offset(tp), consumer.highwater(tp)
+        if stable is not None and high is not None and stable <= offset < high:
+            where = f"--topic {tp.topic} --partition {tp.partition}"
+            yield (
+                f"partition {tp.partition} waits at offset {offset}: a transaction is open there. To see its producer run: "
+                f"kafka-transactions.sh {tool} describe-producers {where}"
+            )
 
 
 def is_keyed(topology: Topology, topic: str) -> bool:

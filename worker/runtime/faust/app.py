@@ -90,8 +90,6 @@ class App(faust.App):
             )
         }
         cluster = Cluster(settings.connection() | {"client_id": instance})
-        security = "" if settings.security_protocol == "PLAINTEXT" else " --command-config client.properties"
-        self._tool = f"--bootstrap-server {settings.brokers}{security}"
         producer = TransactionalProducer(cluster, instance, settings.transaction_timeout_seconds)
         self.status = Status()
         self.upkeep = Upkeep(cluster, topology, instance)
@@ -130,7 +128,7 @@ class App(faust.App):
         await super().on_start()
         if self.conf.web_enabled:
             self.log.info("Web pages at %s", self.conf.canonical_url)
-        self.stalls = Stalls(self.dependencies.cluster, self.consumer.standing, self._tool)
+        self.stalls = Stalls(self.dependencies.cluster, self.consumer.standing, self._settings.tool)
         upkeep = self.upkeep
         running = (self.commit_loop.run(), upkeep.watch(), upkeep.keep_marks(), upkeep.purge(), self.stalls.watch())
         self._tasks = [self.add_future(task) for task in running]
