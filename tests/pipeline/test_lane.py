@@ -103,7 +103,7 @@ class TestOpening:
         opened.queue(batch(4, 9, record(4, WITH_PROFILE), record(7)))
         overlay = cycle(opened)
         assert overlay.out == []
-        assert opened.heads[b"s-1"].arrival.offset == 4
+        assert opened.heads[b"s-1"].offset == 4
         assert [arrival.offset for arrival in opened.followers[b"s-1"]] == [7]
         assert overlay.offsets()[UPDATES][0] == 4
 
@@ -117,7 +117,7 @@ class TestOpening:
         opened.queue(Batch(rekeyed, 0, 1, [stray]))
         opened.queue(batch(1, 2, record(1, WITH_PROFILE)))
         cycle(opened)
-        assert opened.heads[b"s-1"].arrival.topic == UPDATES
+        assert opened.heads[b"s-1"].topic == UPDATES
         assert [arrival.topic for arrival in opened.followers[b"s-1"]] == [rekeyed]
 
     def test_a_record_that_is_not_done_and_gone_is_fatal(self):

@@ -28,7 +28,7 @@ from worker.domain.refusals import must_be, placed, shown
 from worker.domain.request import read, too_large
 from worker.domain.session import Folded, fold, v1_view
 from worker.pipeline import wire
-from worker.pipeline.lane import Arrival, Overlay, Pending
+from worker.pipeline.lane import Accepted, Arrival, Overlay, Pending
 from worker.pipeline.topology import HEADERS_BYTES, Topology
 from worker.pipeline.wire import ClaimMessage, ConsumerRecord, Origin, ProducerRecord, SnapshotHeaders, VerdictMessage
 from worker.pipeline.wrapping import unwrap
@@ -140,10 +140,12 @@ class Sessions:
         if refusal is not None:
             self._refuse(overlay, value, origin, refusal)
             return False
+        cause = wire.happening(origin, request.occurred_at)
+        accepted = Accepted(arrival.key, cause, request.dry, folded.event, folded.ignored, snapshot, events)
         if folded.claims:
-            self._claim(overlay, arrival, folded, snapshot, events)
+            self._claim(overlay, arrival, folded.session, accepted)
             return True
-        self._publish(overlay, arrival, folded, snapshot, events)
+        self._publish(overlay, accepted)
         return False
 
     def _oversize(self, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> Rejection | None:
@@ -174,24 +176,22 @@ class Sessions:
         overlay.table.put(arrival.key, None)
         overlay.counts["deleted"] += 1
         headers = self._headers.of(wire.happening(arrival.origin, arrival.request.occurred_at), "deleted")
-        self._send(overlay, arrival.key, None, None, arrival.origin.timestamp, headers)
+        self._send(overlay, arrival.key, None, arrival.origin.timestamp, headers)
 
     # -------------------------------------------------------------------------------------- claims and verdicts
 
-    def _claim(self, overlay: Overlay, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> None:
+    def _claim(self, overlay: Overlay, arrival: Arrival, session: Session, accepted: Accepted) -> None:
         """Ask for a verdict, unless that was done before a crash (S5), and let the arrival wait for it (S1)."""
-        request, session = arrival.request, folded.session
-        profile_id = session.profileId
-        claim = Claim(session.created, request.integration_id)
-        pending = Pending(arrival, profile_id, claim, folded, snapshot, events)
+        profile_id, dry = session.profileId, accepted.dry
+        claim = Claim(session.created, arrival.request.integration_id)
+        pending = Pending(arrival.topic, arrival.offset, profile_id, claim, accepted)
         ledger = overlay.ledgers[arrival.topic]
         if not ledger.not_done.get(arrival.offset):
-            what = wire.happening(arrival.origin, request.occurred_at)
             home = self.topology.home(profile_id.encode(), overlay.partition)
-            message = ClaimMessage(profile_id, claim, request.dry, what)
+            message = ClaimMessage(profile_id, claim, dry, accepted.cause)
             overlay.out.append(wire.encode_claim(self.topology.claims, home, message))
             ledger.park(arrival.offset, is_head=True)
-        if request.dry:
+        if dry:
             question = (profile_id, claim)
             overlay.asked.put(question, (*(overlay.asked.get(question) or ()), pending))
         else:
@@ -220,12 +220,11 @@ class Sessions:
 
     def _settle(self, overlay: Overlay, pending: Pending, *, is_first: bool) -> None:
         """Publish what waited, now that its firstSession is known (S3)."""
-        arrival, folded, snapshot = pending.arrival, pending.folded, pending.snapshot
+        accepted = pending.accepted
         if is_first:
-            folded = structs.replace(folded, session=structs.replace(folded.session, firstSession=True))
-            snapshot = wire.as_first_session(snapshot)
-        self._publish(overlay, arrival, folded, snapshot, pending.events)
-        overlay.ledgers[arrival.topic].done(arrival.offset)
+            accepted = structs.replace(accepted, snapshot=wire.as_first_session(accepted.snapshot))
+        self._publish(overlay, accepted)
+        overlay.ledgers[pending.topic].done(pending.offset)
 
     def _release(self, overlay: Overlay, key: bytes) -> None:
         """Apply the followers of a head that is done, up to the first that becomes a head itself (S3)."""
@@ -254,39 +253,32 @@ class Sessions:
         overlay.counts["reclassified"] += 1
         what = structs.replace(message.what, event_id=f"{message.what.event_id}/reclassified")
         headers = self._headers.of(what, "reclassified", events=events)
-        self._send(overlay, key, snapshot, session, what.timestamp, headers)
+        self._send(overlay, key, snapshot, what.timestamp, headers)
 
     # ------------------------------------------------------------------------------------------------- publishing
 
-    def _publish(self, overlay: Overlay, arrival: Arrival, folded: Folded, snapshot: bytes, events: bytes) -> None:
+    def _publish(self, overlay: Overlay, accepted: Accepted) -> None:
         """Publish the snapshot of an accepted record, and make it the session's state unless it was a dry run."""
-        key, origin, request = arrival.key, arrival.origin, arrival.request
-        what = wire.happening(origin, request.occurred_at)
-        if request.dry:
+        key, cause, dry, event, ignored, snapshot, events = structs.astuple(accepted)
+        if dry:
             overlay.counts["dry_run"] += 1
-            headers = self._headers.of(what, folded.event, dry=True)
+            headers = self._headers.of(cause, event, dry=True)
             topic = self.topology.dry_runs
-            overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, origin.timestamp, headers))
+            overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, cause.timestamp, headers))
             return
         overlay.table.put(key, wire.pack(snapshot, events))
-        overlay.counts[folded.event] += 1
-        headers = self._headers.of(what, folded.event, ignored=folded.ignored, events=events)
-        self._send(overlay, key, snapshot, folded.session, origin.timestamp, headers)
+        overlay.counts[event] += 1
+        headers = self._headers.of(cause, event, ignored=ignored, events=events)
+        self._send(overlay, key, snapshot, cause.timestamp, headers)
 
     def _send(
-        self,
-        overlay: Overlay,
-        key: bytes,
-        snapshot: bytes | None,
-        session: Session | None,
-        timestamp: int,
-        headers: list[tuple[str, bytes]],
+        self, overlay: Overlay, key: bytes, snapshot: bytes | None, timestamp: int, headers: list[tuple[str, bytes]]
     ) -> None:
         """Send a snapshot or a tombstone, and its v1 view where that is asked for."""
         partition = overlay.partition
         overlay.out.append(ProducerRecord(self.topology.sessions, partition, key, snapshot, timestamp, headers))
         if self.topology.v1 is not None:
-            view = None if session is None else wire.encode(v1_view(session))
+            view = None if snapshot is None else wire.encode(v1_view(wire.decode(snapshot)))
             v1 = wire.v1_headers(headers)
             overlay.out.append(ProducerRecord(self.topology.v1, partition, key, view, timestamp, v1))
 

@@ -80,7 +80,8 @@ _MANY = 256
 _WINDOW_RECORDS = 1000
 _NO_OUTCOMES = {"forwarded", "reclassified", "unreadable"}  # of what is counted: no update record's last word
 _PORTION = 128
-_QUEUED_BYTES = 4 << 20
+_QUEUED_BYTES = 16 << 20
+"""Upper bound in bytes of the records that are queued of a topic; each lane has its share."""
 _FRAME_BYTES = 200
 _SAMPLED = 16
 _THROTTLED_PORTION = 8
@@ -284,14 +285,14 @@ class Cycle(Service):
             if self._rejections is not None:
                 self._rejections.add(overlays)
             self._pending = self._send(overlays, membership)
-            if not self._is_behind:
+            if not self.is_behind:
                 await self._settle(self._pending)
 
     async def _work(self) -> None:
         """Wait until there is something to do, and for others when it is little (C4)."""
-        if self._pending is None and not self._is_behind:
+        if self._pending is None and not self.is_behind:
             await self._wake.wait()
-        if self._pending is None and not self._is_behind:
+        if self._pending is None and not self.is_behind:
             await asyncio.sleep(self._begun + INTERVAL_SECONDS - time.monotonic())
         if self._pending is None:
             await self._cluster.throttles.wait()
@@ -300,7 +301,7 @@ class Cycle(Service):
         self._begun = time.monotonic()
 
     @property
-    def _is_behind(self) -> bool:
+    def is_behind(self) -> bool:
         """Whether so much is there already that the next cycle should not wait for the commit of this one."""
         return self._is_cut or self._waiting >= _MANY
 
@@ -493,7 +494,7 @@ class Cycle(Service):
         if queued > len(batch.records) and tp not in self._paused:
             some = batch.records[::_SAMPLED]
             size = sum(len(record.value or b"") for record in some) / len(some) + _FRAME_BYTES
-            if queued * size > _QUEUED_BYTES:
+            if queued * size * len(self._changelogs) > _QUEUED_BYTES:
                 self._paused[tp] = queued // 2
                 self._source().pause_partitions({tp})
 
