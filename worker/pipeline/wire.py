@@ -173,10 +173,10 @@ _buffer: Final = bytearray()
 
 
 def encode(value: object) -> bytes:
-    """Return a session, its v1 view or a table entry as JSON, in an object of just its size; for one thread at a time.
+    """Return a session, its v1 view, a table entry or a message as JSON, in an object of just its size; for one thread at a time.
 
-    Tables keep what this returns. What the encoders of msgspec and orjson return keeps the buffer that they wrote into: 86 bytes
-    more a snapshot, 4 KB for a profile's 53 bytes. Writing into one buffer and copying costs 0.05 µs.
+    Tables and cycles keep what this returns. What the encoders of msgspec and orjson return keeps the buffer that they wrote into:
+    86 bytes more a snapshot, 4 KB for a claim's 70 bytes or a profile's 53. Writing into one buffer and copying costs 0.05 µs.
     """
     _encoder.encode_into(value, _buffer)
     return bytes(_buffer)
@@ -354,7 +354,7 @@ def _carried(record: ConsumerRecord) -> Happening:
 def encode_claim(topic: str, partition: int, message: ClaimMessage) -> ProducerRecord:
     """Write a claim, keyed by the profileId."""
     created, integration_id = message.claim
-    value = orjson.dumps({"integrationId": integration_id, "created": created, "dry": message.dry})
+    value = encode({"integrationId": integration_id, "created": created, "dry": message.dry})
     key = message.profile_id.encode()
     return ProducerRecord(topic, partition, key, value, message.what.timestamp, _carry(message.what))
 
@@ -372,9 +372,7 @@ def decode_claim(record: ConsumerRecord) -> ClaimMessage | None:
 def encode_verdict(topic: str, partition: int, message: VerdictMessage) -> ProducerRecord:
     """Write a verdict, keyed by the integrationId."""
     created, integration_id = message.claim
-    value = orjson.dumps(
-        {"profileId": message.profile_id, "created": created, "dry": message.dry, "answer": message.answer}
-    )
+    value = encode({"profileId": message.profile_id, "created": created, "dry": message.dry, "answer": message.answer})
     key = integration_id.encode()
     return ProducerRecord(topic, partition, key, value, message.what.timestamp, _carry(message.what))
 

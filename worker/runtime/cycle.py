@@ -82,6 +82,8 @@ _NO_OUTCOMES = {"forwarded", "reclassified", "unreadable"}  # of what is counted
 _PORTION = 128
 _QUEUED_BYTES = 16 << 20
 """Upper bound in bytes of the records that are queued of a topic; each lane has its share."""
+_MANY_PARKED = 4096
+"""Number of parked records above which a worker is crowded (N5 of lane.py). Each takes about 2 KB."""
 _FRAME_BYTES = 200
 _SAMPLED = 16
 _THROTTLED_PORTION = 8
@@ -316,9 +318,12 @@ class Cycle(Service):
         turn = 0
         is_throttled, is_full = self._cluster.throttles.is_recent, False
         portion = _THROTTLED_PORTION if is_throttled else _PORTION
+        parked = {overlay.lane: overlay.parked for overlay in going}
         while going and time.monotonic() < deadline:
             overlay = going.popleft()
-            if folded := overlay.run(portion):
+            folded = overlay.run(portion, is_crowded=sum(parked.values()) >= _MANY_PARKED)
+            parked[overlay.lane] = overlay.parked
+            if folded:
                 if is_throttled and sum(len(record.value or b"") for record in overlay.out) > _THROTTLED_BYTES:
                     is_full = True  # C10
                 else:
