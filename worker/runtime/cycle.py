@@ -80,8 +80,10 @@ _MANY = 256
 _WINDOW_RECORDS = 1000
 _NO_OUTCOMES = {"forwarded", "reclassified", "unreadable"}  # of what is counted: no update record's last word
 _PORTION = 128
-_QUEUED_BYTES = 16 << 20
-"""Upper bound in bytes of the records that are queued of a topic; each lane has its share."""
+_QUEUED_BYTES = 4 << 20
+"""Upper bound in bytes of the records that are queued of a partition."""
+_QUEUED_BYTES_IN_ALL = 16 << 20
+"""The same of all lanes together: each has its share."""
 _MANY_PARKED = 4096
 """Number of parked records above which a worker is crowded (N5 of lane.py). Each takes about 2 KB."""
 _FRAME_BYTES = 200
@@ -499,7 +501,7 @@ class Cycle(Service):
         if queued > len(batch.records) and tp not in self._paused:
             some = batch.records[::_SAMPLED]
             size = sum(len(record.value or b"") for record in some) / len(some) + _FRAME_BYTES
-            if queued * size * len(self._changelogs) > _QUEUED_BYTES:
+            if queued * size > min(_QUEUED_BYTES, _QUEUED_BYTES_IN_ALL / len(self._changelogs)):
                 self._paused[tp] = queued // 2
                 self._source().pause_partitions({tp})
 
