@@ -82,8 +82,7 @@ class Accepted(Struct, frozen=True, gc=False):
 class Pending(Struct, frozen=True, gc=False):
     """An accepted record whose claim waits for its verdict: its topic and offset here, and its outcome but for firstSession.
 
-    A lane may hold thousands of these, so they keep neither the record nor what was read of it: 1.8 KB for a record of 600 bytes,
-    instead of 4.
+    A lane may hold thousands of these, so they keep neither the record nor what was read of it, which would take twice as much.
     """
 
     topic: str
