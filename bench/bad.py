@@ -21,6 +21,7 @@ from worker.tools.topics import administration
 
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 300
+_SLOWEST = 2000  # records a second
 
 Sent = list[tuple[int, bytes, bytes]]
 
@@ -47,7 +48,8 @@ class Bench:
         empty_mib, began = process.memory_mib(), time.monotonic()
         await Load(records).send(self._kafka)
         self._done += len(records)
-        async with asyncio.timeout(_PATIENCE_SECONDS), administration({"bootstrap_servers": self._kafka}) as admin:
+        patience_seconds = _PATIENCE_SECONDS + len(records) / _SLOWEST
+        async with asyncio.timeout(patience_seconds), administration({"bootstrap_servers": self._kafka}) as admin:
             while await committed(admin, GROUP) < self._done:
                 process.is_ready()
                 await asyncio.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What a session and a profile cost in memory: `make bench-memory`.
+"""What a session and a profile cost in memory: `make bench-memory`. The last two columns: after the fill, after the restart.
 
 A worker takes so many records, each the first of a session, with a profile of its own or without. Then it starts again
 from the topics (with RocksDB: from its folder). Measured is what the operating system counts as resident (VmRSS), less what the worker
@@ -80,17 +80,25 @@ async def main() -> None:
     options.add_argument("--stores", nargs="+", choices=STORES, default=STORES)
     given = options.parse_args()
     print(
-        "| store | sessions | profiles | MiB at its start | MiB | MiB after a restart | bytes an entry | bytes a session |"
+        "| store | sessions | profiles | MiB at its start | MiB | MiB after a restart | bytes an entry | bytes a session | "
+        "bytes a profile |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for store in given.stores:
         for sessions in given.counts:
-            for with_profiles in (False, True):
-                it = await measure(store, sessions, with_profiles=with_profiles)
-                each = (it.full_mib - it.empty_mib) * _MIB / sessions
+            without = None
+            for profiles in (0, sessions):
+                it = await measure(store, sessions, with_profiles=bool(profiles))
+                each = tuple(round((mib - it.empty_mib) * _MIB / sessions) for mib in (it.full_mib, it.restored_mib))
+                sums = [str(own) for own in each] if without is None else ["", ""]
+                more = (
+                    ["", ""] if without is None else [str(own - base) for own, base in zip(each, without, strict=True)]
+                )
+                without = each
                 print(
-                    f"| {store} | {sessions:,} | {sessions if with_profiles else 0:,} | {it.empty_mib:.0f} | "
-                    f"{it.full_mib:.0f} | {it.restored_mib:.0f} | {it.entry_bytes:.0f} | {each:.0f} |",
+                    f"| {store} | {sessions:,} | {profiles:,} | {it.empty_mib:.0f} | {it.full_mib:.0f} | "
+                    f"{it.restored_mib:.0f} | {it.entry_bytes:.0f} | {', '.join(filter(None, sums))} | "
+                    f"{', '.join(filter(None, more))} |",
                     flush=True,
                 )
 

@@ -189,9 +189,9 @@ def position_standing(_hold: Path) -> None:
 
     run = Overlay.run
 
-    def standing(overlay, limit):
+    def standing(overlay, limit, *, is_crowded=False):
         overlay._taken = dict.fromkeys(overlay._taken, 0)
-        return run(overlay, limit)
+        return run(overlay, limit, is_crowded=is_crowded)
 
     Overlay.run = standing  # type: ignore[method-assign]
 

@@ -363,7 +363,7 @@ def test_a_lane_whose_topics_are_not_all_assigned_stays_closed(settings, caplog)
             assert sorted((lane.stage.reads[0], lane.partition) for lane in app.commit_loop.lanes) == sorted(
                 [(it.verdicts_topic, 0), (it.verdicts_topic, 1), (it.claims_topic, 0)]
             )
-        assert f"Partition 1 of {it.first_sessions_topic} is not opened" in caplog.text
+        assert f"{it.first_sessions_topic}/1 is not opened" in caplog.text
 
     asyncio.run(scenario())
 

@@ -193,6 +193,9 @@ def test_a_pointer_into_long_names_leads_as_deep_as_fits():
     assert dict(record.headers)["rejection-pointer"] == b"/customerSession/attributes"
 
 
+CAUSE = Cause("session-updates/0/1", "2026-11-22T18:40:00.000Z", 1_795_372_800_000, None)
+
+
 def test_kept_entries_have_no_spare_memory():
     """`sys.getsizeof` does not see the buffer behind a bytes object; the allocator does."""
 
@@ -210,6 +213,14 @@ def test_kept_entries_have_no_spare_memory():
     def snapshot(number):
         return encode_json({"integrationId": f"s-{number}", "attributes": {"note": "x" * 600}})
 
-    for make in (first, snapshot):
+    def claim(number):
+        message = ClaimMessage(f"p-{number}", Claim("2026-11-22T18:40:00.000Z", f"s-{number}"), False, CAUSE)
+        return encode_claim("profile-claims", 0, message).value
+
+    def verdict(number):
+        message = VerdictMessage(f"p-{number}", Claim("2026-11-22T18:40:00.000Z", f"s-{number}"), False, "first", CAUSE)
+        return encode_verdict("profile-verdicts", 0, message).value
+
+    for make in (first, snapshot, claim, verdict):
         content, traced = kept_bytes(make)
         assert traced <= content + 1000 * (sys.getsizeof(b"") + 8) + 4096

@@ -1,11 +1,13 @@
 """Lanes and overlays: the invariants N1 to N6 of their theory of operation, and a ledger that runs full."""
 
+import tracemalloc
+
 import pytest
 from msgspec import structs
 
 from worker.codec.records import ConsumerRecord
 from worker.domain.limits import Rules
-from worker.pipeline.lane import Batch, Lane, MemoryTable, Overlay, RecordsDeleted, TableOverlay
+from worker.pipeline.lane import FEW_PARKED, Batch, Lane, MemoryTable, Overlay, RecordsDeleted, TableOverlay
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.partitioner import partition_of
 from worker.pipeline.sessions import Sessions
@@ -103,7 +105,7 @@ class TestOpening:
         opened.queue(batch(4, 9, record(4, WITH_PROFILE), record(7)))
         overlay = cycle(opened)
         assert overlay.out == []
-        assert opened.awaiting_verdict[b"s-1"].update.offset == 4
+        assert opened.awaiting_verdict[b"s-1"].offset == 4
         assert [update.offset for update in opened.queued_behind[b"s-1"]] == [7]
         assert overlay.offsets()[UPDATES][0] == 4
 
@@ -117,7 +119,7 @@ class TestOpening:
         opened.queue(Batch(rekeyed, 0, 1, [stray]))
         opened.queue(batch(1, 2, record(1, WITH_PROFILE)))
         cycle(opened)
-        assert opened.awaiting_verdict[b"s-1"].update.topic == UPDATES
+        assert opened.awaiting_verdict[b"s-1"].topic == UPDATES
         assert [update.topic for update in opened.queued_behind[b"s-1"]] == [rekeyed]
 
     def test_a_record_that_is_not_done_and_gone_is_fatal(self):
@@ -264,3 +266,31 @@ class TestFullLedger:
         full.queue(batch(0, 4_000, *(record(offset, WITH_PROFILE, b"s-%d" % offset) for offset in range(4_000))))
         parked = Overlay(full).run(5_000)
         assert 3_000 < parked < 4_000
+
+
+class TestCrowd:
+    def test_crowded_worker_parks_few_records_of_each_lane(self):
+        crowded = lane()
+        records = [record(at, b'{"customerSession": {"profileId": "p-%d"}}' % at, b"s-%d" % at) for at in range(200)]
+        crowded.queue(batch(0, 200, *records))
+        overlay = Overlay(crowded)
+        assert overlay.run(200, is_crowded=True) == overlay.parked == FEW_PARKED
+        assert overlay.run(200, is_crowded=True) == 0
+        assert overlay.run(200) == 200 - FEW_PARKED
+
+    def test_parked_record_keeps_its_snapshot_and_little_more(self):
+        note = b"x" * 5000
+        value = b'{"customerSession": {"profileId": "p-1", "attributes": {"note": "%s"}}}' % note
+        parking = lane()
+        parking.queue(batch(0, 500, *(record(at, bytes(bytearray(value)), b"s-%d" % at) for at in range(500))))
+        overlay = Overlay(parking)
+        tracemalloc.start()
+        try:
+            overlay.run(500)
+            parking.queued.clear()
+            overlay.out.clear()
+            each = tracemalloc.get_traced_memory()[0] / 500
+        finally:
+            tracemalloc.stop()
+        assert overlay.parked == 500
+        assert 5000 < each < 5000 + 1500

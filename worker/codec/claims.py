@@ -48,7 +48,7 @@ def _cause_from_headers(record: ConsumerRecord) -> Cause:
 def encode_claim(topic: str, partition: int, message: ClaimMessage) -> ProducerRecord:
     """Write a claim, keyed by the profileId."""
     created, integration_id = message.claim
-    value = orjson.dumps({"integrationId": integration_id, "created": created, "dry": message.dry})
+    value = encode_json({"integrationId": integration_id, "created": created, "dry": message.dry})
     key = message.profile_id.encode()
     return ProducerRecord(topic, partition, key, value, message.cause.timestamp, _cause_headers(message.cause))
 
@@ -66,7 +66,7 @@ def decode_claim(record: ConsumerRecord) -> ClaimMessage | None:
 def encode_verdict(topic: str, partition: int, message: VerdictMessage) -> ProducerRecord:
     """Write a verdict, keyed by the integrationId."""
     created, integration_id = message.claim
-    value = orjson.dumps(
+    value = encode_json(
         {"profileId": message.profile_id, "created": created, "dry": message.dry, "answer": message.answer}
     )
     key = integration_id.encode()

@@ -44,10 +44,11 @@ _buffer: Final = bytearray()
 
 
 def encode_json(value: object) -> bytes:
-    """Return a session, its v1 view or a table entry as JSON, in an object of just its size; for one thread at a time.
+    """Return a session, its v1 view, a table entry or a message as JSON, in an object of just its size.
 
-    Tables keep what this returns. What the encoders of msgspec and orjson return keeps the buffer that they wrote into: 86 bytes
-    more a snapshot, 4 KB for a profile's 53 bytes. Writing into one buffer and copying costs 0.05 µs.
+    For one thread at a time. Tables and cycles keep what this returns. What the encoders of msgspec and orjson return
+    keeps the buffer that they wrote into: 86 bytes more a snapshot, 4 KB for a claim's 70 bytes or a profile's 53.
+    Writing into one buffer and copying costs 0.05 µs.
     """
     _encoder.encode_into(value, _buffer)
     return bytes(_buffer)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from worker.codec.headers import SnapshotHeaders, cause_of
+from worker.codec.headers import Cause, SnapshotHeaders, cause_of
 from worker.codec.records import Origin, batch_bytes
 from worker.codec.snapshot import (
     add_event_id,
@@ -21,7 +21,7 @@ from worker.codec.snapshot import (
 )
 from worker.domain.lifecycle import Event
 from worker.domain.limits import Rules
-from worker.domain.model import Request, Session
+from worker.domain.model import Request
 from worker.domain.profile import Claim
 from worker.domain.rejections import Rejection, must_be, placed, shown
 from worker.domain.session import FoldResult, fold
@@ -46,6 +46,11 @@ class ParsedUpdate(Struct, frozen=True, gc=False):
     request: Request
 
     @property
+    def cause(self) -> Cause:
+        """What the headers of a snapshot say of this update record."""
+        return cause_of(self.origin, self.request.occurred_at)
+
+    @property
     def stands_alone(self) -> bool:
         """Whether the update record is judged as if no session existed: a dry update (rule S6 of sessions.py)."""
         return self.request.dry and self.request.kind == "update"
@@ -68,15 +73,18 @@ Question = tuple[str, Claim]
 
 
 class Accepted(Struct, frozen=True, gc=False):
-    """The session after an accepted update record; *snapshot* and *session* are None if it is deleted.
+    """What an accepted update record publishes under *key*; *snapshot* is None if the session is deleted.
 
-    *events* are the remembered eventIds, *ignored* the fields that a session in its state does not take. *question* is
+    A lane may hold thousands of these, so they keep neither the record nor what was parsed of it. *cause* is what the
+    headers say of the record. *events* are the remembered eventIds, *ignored* the fields that a session in its state does not take. *question* is
     there if the profile's first session is not known: firstSession is false until a verdict answers the question.
     """
 
+    key: bytes
+    cause: Cause
+    dry: bool
     event: Event
     snapshot: bytes | None = None
-    session: Session | None = None
     events: bytes = b""
     ignored: tuple[str, ...] = ()
     question: Question | None = None
@@ -92,7 +100,7 @@ def apply(entry: bytes | None, update: ParsedUpdate, limits: Limits) -> Accepted
     if update.stands_alone:
         entry = None
     if request.kind == "delete":
-        return "absent" if entry is None else Accepted("deleted")
+        return "absent" if entry is None else Accepted(update.key, update.cause, dry=False, event="deleted")
     before, events = split_entry(entry) if entry is not None else (None, b"")
     if request.event_id is not None and not request.dry:
         event = event_entry(request.event_id, update.text or b"")
@@ -113,7 +121,8 @@ def apply(entry: bytes | None, update: ParsedUpdate, limits: Limits) -> Accepted
         return refusal
     after = folded.session
     question = (after.profileId, Claim(after.created, after.integrationId)) if folded.claims else None
-    return Accepted(folded.event, snapshot, after, events, folded.ignored, question)
+    cause, dry = update.cause, request.dry
+    return Accepted(update.key, cause, dry, folded.event, snapshot, events, folded.ignored, question)
 
 
 def _oversize(
@@ -130,9 +139,8 @@ def _oversize(
         return Rejection("session_too_large", "", message)
     if topic_bytes is None or size + HEADERS_BYTES <= topic_bytes:
         return None
-    cause = cause_of(update.origin, update.request.occurred_at)
     headers = SnapshotHeaders(limits.rules.application_id).of(
-        cause, folded.event, ignored=folded.ignored, events=events
+        update.cause, folded.event, ignored=folded.ignored, events=events
     )
     size = batch_bytes(update.key, snapshot, headers) + (_DEMOTION_BYTES if has_profile else 0)
     if size <= topic_bytes:

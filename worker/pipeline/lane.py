@@ -11,7 +11,9 @@ N3. Records queue in the order of their positions, without a gap or a repetition
     and refuses a batch that starts beyond the lane's position (a stale prefetch; the caller seeks).
 N4. A restored lane first reads again the records that were not done, all of them (`is_complete`), and folds them
     before anything new: heads, then the records queued behind them, then verdicts, then new records.
-N5. While a ledger is full, new records of its topic stay queued. Verdicts never do, so the ledger empties again.
+N5. While a ledger is full, new records of its topic stay queued. Verdicts never do, so the ledger empties again. While a
+    worker has parked many records in all, each lane parks only FEW_PARKED: memory is bounded, and no lane stands still
+    because of another.
 N6. A cycle may be folded over one whose commit is not answered yet, its overlay *below*: it reads through it, and is
     adopted after it. What is queued stays queued until it is adopted, so when the one below is dropped, this is, too,
     and all its records are folded again.
@@ -20,7 +22,7 @@ N6. A cycle may be folded over one whose commit is not answered yet, its overlay
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -30,6 +32,10 @@ from worker.pipeline.ledger import Ledger
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+FEW_PARKED: Final = 128
+"""Number of records of a topic that a lane may park however many the worker has parked (N5)."""
 
 
 class Batch(NamedTuple):
@@ -45,9 +51,10 @@ class Batch(NamedTuple):
 
 
 class Pending(Struct, frozen=True, gc=False):
-    """An update record whose question waits for its verdict, with the session that it makes but for firstSession."""
+    """An accepted update record, read at an offset of a topic, whose question waits for its verdict."""
 
-    update: ParsedUpdate
+    topic: str
+    offset: int
     question: Question
     accepted: Accepted
 
@@ -221,8 +228,16 @@ class Overlay:
             self._again = below._again[below._taken_again :]
             below._above = self
 
-    def run(self, limit: int) -> int:
-        """Fold what the lane has queued, at most *limit* records more, and say how many; 0 when there is no more."""
+    @property
+    def parked(self) -> int:
+        """Number of records that are not done after this cycle."""
+        return sum(len(ledger.not_done) for ledger in self.ledgers.values())
+
+    def run(self, limit: int, *, is_crowded: bool = False) -> int:
+        """Fold what the lane has queued, at most *limit* records more; return how many, 0 if there are none.
+
+        When *is_crowded*, the worker has parked many records in all (N5).
+        """
         stage, lane = self.lane.stage, self.lane
         folded = 0
         for topic, offset in self._again[self._taken_again : self._taken_again + limit]:
@@ -234,7 +249,9 @@ class Overlay:
             first, before = self._first[topic], self._taken[topic]
             taken = before
             for record in islice(queued, first + before, first + before + limit - folded):
-                if parks and not ledger.has_room(record.offset):
+                if parks and (
+                    not ledger.has_room(record.offset) or (is_crowded and len(ledger.not_done) >= FEW_PARKED)
+                ):
                     break  # N5
                 stage.fold(self, topic, record)
                 ledger.next = record.offset + 1

@@ -28,7 +28,6 @@ from msgspec import structs
 from worker.codec.claims import ClaimMessage, VerdictMessage, decode_verdict, encode_claim
 from worker.codec.headers import (
     SnapshotHeaders,
-    cause_of,
     encode_rejection,
     encode_stray,
     origin_of_stray,
@@ -39,7 +38,6 @@ from worker.codec.snapshot import as_first_session, decode_session, encode_json,
 from worker.codec.update import read, too_large
 from worker.codec.wrapping import unwrap
 from worker.domain.limits import Rules
-from worker.domain.model import Session
 from worker.domain.rejections import Rejection, shown
 from worker.domain.session import v1_view
 from worker.pipeline import outcomes
@@ -127,9 +125,9 @@ class Sessions:
             self._reject(overlay, update.value, update.origin, result)
         elif isinstance(result, Accepted):
             if result.question is not None:
-                self._claim(overlay, Pending(update, result.question, result))
+                self._claim(overlay, Pending(update.topic, update.offset, result.question, result))
                 return True
-            self._publish(overlay, update, result)
+            self._publish(overlay, result)
         else:
             overlay.counts[result] += 1
         return False
@@ -138,19 +136,18 @@ class Sessions:
 
     def _claim(self, overlay: Overlay, pending: Pending) -> None:
         """Ask for a verdict, unless that was done before a crash (S5); the update record waits for it (S1)."""
-        update, question = pending.update, pending.question
-        (profile_id, claim), request = question, update.request
-        ledger = overlay.ledgers[update.topic]
-        if not ledger.not_done.get(update.offset):
-            cause = cause_of(update.origin, request.occurred_at)
+        question, accepted = pending.question, pending.accepted
+        ledger = overlay.ledgers[pending.topic]
+        if not ledger.not_done.get(pending.offset):
+            profile_id, claim = question
             home = self.topology.home(profile_id.encode(), overlay.partition)
-            message = ClaimMessage(profile_id, claim, request.dry, cause)
+            message = ClaimMessage(profile_id, claim, accepted.dry, accepted.cause)
             overlay.out.append(encode_claim(self.topology.claims, home, message))
-            ledger.park(update.offset, is_head=True)
-        if request.dry:
+            ledger.park(pending.offset, is_head=True)
+        if accepted.dry:
             overlay.dry_awaiting.put(question, (*(overlay.dry_awaiting.get(question) or ()), pending))
         else:
-            overlay.awaiting_verdict.put(update.key, pending)
+            overlay.awaiting_verdict.put(accepted.key, pending)
 
     def _take_verdict(self, overlay: Overlay, record: ConsumerRecord) -> None:
         message = decode_verdict(record)
@@ -175,12 +172,11 @@ class Sessions:
 
     def _settle(self, overlay: Overlay, pending: Pending, *, is_first: bool) -> None:
         """Publish what waited, now that its firstSession is known (S3)."""
-        update, accepted = pending.update, pending.accepted
-        if is_first and accepted.session is not None and accepted.snapshot is not None:
-            session = structs.replace(accepted.session, firstSession=True)
-            accepted = structs.replace(accepted, session=session, snapshot=as_first_session(accepted.snapshot))
-        self._publish(overlay, update, accepted)
-        overlay.ledgers[update.topic].done(update.offset)
+        accepted = pending.accepted
+        if is_first and accepted.snapshot is not None:
+            accepted = structs.replace(accepted, snapshot=as_first_session(accepted.snapshot))
+        self._publish(overlay, accepted)
+        overlay.ledgers[pending.topic].done(pending.offset)
 
     def _release(self, overlay: Overlay, key: bytes) -> None:
         """Apply the records queued behind a head that is done, up to the first that becomes a head itself (S3)."""
@@ -209,39 +205,32 @@ class Sessions:
         overlay.counts[outcomes.RECLASSIFIED] += 1
         cause = structs.replace(message.cause, event_id=f"{message.cause.event_id}/reclassified")
         headers = self._headers.of(cause, "reclassified", events=events)
-        self._send(overlay, key, snapshot, session, cause.timestamp, headers)
+        self._send(overlay, key, snapshot, cause.timestamp, headers)
 
     # ------------------------------------------------------------------------------------------------- publishing
 
-    def _publish(self, overlay: Overlay, update: ParsedUpdate, accepted: Accepted) -> None:
+    def _publish(self, overlay: Overlay, accepted: Accepted) -> None:
         """Publish the snapshot after an accepted record; it becomes the session's state unless this is a dry run."""
-        key, origin, request, snapshot = update.key, update.origin, update.request, accepted.snapshot
-        cause = cause_of(origin, request.occurred_at)
-        if request.dry:
+        key, cause, event, snapshot = accepted.key, accepted.cause, accepted.event, accepted.snapshot
+        if accepted.dry:
             overlay.counts[outcomes.DRY_RUN] += 1
-            headers = self._headers.of(cause, accepted.event, dry=True)
+            headers = self._headers.of(cause, event, dry=True)
             topic = self.topology.dry_runs
-            overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, origin.timestamp, headers))
+            overlay.out.append(ProducerRecord(topic, overlay.partition, key, snapshot, cause.timestamp, headers))
             return
         overlay.table.put(key, None if snapshot is None else join_entry(snapshot, accepted.events))
-        overlay.counts[accepted.event] += 1
-        headers = self._headers.of(cause, accepted.event, ignored=accepted.ignored, events=accepted.events)
-        self._send(overlay, key, snapshot, accepted.session, origin.timestamp, headers)
+        overlay.counts[event] += 1
+        headers = self._headers.of(cause, event, ignored=accepted.ignored, events=accepted.events)
+        self._send(overlay, key, snapshot, cause.timestamp, headers)
 
     def _send(
-        self,
-        overlay: Overlay,
-        key: bytes,
-        snapshot: bytes | None,
-        session: Session | None,
-        timestamp: int,
-        headers: list[tuple[str, bytes]],
+        self, overlay: Overlay, key: bytes, snapshot: bytes | None, timestamp: int, headers: list[tuple[str, bytes]]
     ) -> None:
         """Send a snapshot or a tombstone, and its v1 view if the operator wants that."""
         partition = overlay.partition
         overlay.out.append(ProducerRecord(self.topology.sessions, partition, key, snapshot, timestamp, headers))
         if self.topology.v1 is not None:
-            view = None if session is None else encode_json(v1_view(session))
+            view = None if snapshot is None else encode_json(v1_view(decode_session(snapshot)))
             v1 = v1_headers(headers)
             overlay.out.append(ProducerRecord(self.topology.v1, partition, key, view, timestamp, v1))
 

@@ -58,6 +58,8 @@ _MANY: Final = 256
 """Number of queued records that do not wait for others."""
 _PORTION: Final = 128
 """Records that a lane folds before the next lane has its turn."""
+_MANY_PARKED: Final = 4096
+"""Number of parked records above which a worker is crowded (N5 of lane.py). Each takes about 2 KB."""
 _THROTTLED_PORTION: Final = 8
 _THROTTLED_BYTES: Final = 128 << 10
 """Bytes of outputs after which a cycle is full while a quota throttles the worker (C6)."""
@@ -186,7 +188,7 @@ class CommitLoop:
             asyncio.get_running_loop().call_later(_MARKERS_SECONDS, self._wake.set)
             return
         self._waiting += len(batch.records)
-        self._flow.hold_back(tp, lane, batch)
+        self._flow.hold_back(tp, lane, batch, len(self._changelogs))
         if lane.is_complete:
             self._wake.set()
 
@@ -224,14 +226,14 @@ class CommitLoop:
             if self._rejections is not None:
                 self._rejections.add(overlays)
             self._pending = self._send(overlays, membership)
-            if not self._is_behind:
+            if not self.is_behind:
                 await self._settle(self._pending)
 
     async def _work(self) -> None:
         """Wait until there is something to do, and for others when it is little (C4)."""
-        if self._pending is None and not self._is_behind:
+        if self._pending is None and not self.is_behind:
             await self._wake.wait()
-        if self._pending is None and not self._is_behind:
+        if self._pending is None and not self.is_behind:
             await asyncio.sleep(self._begun + INTERVAL_SECONDS - time.monotonic())
         if self._pending is None:
             await self._cluster.throttles.wait()
@@ -240,7 +242,7 @@ class CommitLoop:
         self._begun = time.monotonic()
 
     @property
-    def _is_behind(self) -> bool:
+    def is_behind(self) -> bool:
         """Whether so much is queued that the next cycle should not wait for the commit of this one."""
         return self._is_cut or self._waiting >= _MANY
 
@@ -255,9 +257,12 @@ class CommitLoop:
         turn = 0
         is_throttled, is_full = self._cluster.throttles.is_recent, False
         portion = _THROTTLED_PORTION if is_throttled else _PORTION
+        parked = {overlay.lane: overlay.parked for overlay in going}
         while going and time.monotonic() < deadline:
             overlay = going.popleft()
-            if folded := overlay.run(portion):
+            folded = overlay.run(portion, is_crowded=sum(parked.values()) >= _MANY_PARKED)
+            parked[overlay.lane] = overlay.parked
+            if folded:
                 if is_throttled and sum(len(record.value or b"") for record in overlay.out) > _THROTTLED_BYTES:
                     is_full = True  # C6
                 else:

@@ -16,6 +16,8 @@ from worker.pipeline.lane import Batch, Lane
 
 _QUEUED_BYTES: Final = 4 << 20
 """Upper bound in bytes of the records queued for a partition before it is paused."""
+_QUEUED_BYTES_IN_ALL: Final = 16 << 20
+"""The same for all lanes together: each has an equal share."""
 _FRAME_BYTES: Final = 200
 """Bytes that a queued record takes beside its value."""
 _SAMPLED: Final = 16
@@ -59,13 +61,13 @@ class Flow:
         """Forget which partitions are paused: their lanes are closed."""
         self._paused = {}
 
-    def hold_back(self, tp: TopicPartition, lane: Lane, batch: Batch) -> None:
-        """Pause a partition if more of it is queued than memory should hold (F1)."""
+    def hold_back(self, tp: TopicPartition, lane: Lane, batch: Batch, lanes: int) -> None:
+        """Pause a partition if more of it is queued than memory should hold, of the number of open *lanes* (F1)."""
         queued = len(lane.queued[tp.topic])
         if queued > len(batch.records) and tp not in self._paused:
             some = batch.records[::_SAMPLED]
             size = sum(len(record.value or b"") for record in some) / len(some) + _FRAME_BYTES
-            if queued * size > _QUEUED_BYTES:
+            if queued * size > min(_QUEUED_BYTES, _QUEUED_BYTES_IN_ALL / lanes):
                 self._paused[tp] = queued // 2
                 self._source().pause_partitions({tp})
 
