@@ -12,10 +12,14 @@ from pathlib import Path
 from tests.chaos.faults import FAULTS, schedule
 from tests.chaos.suite import run
 
+_MANY = 10_000
+"""More faults than there are minutes."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, help="faults; 100 by default, or as many as the minutes allow")
+    parser.add_argument("--minutes", type=float, help="begin no fault after so many minutes")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--only", action="append", help="a kind of fault; all by default")
@@ -26,9 +30,10 @@ def main() -> int:
     with contextlib.ExitStack() as opened:
         folder = given.logs or Path(opened.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        faults = schedule(given.rounds, given.seed, chosen)
+        seconds = given.minutes * 60 if given.minutes else float("inf")
+        rounds = given.rounds or (_MANY if given.minutes else 100)
         print(f"seed {given.seed}", flush=True)
-        report = asyncio.run(run(faults, given.seed, given.rate, folder))
+        report = asyncio.run(run(schedule(rounds, given.seed, chosen), given.seed, given.rate, folder, seconds))
     print(report.table())
     return 0 if report.is_good else 1
 
