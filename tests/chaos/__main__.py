@@ -23,9 +23,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--only", action="append", help="a kind of fault; all by default")
-    parser.add_argument("--logs", type=Path, help="where to keep what workers and brokers wrote")
+    parser.add_argument("--logs", type=Path, help="a new folder for what workers and brokers write")
     given = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # brokers are away all the time
+    if given.logs and given.logs.exists() and any(given.logs.iterdir()):
+        parser.error(f"--logs {given.logs}: the folder is not empty; name a new one")
+    for name in ("aiokafka", "worker.connection"):  # brokers are unreachable all the time
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     chosen = tuple(it for it in FAULTS if not given.only or it.__name__ in given.only)
     with contextlib.ExitStack() as opened:
         folder = given.logs or Path(opened.enter_context(tempfile.TemporaryDirectory()))

@@ -63,9 +63,8 @@ _OPEN_SECONDS = 20
 _OPENED_SECONDS = 120
 _DISK_BYTES = 128 << 20
 _COMMITS = 5
-_HEARD_SECONDS = 60
-_THROTTLED_SECONDS = 100
-"""A worker reports once a minute that it is throttled."""
+_HEARD_SECONDS = 120
+"""What a worker may take to report a fault; it reports once a minute that it is throttled."""
 _HANGING_MILLISECONDS = 15 * 60 * 1000
 _LAST_LINES = 12
 _QUOTAS = {"producer_byte_rate": 20_000, "consumer_byte_rate": 20_000, "request_percentage": 1}
@@ -104,6 +103,7 @@ class Ground:
     """Three brokers, and the places of up to four workers, of which three run. Chance comes from one seed."""
 
     def __init__(self, folder: Path, seed: int, rate: float) -> None:
+        folder = folder.absolute()
         self.chance = random.Random(seed)
         self.access = Access(folder / "access")
         self.kafka: LocalKafka
@@ -263,14 +263,17 @@ class Ground:
         return asyncio.sleep(self.chance.uniform(least, most))
 
     def listen(self) -> Callable[..., Awaitable[list[str]]]:
-        """Return what waits until a worker, or all, that run now say a text from now on, and returns the lines."""
+        """Return what waits until one of the workers that run now writes a line with texts, or each; it returns the lines."""
         heard = {place.worker: len(place.worker.said()) for place in self.running() if place.worker}
 
-        async def hear(text: str, within_seconds: float, *, all_of_them: bool = False) -> list[str]:
+        async def hear(*texts: str, all_of_them: bool = False) -> list[str]:
             wanted = len(heard) if all_of_them else 1
-            async with asyncio.timeout(within_seconds):
+            async with asyncio.timeout(_HEARD_SECONDS):
                 while True:
-                    lines = [[line for line in it.said()[at:] if text in line] for it, at in heard.items()]
+                    lines = [
+                        [line for line in it.said()[at:] if all(text in line for text in texts)]
+                        for it, at in heard.items()
+                    ]
                     if sum(map(bool, lines)) >= wanted:
                         return [line for each in lines for line in each]
                     await asyncio.sleep(0.1)
@@ -546,14 +549,14 @@ async def addresses_changed(it: Ground) -> None:
     """Give all brokers other ports; only the bootstrap addresses lead there. The old ports refuse, or are silent."""
     former, hear = it.ports(), it.listen()
     await asyncio.to_thread(it.kafka.stop)
+    _move(it.kafka)
+    it.lead()
     with ExitStack() as silent:
         if it.chance.random() < 0.5:
             for port in former:
                 silent.enter_context(closing(socket.create_server(("127.0.0.1", port))))
-        _move(it.kafka)
         await asyncio.to_thread(it.kafka.start)
-        it.lead()
-        await hear("A bootstrap server names these", _HEARD_SECONDS, all_of_them=True)
+        await hear("A bootstrap server names these", all_of_them=True)
 
 
 def _move(kafka: LocalKafka) -> None:
@@ -572,8 +575,9 @@ async def certificates_rotated(it: Ground) -> None:
     hear, certificates = it.listen(), it.access.certificates
     papers = certificates.issue()
     certificates.put(papers, "broker", "trusted")
-    await brokers_restarted_in_turn(it)
-    await hear("a login or a certificate is refused", _HEARD_SECONDS)
+    await asyncio.to_thread(it.kafka.stop)
+    await asyncio.to_thread(it.kafka.start)
+    await hear("a login or a certificate is refused")
     certificates.put(papers, "ca", "certificate", "key")
 
 
@@ -585,7 +589,7 @@ async def password_rotated(it: Ground) -> None:
     for place in it.running():
         for wire in place.wires:
             wire.reset()
-    await hear("a login or a certificate is refused", _HEARD_SECONDS)
+    await hear("a login or a certificate is refused")
     it.access.hand_out()
 
 
@@ -604,10 +608,10 @@ async def transaction_hanging(it: Ground) -> None:
         transaction_timeout_ms=_HANGING_MILLISECONDS,
     ) as producer:
         await producer.begin_transaction()
-        await producer.send_and_wait(topic, b"{}", b"nobody", partition=partition)
+        sent = await producer.send_and_wait(topic, b"{}", b"nobody", partition=partition)
         if topic in changelogs:
             it.kill(it.some())
-        line, *_ = await hear(f"{topic}/{partition}: no progress", _HEARD_SECONDS)
+        line, *_ = await hear(f"{topic}/{partition}: no progress", f"starts at offset {sent.offset},")
         command = shlex.split(line[line.index("kafka-transactions.sh") :])
         ending = shlex.join(command[command.index("abort") :])
         await run_tool(f"kafka-transactions.sh --bootstrap-server {it.crew.kafka} {ending}")
@@ -621,7 +625,7 @@ async def quota_exceeded(it: Ground) -> None:
     hear = it.listen()
     await it.limit("--add-config " + ",".join(f"{name}={_QUOTAS[name]}" for name in names))
     try:
-        await hear("throttled by a quota of the broker", _THROTTLED_SECONDS)
+        await hear("throttled by a quota of the broker")
         await it.pause(5, 10)
     finally:
         await it.limit("--delete-config " + ",".join(names))
@@ -656,7 +660,7 @@ async def topics_replaced_while_stopped(it: Ground) -> None:
     await replace(it.crew.administrative(), *it.crew.topology.named().values())
     it.begin_life()
     await it.mend()
-    await it.listen()("is built anew: it was built from another", _OPENED_SECONDS)
+    await it.listen()("is built anew: it was built from another")
 
 
 async def cluster_replaced(it: Ground) -> None:
