@@ -3,9 +3,10 @@
 The worker reads read_committed. A broker hands out nothing behind the first open transaction of a partition, whoever began
 it. So a producer that dies in the middle of a transaction stops the partition, and no request fails.
 
-S1. A partition stands still when a fetch finds its position at the last stable offset, and the high watermark is ahead.
-    `Progress` sees the answer to every fetch, so this holds for every topic that the worker reads, also for the
-    changelogs while tables are restored.
+S1. A partition stands still when a fetch finds its position at the last stable offset or beyond it, and the high watermark
+    is ahead. `Progress` sees the answer to every fetch, so this holds for every topic that the worker reads, also for the
+    changelogs while tables are restored. The open transaction starts at the last stable offset. The position is beyond it
+    when a table on disk holds what the worker itself has written behind that transaction.
 S2. After STALL_SECONDS the worker logs a warning, then again every REPEAT_SECONDS. It names the producer, the time at which
     the transaction coordinator aborts the transaction, and a command that aborts it at once.
 S3. Brokers before Kafka 2.8 cannot name the producer, and a principal may see no transactional.ids but its own. The
@@ -48,19 +49,24 @@ _FETCH: Final = 1
 
 
 class Standing(NamedTuple):
-    """A position at the last stable offset, below the high watermark; times in seconds since 1970."""
+    """A position at or beyond the last stable offset, below the high watermark; times in seconds since 1970."""
 
     offset: int
+    stable: int
     high: int
     since: float
     seen: float
 
 
 class Stall(NamedTuple):
-    """A partition without progress since *since*, in seconds since 1970: records up to *high* wait behind *offset*."""
+    """A partition without progress since *since*, in seconds since 1970: records from *offset* up to *high* wait.
+
+    The open transaction starts at *stable*.
+    """
 
     partition: TopicPartition
     offset: int
+    stable: int
     high: int
     since: float
 
@@ -89,9 +95,9 @@ class Progress:
                 if code != Code.NONE or not stable <= position < high:
                     self._standing.pop(tp, None)
                 elif before is not None and before.offset == position and now - before.seen < _CURRENT_SECONDS:
-                    self._standing[tp] = before._replace(high=high, seen=now)
+                    self._standing[tp] = before._replace(stable=stable, high=high, seen=now)
                 else:
-                    self._standing[tp] = Standing(position, high, now, now)
+                    self._standing[tp] = Standing(position, stable, high, now, now)
 
 
 class Stalls(Service):
@@ -124,13 +130,13 @@ class Stalls(Service):
 
     async def _described(self, stall: Stall) -> str:
         """Return what an operator needs to know of a partition that stands still (S2)."""
-        (topic, partition), offset, high, since = stall
+        (topic, partition), _offset, start, high, since = stall
         found = (
             f"{topic}/{partition}: no progress for {time.time() - since:.0f} s (since {_moment(since)}): an open transaction "
-            f"starts at offset {offset}, and the records behind it, up to offset {high}, wait for its end. "
+            f"starts at offset {start}, and the records behind it, up to offset {high}, wait for its end. "
         )
         where = f"abort --topic {topic} --partition {partition}"
-        abort = f"To abort it at once run: kafka-transactions.sh {self._tool} {where} --start-offset {offset}"
+        abort = f"To abort it at once run: kafka-transactions.sh {self._tool} {where} --start-offset {start}"
         try:
             return f"{found}{await self._producer(stall)}. {abort}"
         except (Failed, OutOfTime) as error:
@@ -145,7 +151,7 @@ class Stalls(Service):
     async def _producer(self, stall: Stall) -> str:
         """Return who began the transaction and until when it lasts."""
         (answer,) = (await self._ask_leader(stall.partition)).topics[0][1]
-        found = [(row[0], row[1]) for row in answer[3] if row[5] == stall.offset]
+        found = [(row[0], row[1]) for row in answer[3] if row[5] == stall.stable]
         if not found:
             return "The leader of the partition names no producer of it: it has perhaps ended just now"
         producer, epoch = found[0]
@@ -222,9 +228,9 @@ class Stalls(Service):
 
 def _stalls(standing: Mapping[TopicPartition, Standing], now: float) -> Iterable[Stall]:
     """Yield what has stood still for STALL_SECONDS, in the order of partitions."""
-    for tp, (offset, high, since, seen) in sorted(standing.items()):
+    for tp, (offset, stable, high, since, seen) in sorted(standing.items()):
         if now - since >= STALL_SECONDS and now - seen < _CURRENT_SECONDS:
-            yield Stall(tp, offset, high, since)
+            yield Stall(tp, offset, stable, high, since)
 
 
 def _is_too_old(error: Exception) -> bool:
