@@ -66,6 +66,7 @@ _COMMITS = 5
 _HEARD_SECONDS = 120
 """What a worker may take to report a fault; it reports once a minute that it is throttled."""
 _HANGING_MILLISECONDS = 15 * 60 * 1000
+_HANGING_TOPICS = "sessions", "updates", "verdicts", "first_sessions", "claims", "rekeyed"
 _LAST_LINES = 12
 _QUOTAS = {"producer_byte_rate": 20_000, "consumer_byte_rate": 20_000, "request_percentage": 1}
 _GROUP, _TRANSACTION = 0, 1
@@ -115,6 +116,8 @@ class Ground:
         self.ended: Counter[str] = Counter()
         """What workers said last that ended by themselves."""
         self._turns = {signum: cycle(REQUESTS) for signum in ("SIGKILL", "SIGSTOP")}
+        self.hanging = cycle(_HANGING_TOPICS)
+        self.quotas = cycle(([*_QUOTAS], *([name] for name in _QUOTAS)))
         self._folder = folder
         self._seed = seed
         self._rate = rate
@@ -594,14 +597,12 @@ async def password_rotated(it: Ground) -> None:
 
 
 async def transaction_hanging(it: Ground) -> None:
-    """Leave a transaction open on a topic that workers read, until a worker reports it; end it by the report's command.
+    """Leave a transaction open on a topic that workers read, by turns, until a worker reports it.
 
-    Changelogs are read only when they are restored: then a worker is killed.
+    The report's command ends it. Changelogs are read only when they are restored: then a worker is killed.
     """
-    names = it.crew.topology
-    changelogs = names.sessions, names.first_sessions
-    topic = it.chance.choice((names.updates, names.rekeyed, names.claims, names.verdicts, *changelogs))
-    partition, hear = it.chance.randrange(PARTITIONS), it.listen()
+    field, partition, hear = next(it.hanging), it.chance.randrange(PARTITIONS), it.listen()
+    topic = it.crew.topology.state()[field]
     async with AIOKafkaProducer(
         bootstrap_servers=it.crew.kafka,
         transactional_id=own("hanging"),
@@ -609,7 +610,7 @@ async def transaction_hanging(it: Ground) -> None:
     ) as producer:
         await producer.begin_transaction()
         sent = await producer.send_and_wait(topic, b"{}", b"nobody", partition=partition)
-        if topic in changelogs:
+        if field in {"sessions", "first_sessions"}:
             it.kill(it.some())
         line, *_ = await hear(f"{topic}/{partition}: no progress", f"starts at offset {sent.offset},")
         command = shlex.split(line[line.index("kafka-transactions.sh") :])
@@ -620,9 +621,8 @@ async def transaction_hanging(it: Ground) -> None:
 
 
 async def quota_exceeded(it: Ground) -> None:
-    """Limit what the workers may write, read or ask, or all of it, until a worker reports it."""
-    names = it.chance.choice([*([name] for name in _QUOTAS), [*_QUOTAS]])
-    hear = it.listen()
+    """Limit what the workers may write, read or ask, or all of it, by turns, until a worker reports it."""
+    names, hear = next(it.quotas), it.listen()
     await it.limit("--add-config " + ",".join(f"{name}={_QUOTAS[name]}" for name in names))
     try:
         await hear("throttled by a quota of the broker")
