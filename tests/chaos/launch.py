@@ -1,6 +1,6 @@
 """Runs a worker with something wrong about it: its clock, its disk, its way to the brokers, or a rule of it taken out.
 
-    python launch.py [--late SECONDS] [--through PORT=PORT,…] [--disk BYTES] [--strike SIGNAL --moment NAME [--times N]]
+    python launch.py [--late SECONDS] [--through FILE] [--disk BYTES] [--strike SIGNAL --moment NAME [--times N]]
         [--hold FILE] [--mistake NAME]…
 
 A launcher, since nothing of the worker's own may know of it. It is started by its path, in whatever folder.
@@ -25,13 +25,17 @@ def shift_clock(seconds: float) -> None:
     time.time_ns = lambda: now_ns() + round(seconds * 1e9)
 
 
-def go_through(ports: dict[int, int]) -> None:
-    """Connect to another port wherever one of these is meant: brokers tell clients their own ports."""
+def go_through(file: Path) -> None:
+    """Connect to another port wherever one of those in a file is meant, as it is then: each line is PORT=PORT.
+
+    Brokers name their own ports to clients.
+    """
     connect = asyncio.BaseEventLoop.create_connection
 
     @wraps(connect)
     async def through(loop, factory, host=None, port=None, **options):
-        return await connect(loop, factory, host, ports.get(port, port), **options)
+        ports = dict(line.split("=") for line in file.read_text("ascii").splitlines())  # noqa: ASYNC240
+        return await connect(loop, factory, host, int(ports.get(str(port), port)), **options)
 
     asyncio.BaseEventLoop.create_connection = through  # type: ignore[method-assign, assignment]
 
@@ -223,7 +227,7 @@ MISTAKES = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--late", type=float, default=0)
-    parser.add_argument("--through", default="")
+    parser.add_argument("--through", type=Path)
     parser.add_argument("--disk", type=int)
     parser.add_argument("--strike")
     parser.add_argument("--moment")
@@ -234,7 +238,7 @@ def main() -> None:
     if wrong.late:
         shift_clock(wrong.late)
     if wrong.through:
-        go_through({int(port): int(other) for port, other in (it.split("=") for it in wrong.through.split(","))})
+        go_through(wrong.through)
     if wrong.disk:
         mount(wrong.disk)
     if wrong.strike:

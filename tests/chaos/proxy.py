@@ -52,17 +52,18 @@ class Wire:
         self._changed.set()
         self._changed = asyncio.Event()
         if was is Weather.SILENT:
-            self._reset_all()
+            self.reset()
+
+    def reset(self) -> None:
+        """Reset every connection."""
+        for writer in tuple(self._writers):
+            _reset(writer)
 
     async def close(self) -> None:
         self._server.close()
         for pump in tuple(self._pumps):
             pump.cancel()
         await asyncio.gather(*filter(None, self._open), return_exceptions=True)
-
-    def _reset_all(self) -> None:
-        for writer in tuple(self._writers):
-            _reset(writer)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

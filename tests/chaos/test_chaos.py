@@ -35,6 +35,16 @@ def test_a_dozen_faults_of_as_many_kinds_lose_double_and_disorder_nothing(tmp_pa
     assert report.found["outputs"] > 1_000
 
 
+@pytest.mark.timeout(600)
+def test_replaced_topics_and_clusters_begin_a_life_without_the_old_one(tmp_path):
+    kinds = faults.topics_replaced_while_running, faults.topics_replaced_while_stopped, faults.cluster_replaced
+    report = asyncio.run(run(schedule(len(kinds), SEED, kinds), SEED, RATE, tmp_path))
+    print(report.table())
+    assert report.lives == len(kinds) + 1
+    assert report.is_good
+    assert report.found["outputs"] > 1_000
+
+
 def test_a_schedule_is_the_same_for_a_seed_and_has_every_kind_before_any_comes_again():
     drawn = schedule(2 * len(FAULTS), 7)
     assert drawn == schedule(2 * len(FAULTS), 7) != schedule(2 * len(FAULTS), 8)

@@ -78,13 +78,15 @@ def test_a_silent_wire_passes_nothing_and_resets_when_it_is_fair_again():
     asyncio.run(scenario())
 
 
-def test_a_launched_worker_has_the_wrong_time_and_reaches_the_broker_through_the_wire(crew):
+def test_a_launched_worker_has_the_wrong_time_and_reaches_the_broker_through_the_wire(crew, tmp_path):
     async def scenario():
         it = crew(1)
         broker = int(it.kafka.rpartition(":")[2])
         wire = Wire(broker)
         await wire.start()
-        worker = await it.open(command=launched(late=7200, through=f"{broker}={wire.port}"))
+        ports = tmp_path / "ports"
+        ports.write_text(f"{broker}={wire.port}\n", "ascii")
+        worker = await it.open(command=launched(late=7200, through=ports))
         written = datetime.fromisoformat((await worker.says("Ready:")).partition(",")[0])
         passed = wire.connections
         assert await worker.stop() == 0

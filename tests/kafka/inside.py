@@ -10,10 +10,12 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 
 from tests.kafka.topics import Record, own, produce, read
 from tests.kafka.topics import send as send_by
+from worker.kafka.cluster import Cluster
 from worker.pipeline.topology import TOPICS
 from worker.runtime.faust.app import build_app
 from worker.runtime.topics import prepare
 from worker.settings.model import Settings
+from worker.tools import topics as console
 
 
 def settings_for(kafka, **given):
@@ -108,3 +110,19 @@ def lane_of(app, topic):
 
 def source(settings, field="updates", partition=0):
     return TopicPartition(getattr(settings, f"{field}_topic"), partition)
+
+
+async def replace(settings, *names):
+    """Delete topics and create them again, until all leaders know; the group's offsets of these go with them."""
+    partitions = [TopicPartition(name, number) for name in names for number in range(settings.partitions)]
+    async with console.administration(settings.connection()) as admin, Cluster(settings.connection()) as cluster:
+        before = (await cluster.identity(names)).topics
+        await admin.delete_topics([*names])
+        async with asyncio.timeout(60):
+            while (now := (await cluster.identity(names)).topics).keys() < before.keys() or any(
+                now[name].id == before[name].id for name in names
+            ):
+                await prepare(settings)
+            deadline = asyncio.get_running_loop().time() + 60
+            while any(it.topics != now for it in await cluster.identities(names, partitions, deadline)):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)

@@ -15,10 +15,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import OffsetAndMetadata
 
-from tests.kafka.inside import crashed, opened, running, send, settings_for, source, until, update
+from tests.kafka.inside import crashed, opened, replace, running, send, settings_for, source, until, update
 from tests.kafka.ports import free_port
 from tests.kafka.topics import Record, administration, high_watermarks, read
-from worker.kafka.cluster import Cluster
 from worker.kafka.connection import OtherCluster
 from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
@@ -74,18 +73,6 @@ async def complete(settings: Settings, life: str) -> None:
     """Wait until a worker has published all that comes of the update records of a life."""
     await until_published(settings, 2 * len(KEYS) + 1)
     assert lives(await published(settings), life) == {*KEYS, STRAY}
-
-
-async def replace(settings: Settings, *names: str) -> None:
-    """Delete topics and create them again; the group's offsets of these go with them."""
-    async with administration(settings.brokers) as admin, Cluster(settings.connection()) as cluster:
-        before = (await cluster.identity(names)).topics
-        await admin.delete_topics([*names])
-        async with asyncio.timeout(30):
-            while (now := (await cluster.identity(names)).topics).keys() < before.keys() or any(
-                now[name].id == before[name].id for name in names
-            ):
-                await prepare(settings)
 
 
 async def outcome_of_topic(settings: Settings, field: str, when: str) -> Outcome:

@@ -1,10 +1,6 @@
 """Passwords, tokens and certificates change in their files while a worker runs, and the old ones are withdrawn (K4, K5)."""
 
 import asyncio
-import hashlib
-import shutil
-import socket
-import struct
 import time
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -12,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from aiokafka.errors import SaslAuthenticationFailed
 
-from tests.kafka.test_access import KEY_PASSWORD, PASSWORD, USER, Authority
+from tests.kafka.rotation import LISTENERS, SCRAM, Certificates, alter_scram, scram_login
+from tests.kafka.test_access import PASSWORD, USER
 from tests.kafka.test_token import token
 from tests.kafka.workers import Crew, update
 from worker.kafka import connection
@@ -20,16 +17,8 @@ from worker.kafka.connection import REFUSED_SECONDS
 from worker.local.kafka import LocalKafka
 
 NEXT = "next-" + PASSWORD
-LISTENERS = "CLIENT:{},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"
-SCRAM = {
-    "listener.security.protocol.map": LISTENERS.format("SASL_PLAINTEXT"),
-    "listener.name.client.sasl.enabled.mechanisms": "SCRAM-SHA-512",
-    "listener.name.client.scram-sha-512.sasl.jaas.config": (
-        "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-    ),
-}
+SASL = {"listener.security.protocol.map": LISTENERS.format("SASL_PLAINTEXT")}
 PLAIN = {
-    "listener.security.protocol.map": LISTENERS.format("SASL_PLAINTEXT"),
     "listener.name.client.sasl.enabled.mechanisms": "PLAIN",
     "listener.name.client.plain.sasl.jaas.config": (
         f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
@@ -40,9 +29,7 @@ PLAIN = {
 @contextmanager
 def logged_in(folder, mechanism):
     """Run a Kafka that wants a login, and a crew whose password is in a file."""
-    properties, scram = (
-        (SCRAM, [f"SCRAM-SHA-512=[name={USER},password={PASSWORD}]"]) if mechanism != "PLAIN" else (PLAIN, [])
-    )
+    properties, scram = (SCRAM | SASL, [scram_login(USER, PASSWORD)]) if mechanism != "PLAIN" else (PLAIN | SASL, [])
     file = folder / "password"
     file.write_text(PASSWORD + "\n", "utf-8")
     settings = {
@@ -68,28 +55,9 @@ def withdraw(kafka, mechanism):
         file = broker._folder / "server.properties"
         file.write_text(file.read_text("utf-8").replace(f'"{PASSWORD}"', f'"{NEXT}"'), "utf-8")
     else:
-        _alter_scram(kafka.internal_servers)
+        alter_scram(kafka.internal_servers, USER, NEXT)
     kafka.stop(0)
     kafka.start(0)
-
-
-def _alter_scram(address):
-    """Send an AlterUserScramCredentials request, which aiokafka does not have."""
-    salt = b"grain"
-    salted = hashlib.pbkdf2_hmac("sha512", NEXT.encode(), salt, 4096)
-    upsertion = _bytes(USER.encode()) + struct.pack(">bi", 2, 4096) + _bytes(salt) + _bytes(salted) + b"\0"
-    request = struct.pack(">hhih", 51, 0, 7, -1) + b"\0" + b"\1" + b"\2" + upsertion + b"\0"
-    host, port = address.split(":")
-    with socket.create_connection((host, int(port))) as connection, connection.makefile("rb") as answers:
-        connection.sendall(struct.pack(">i", len(request)) + request)
-        answer = answers.read(*struct.unpack(">i", answers.read(4)))
-    at = 4 + 1 + 4 + 1 + 1 + len(USER)  # correlation id, tags, throttle time, number of results, user
-    assert struct.unpack_from(">h", answer, at) == (0,)
-
-
-def _bytes(value):
-    """Encode bytes with their length in front, as Kafka's compact type."""
-    return bytes([len(value) + 1]) + value
 
 
 async def goes_on(crew, worker, change):
@@ -151,35 +119,9 @@ def test_refusals_end_a_client_only_if_they_follow_each_other(monkeypatch, pause
 
 def test_worker_uses_the_next_certificates_of_its_files(tmp_path):
     """Another authority signs both sides' certificates, and nobody trusts the first one any more."""
-    first, second = Authority(tmp_path / "first"), Authority(tmp_path / "second")
-    files = {name: tmp_path / f"{name}.pem" for name in ("ca", "certificate", "key", "broker", "trusted")}
-
-    def issue(authority):
-        worker, broker = authority.issue("worker"), authority.issue("broker")
-        sources = authority.file, worker.certificate, worker.key, broker.both, authority.file
-        return dict(zip(files, sources, strict=True))
-
-    def put(papers, *names):
-        for name in names:
-            shutil.copy(papers[name], files[name])
-
-    put(issue(first), *files)
-    properties = {
-        "listener.security.protocol.map": LISTENERS.format("SSL"),
-        "listener.name.client.ssl.client.auth": "required",
-        "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(files["broker"]),
-        "ssl.key.password": KEY_PASSWORD,
-        "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": str(files["trusted"]),
-    }
-    settings = {
-        "security_protocol": "SSL",
-        "ssl_cafile": files["ca"],
-        "ssl_certfile": files["certificate"],
-        "ssl_keyfile": files["key"],
-        "ssl_password": KEY_PASSWORD,
-    }
+    certificates = Certificates(tmp_path)
+    properties = {"listener.security.protocol.map": LISTENERS.format("SSL"), **certificates.properties()}
+    settings = {"security_protocol": "SSL", **certificates.settings()}
 
     async def scenario():
         with (
@@ -187,18 +129,18 @@ def test_worker_uses_the_next_certificates_of_its_files(tmp_path):
             Crew(kafka.internal_servers, tmp_path, 1, **settings, brokers=kafka.bootstrap_servers) as crew,
         ):
             worker = await crew.open()
-            papers = issue(second)
+            papers = certificates.issue()
 
             async def change():
-                put(papers, "broker", "trusted")
+                certificates.put(papers, "broker", "trusted")
                 await asyncio.to_thread(kafka.stop, 0)
                 await asyncio.to_thread(kafka.start, 0)
                 await worker.says("a login or a certificate is refused")
-                files["ca"].unlink()
+                certificates.files["ca"].unlink()
                 await worker.says("SESSION_WORKER_SSL_CAFILE: cannot be loaded")
-                put(papers, "ca")
+                certificates.put(papers, "ca")
                 await worker.says("ALERT")  # the broker does not trust the worker yet
-                put(papers, "certificate", "key")
+                certificates.put(papers, "certificate", "key")
 
             return await goes_on(crew, worker, change)
 

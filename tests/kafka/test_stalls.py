@@ -223,6 +223,31 @@ def test_tail_shows_that_no_broker_answers(settings, monkeypatch):
     asyncio.run(scenario())
 
 
+def test_open_transaction_before_what_a_table_holds_is_reported(kafka, tmp_path, caplog):
+    """The worker has written behind the transaction, and its table on disk is restored from there (S1)."""
+    settings = settings_for(kafka, store="rocksdb://", data_dir=tmp_path)
+
+    async def scenario():
+        topology = await prepare(settings)
+        async with transaction(settings) as producer:
+            async with running(settings, topology=topology) as app:
+                await opened(app)
+                await send_by(producer, settings.sessions_topic, [update("open")])
+                await send(settings, update("behind"))
+                await until(lambda: (app.tables["sessions"].data.partition(0).end or 0) > 1)
+            async with running(settings, topology=topology) as app:
+                await until(lambda: reports(caplog))
+                (report,) = reports(caplog)
+                text = report.getMessage()
+                assert f"{settings.sessions_topic}/0: no progress" in text
+                assert "starts at offset 0," in text
+                assert f"its transactional.id is {producer._txn_manager.transactional_id}" in text
+                await run_tool(command(report))
+                await opened(app)
+
+    asyncio.run(scenario())
+
+
 def test_report_is_repeated_while_partition_stands_still(settings, caplog, monkeypatch):
     monkeypatch.setattr(stalls, "REPEAT_SECONDS", 2.0)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -23,6 +23,7 @@ from worker.local.live import WORKER
 from worker.local.simulator.day import simulate_with_outcomes
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.topology import TOPICS, Topology
+from worker.settings.model import Settings
 from worker.settings.sources import PREFIX
 from worker.tools.sender import Sender, producer
 
@@ -115,16 +116,13 @@ class Crew:
 
     def __init__(self, kafka: str, folder: Path, partitions: int = 4, *, v1: bool = False, **settings: object) -> None:
         self.kafka = kafka
-        self.name = own("app")
-        fields = [field for field in TOPICS if v1 or field != "v1"]
-        self.topology = Topology(partitions, **{field: f"{self.name}-{field}" for field in fields})
         self.workers: list[Worker] = []
         self._partitions = partitions
         self._folder = folder
-        names = {f"{field}_topic": topic for field, topic in self.topology.named().items()}
-        ours = {"brokers": kafka, "app_id": self.name, "partitions": partitions, "data_dir": folder / "tables"}
-        self._settings = {**ours, **names, **settings}
+        self._fields = [field for field in TOPICS if v1 or field != "v1"]
+        self._given = {"brokers": kafka, "partitions": partitions, "data_dir": folder / "tables"}, settings
         self._children: list[tuple[Path, Child]] = []
+        self.rename()
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +131,21 @@ class Crew:
         for log, child in self._children:
             child.kill()
             print(f"{'-' * 30} {log.name}", child.said(), sep="\n")  # noqa: T201 (pytest shows it when a test fails)
+
+    def rename(self, **topics: str) -> None:
+        """Take a new app id, and new names for all topics but these, as an operator who processes the input again."""
+        self.name = own("app")
+        self.topology = Topology(self._partitions, **{field: f"{self.name}-{field}" for field in self._fields} | topics)
+        ours, given = self._given
+        self._settings = {**ours, "app_id": self.name, **self._topics(), **given}
+
+    def _topics(self) -> dict[str, str]:
+        return {f"{field}_topic": topic for field, topic in self.topology.named().items()}
+
+    def administrative(self) -> Settings:
+        """Return settings with the same topics for the address of the tests."""
+        names: dict[str, Any] = self._topics()
+        return Settings(brokers=self.kafka, app_id=self.name, partitions=self._partitions, **names)
 
     def start(self, *, command: Sequence[str] = WORKER, **settings: object) -> Worker:
         """Start one more worker; *settings* go over those of the others."""

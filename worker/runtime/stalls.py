@@ -3,9 +3,10 @@
 The worker reads read_committed. A broker hands out nothing behind the first open transaction of a partition, whoever began
 it. So a producer that dies in the middle of a transaction stops the partition, and no request fails.
 
-S1. A partition stands still when a fetch finds its position at the last stable offset, and the high watermark is ahead.
-    `Progress` sees the answer to every fetch, so this holds for every topic that the worker reads, also for the
-    changelogs while tables are restored.
+S1. A partition stands still when a fetch finds its position at the last stable offset or beyond it, and the high watermark
+    is ahead. `Progress` sees the answer to every fetch, so this holds for every topic that the worker reads, also for the
+    changelogs while tables are restored. The open transaction starts at the last stable offset. The position is beyond it
+    when a table on disk holds what the worker itself has written behind that transaction.
 S2. After STALL_SECONDS the worker logs a warning, then again every REPEAT_SECONDS. It names the producer, the time at which
     the transaction coordinator aborts the transaction, and a command that aborts it at once.
 S3. Brokers before Kafka 2.8 cannot name the producer, and a principal may see no transactional.ids but its own. The
@@ -63,19 +64,24 @@ log = logging.getLogger(__name__)
 
 
 class Standing(NamedTuple):
-    """A position at the last stable offset, below the high watermark; times in seconds since 1970."""
+    """A position at or beyond the last stable offset, below the high watermark; times in seconds since 1970."""
 
     offset: int
+    stable: int
     high: int
     since: float
     seen: float
 
 
 class Stall(NamedTuple):
-    """A partition without progress since *since*, in seconds since 1970: records up to *high* wait behind *offset*."""
+    """A partition without progress since *since*, in seconds since 1970: records from *offset* up to *high* wait.
+
+    The open transaction starts at *stable*.
+    """
 
     partition: TopicPartition
     offset: int
+    stable: int
     high: int
     since: float
 
@@ -104,9 +110,9 @@ class Progress:
                 if code != Code.NONE or not stable <= position < high:
                     self._standing.pop(tp, None)
                 elif before is not None and before.offset == position and now - before.seen < _CURRENT_SECONDS:
-                    self._standing[tp] = before._replace(high=high, seen=now)
+                    self._standing[tp] = before._replace(stable=stable, high=high, seen=now)
                 else:
-                    self._standing[tp] = Standing(position, high, now, now)
+                    self._standing[tp] = Standing(position, stable, high, now, now)
 
 
 class Stalls:
@@ -172,22 +178,23 @@ class Stalls:
                 "noticed the end: restart the broker that leads this partition"
             )
         oldest = f"The oldest open transaction on {place} starts at offset {min(starts)}. "
-        return await self._with_producer(Stall(tp, min(starts), min(starts), since), found + oldest)
+        start = min(starts)
+        return await self._with_producer(Stall(tp, start, start, start, since), found + oldest)
 
     async def _described(self, stall: Stall) -> str:
         """Return what an operator needs to know of a partition that stands still (S2)."""
-        (topic, partition), offset, high, since = stall
+        (topic, partition), _offset, start, high, since = stall
         found = (
             f"{topic}/{partition}: no progress for {time.time() - since:.0f} s (since {_moment(since)}): an open transaction "
-            f"starts at offset {offset}, and the records behind it, up to offset {high}, wait for its end. "
+            f"starts at offset {start}, and the records behind it, up to offset {high}, wait for its end. "
         )
         return await self._with_producer(stall, found)
 
     async def _with_producer(self, stall: Stall, found: str) -> str:
         """Return *found* with the producer of a transaction, and a command that aborts it."""
-        (topic, partition), offset, _high, _since = stall
+        (topic, partition), start = stall.partition, stall.stable
         where = f"abort --topic {topic} --partition {partition}"
-        abort = f"To abort it at once run: kafka-transactions.sh {self._tool} {where} --start-offset {offset}"
+        abort = f"To abort it at once run: kafka-transactions.sh {self._tool} {where} --start-offset {start}"
         try:
             return f"{found}{await self._producer(stall)}. {abort}"
         except (RequestFailed, DeadlineExceeded) as error:
@@ -202,7 +209,7 @@ class Stalls:
     async def _producer(self, stall: Stall) -> str:
         """Return who began the transaction and until when it lasts."""
         (answer,) = (await self._ask_leader(stall.partition)).topics[0][1]
-        found = [(row[0], row[1]) for row in answer[3] if row[5] == stall.offset]
+        found = [(row[0], row[1]) for row in answer[3] if row[5] == stall.stable]
         if not found:
             return "The leader of the partition names no producer of it: it has perhaps ended just now"
         producer, epoch = found[0]
@@ -284,9 +291,9 @@ class Stalls:
 
 def _stalls(standing: Mapping[TopicPartition, Standing], now: float) -> Iterable[Stall]:
     """Yield what has stood still for STALL_SECONDS, in the order of partitions."""
-    for tp, (offset, high, since, seen) in sorted(standing.items()):
+    for tp, (offset, stable, high, since, seen) in sorted(standing.items()):
         if now - since >= STALL_SECONDS and now - seen < _CURRENT_SECONDS:
-            yield Stall(tp, offset, high, since)
+            yield Stall(tp, offset, stable, high, since)
 
 
 def _java_hash(text: str) -> int:
