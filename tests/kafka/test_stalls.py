@@ -234,7 +234,7 @@ def test_open_transaction_before_what_a_table_holds_is_reported(kafka, tmp_path,
                 await opened(app)
                 await send_by(producer, settings.sessions_topic, [update("open")])
                 await send(settings, update("behind"))
-                await until(lambda: (app.tables["sessions"].data.partition(0).end or 0) > 1)
+                await until(lambda: (app.tables["sessions"].data.partition(0).checkpoint or 0) > 1)
             async with running(settings, topology=topology) as app:
                 await until(lambda: reports(caplog))
                 (report,) = reports(caplog)
