@@ -46,11 +46,6 @@ class ParsedUpdate(Struct, frozen=True, gc=False):
     request: Request
 
     @property
-    def cause(self) -> Cause:
-        """What the headers of a snapshot say of this update record."""
-        return cause_of(self.origin, self.request.occurred_at)
-
-    @property
     def stands_alone(self) -> bool:
         """Whether the update record is judged as if no session existed: a dry update (rule S6 of sessions.py)."""
         return self.request.dry and self.request.kind == "update"
@@ -97,10 +92,14 @@ Unchanged = Literal["duplicate", "absent"]
 def apply(entry: bytes | None, update: ParsedUpdate, limits: Limits) -> Accepted | Rejection | Unchanged:
     """Return what an update record makes of a session's table *entry*; None is the entry of no session."""
     request, origin = update.request, update.origin
-    if update.stands_alone:
+    if entry is not None and update.stands_alone:
         entry = None
     if request.kind == "delete":
-        return "absent" if entry is None else Accepted(update.key, update.cause, dry=False, event="deleted")
+        return (
+            "absent"
+            if entry is None
+            else Accepted(update.key, cause_of(origin, request.occurred_at), dry=False, event="deleted")
+        )
     before, events = split_entry(entry) if entry is not None else (None, b"")
     if request.event_id is not None and not request.dry:
         event = event_entry(request.event_id, update.text or b"")
@@ -121,8 +120,8 @@ def apply(entry: bytes | None, update: ParsedUpdate, limits: Limits) -> Accepted
         return refusal
     after = folded.session
     question = (after.profileId, Claim(after.created, after.integrationId)) if folded.claims else None
-    cause, dry = update.cause, request.dry
-    return Accepted(update.key, cause, dry, folded.event, snapshot, events, folded.ignored, question)
+    cause = cause_of(origin, request.occurred_at)
+    return Accepted(update.key, cause, request.dry, folded.event, snapshot, events, folded.ignored, question)
 
 
 def _oversize(
@@ -139,8 +138,9 @@ def _oversize(
         return Rejection("session_too_large", "", message)
     if topic_bytes is None or size + HEADERS_BYTES <= topic_bytes:
         return None
+    cause = cause_of(update.origin, update.request.occurred_at)
     headers = SnapshotHeaders(limits.rules.application_id).of(
-        update.cause, folded.event, ignored=folded.ignored, events=events
+        cause, folded.event, ignored=folded.ignored, events=events
     )
     size = batch_bytes(update.key, snapshot, headers) + (_DEMOTION_BYTES if has_profile else 0)
     if size <= topic_bytes:

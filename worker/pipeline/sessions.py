@@ -121,13 +121,13 @@ class Sessions:
     def _apply(self, overlay: Overlay, update: ParsedUpdate, entry: bytes | None) -> bool:
         """Apply an update record to its session's *entry*; return True if it has to wait for a verdict."""
         result = apply(entry, update, overlay.lane.limits)
-        if isinstance(result, Rejection):
-            self._reject(overlay, update.value, update.origin, result)
-        elif isinstance(result, Accepted):
+        if isinstance(result, Accepted):
             if result.question is not None:
                 self._claim(overlay, Pending(update.topic, update.offset, result.question, result))
                 return True
             self._publish(overlay, result)
+        elif isinstance(result, Rejection):
+            self._reject(overlay, update.value, update.origin, result)
         else:
             overlay.counts[result] += 1
         return False
