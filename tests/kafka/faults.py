@@ -7,6 +7,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.group import LeaveGroupRequest
 
+from tests.kafka.waits import within
 from worker.runtime.cluster import Backoff, Cluster, Membership, Refused, Unanswered
 from worker.runtime.protocol import Code
 
@@ -79,7 +80,7 @@ async def member(kafka, topic, group=None):
     async with AIOKafkaConsumer(
         topic, bootstrap_servers=kafka, group_id=group or topic, enable_auto_commit=False, session_timeout_ms=30_000
     ) as consumer:
-        async with asyncio.timeout(30):
+        async with within(30, f"partitions of {topic} for the member"):
             while not consumer.assignment():  # noqa: ASYNC110 (it tells no one)
                 await asyncio.sleep(0.02)
         coordinator = consumer._coordinator

@@ -506,6 +506,7 @@ def source_hash(path):
     return sha256(source.encode()).hexdigest()[:12]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", REVIEW)
 def test_what_the_driver_overrides_is_what_it_was_when_it_was_read(path):
     assert source_hash(path) == REVIEW[path], (
@@ -514,6 +515,7 @@ def test_what_the_driver_overrides_is_what_it_was_when_it_was_read(path):
     )
 
 
+@pytest.mark.smoke
 def test_the_versions_installed_are_those_that_were_read():
     assert (version("faust-streaming"), version("aiokafka"), version("mode-streaming")) == ("0.15.3", "0.14.0", "0.7.1")
     (faust_requirement,) = (it for it in requires("session-worker") or () if it.startswith("faust-streaming"))

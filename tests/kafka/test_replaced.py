@@ -18,6 +18,7 @@ from aiokafka.structs import OffsetAndMetadata
 from tests.kafka.inside import crashed, opened, running, send, settings_for, source, until, update
 from tests.kafka.ports import free_port
 from tests.kafka.topics import Record, administration, high_watermarks, read
+from tests.kafka.waits import within
 from worker.connection import OtherCluster
 from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
@@ -65,7 +66,7 @@ def updates_of(life: str) -> list[Record]:
 
 async def until_published(settings: Settings, count: int) -> None:
     """Wait until the sessions topic holds so many snapshots."""
-    async with asyncio.timeout(40):
+    async with within(40, f"{count} snapshots"):
         while len(await published(settings)) < count:  # noqa: ASYNC110 (the broker gives no event)
             await asyncio.sleep(0.2)
 
@@ -81,7 +82,7 @@ async def replace(settings: Settings, *names: str) -> None:
     async with administration(settings.brokers) as admin, Cluster(settings.connection()) as cluster:
         before = (await cluster.identity(names)).topics
         await admin.delete_topics([*names])
-        async with asyncio.timeout(30):
+        async with within(30, "new ids of the topics"):
             while (now := (await cluster.identity(names)).topics).keys() < before.keys() or any(
                 now[name].id == before[name].id for name in names
             ):
