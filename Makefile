@@ -36,9 +36,9 @@ demo: $(READY) ## simulate a retailer's day, replay it, show what came of it (CO
 
 check: lint test-all bench-smoke ## everything that has to pass before a change lands
 
-# Most of the time, tests of Kafka wait: more processes than cores. Tests with a fixture of their module stay together.
+# Most of the time, tests of Kafka wait: more processes than cores. tests/conftest.py distributes the tests.
 PROCESSES ?= 5
-PYTEST := $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of workers; each would compile the worker again
 
 test: $(READY) ## run the tests without chaos and installs, each kind of Kafka test once (PROCESSES=5)

@@ -24,20 +24,11 @@ OTHERS_SECONDS = 170
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests of this folder, and run them first: most of their time is waiting, so the short tests fill it.
-
-    Tests that share a fixture of their module share a process: the fixture is often a Kafka of their own.
-    """
+    """Mark the tests of this folder, and run them first: most of their time is waiting, and the short tests fill it."""
     folder = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(folder):
             item.add_marker("kafka")
-        if isinstance(item, pytest.Function):
-            fixtures = item._fixtureinfo.name2fixturedefs.items()
-            shared = [name for name, defined in fixtures if defined[-1].scope == "module"]
-            chosen = [item.callspec.params.get(name, "") for name in shared] if hasattr(item, "callspec") else []
-            if shared:
-                item.add_marker(pytest.mark.xdist_group("-".join(map(str, [item.path.stem, *shared, *chosen]))))
     rooms = folder.with_name("chaos"), folder
     items.sort(key=lambda item: [not item.path.is_relative_to(room) for room in rooms])
 
