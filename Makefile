@@ -48,7 +48,7 @@ test-all: $(READY) ## run every test, with branch coverage of domain and pipelin
 	$(PYTEST) --cov --cov-report=term
 
 test-core: $(READY) ## run the tests that need no Kafka and install nothing
-	$(PYTEST) --ignore tests/kafka --ignore tests/chaos --ignore tests/install
+	$(PYTEST) --numprocesses auto --ignore tests/kafka --ignore tests/chaos --ignore tests/install
 
 ROUNDS ?= 100
 

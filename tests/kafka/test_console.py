@@ -392,7 +392,7 @@ def test_signal_ends_send_while_it_waits_for_a_line(kafka, sent):
         process.stdin.flush()
         deadline = time.monotonic() + 30
         while fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)) != bytes(4):  # until the line is taken
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "send has not read the line"
             time.sleep(0.01)
         process.send_signal(sent)
         assert process.wait(20) == 128 + sent

@@ -12,7 +12,7 @@ from aiokafka.structs import OffsetAndMetadata
 from tests.kafka.account import flaws, found
 from tests.kafka.topics import Record, administration, own, send
 from tests.kafka.waits import within
-from tests.kafka.workers import is_done, update
+from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, is_done, update
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.partitioner import partition_of
 
@@ -384,7 +384,7 @@ def test_restarts_with_parked_records_are_never_refused(crew, is_killed):
     """Verdicts cannot be read while another's transaction is open on their topic."""
 
     async def scenario():
-        it = crew(2)
+        it = crew(2, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
         worker = await it.open()
         async with AIOKafkaProducer(
             bootstrap_servers=it.kafka, transactional_id=own("other"), transaction_timeout_ms=120_000

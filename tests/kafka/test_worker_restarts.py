@@ -10,7 +10,7 @@ from aiokafka.admin import RecordsToDelete
 from tests.kafka.account import differences, flaws, foretold, found
 from tests.kafka.topics import Record, administration, high_watermarks, read, send
 from tests.kafka.waits import within
-from tests.kafka.workers import simulated, update
+from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, simulated, update
 
 DAY = simulated(1_500, seed=4)
 FIRST, SECOND = DAY[:900], DAY[900:]
@@ -42,7 +42,7 @@ def test_a_worker_restarted_with_an_empty_memory_store_restores_all_from_its_out
 @pytest.mark.smoke
 def test_a_worker_goes_on_from_its_rocksdb_folder_and_restores_what_a_crash_kept_from_it(crew):
     async def scenario():
-        it = crew(store="rocksdb://")
+        it = crew(store="rocksdb://", session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
         worker = await it.open()
         await it.send(FIRST)
         await it.settle()
