@@ -239,7 +239,10 @@ def test_what_was_fetched_of_a_partition_before_it_was_paused_is_read_when_it_go
             await produce(kafka, topic, numbered(1, partition=1))
             await until(lambda: len(shop.values()) == 1)
             await produce(kafka, topic, numbered(3, first=1, partition=0))
-            await until(lambda: paused in thread._consumer._fetcher._records)
+            fetcher = thread._consumer._fetcher
+            await until(
+                lambda: paused in fetcher._records and not all(it.done() for it in tuple(fetcher._fetch_waiters))
+            )
             shop.app.consumer.resume_partitions({paused})
             await until(lambda: len(shop.values()) == 4)
             thread._fetch_records = fetch_records
