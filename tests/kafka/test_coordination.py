@@ -279,6 +279,17 @@ def test_a_session_timeout_out_of_bounds_ends_the_worker_with_remedy(strict, tmp
     assert "Set SESSION_WORKER_SESSION_TIMEOUT_SECONDS" in last
 
 
+def test_worker_with_the_shortest_session_timeout_processes_records(crew):
+    async def scenario():
+        it = crew(1, session_timeout_seconds=1)
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        return await worker.stop()
+
+    assert asyncio.run(scenario()) == 0
+
+
 # --------------------------------------------------------------------------------------------- a task of the client ends
 
 
