@@ -171,7 +171,7 @@ def test_the_example_is_a_toml_file_of_the_defaults():
         ("replication_factor", "-2", "greater than or equal to -1"),
         ("store", "rocksdb", "'memory://' or 'rocksdb://'"),
         ("standby_replicas", "-1", "greater than or equal to 0"),
-        ("session_timeout_seconds", "5", "greater than or equal to 6"),
+        ("session_timeout_seconds", "0", "greater than or equal to 1"),
         ("session_timeout_seconds", "1801", "less than or equal to 1800"),
         ("transaction_timeout_seconds", "0", "greater than or equal to 1"),
         ("transaction_timeout_seconds", "901", "less than or equal to 900"),

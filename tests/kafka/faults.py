@@ -7,6 +7,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.client import CoordinationType
 from aiokafka.protocol.group import LeaveGroupRequest
 
+from tests.kafka.waits import within
 from worker.kafka.cluster import Cluster, Membership
 from worker.kafka.errors import BrokerError, NoResponse
 from worker.kafka.protocol import Code
@@ -81,7 +82,7 @@ async def member(kafka, topic, group=None):
     async with AIOKafkaConsumer(
         topic, bootstrap_servers=kafka, group_id=group or topic, enable_auto_commit=False, session_timeout_ms=30_000
     ) as consumer:
-        async with asyncio.timeout(30):
+        async with within(30, f"partitions of {topic} for the member"):
             while not consumer.assignment():  # noqa: ASYNC110 (it tells no one)
                 await asyncio.sleep(0.02)
         coordinator = consumer._coordinator

@@ -1,6 +1,7 @@
 """A worker inside of the test's own process, so that a test can see and hold up its parts."""
 
 import asyncio
+import inspect
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import gettempdir
@@ -10,6 +11,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 
 from tests.kafka.topics import Record, own, produce, read
 from tests.kafka.topics import send as send_by
+from tests.kafka.waits import within
 from worker.kafka.cluster import Cluster
 from worker.pipeline.topology import TOPICS
 from worker.runtime.faust.app import build_app
@@ -46,7 +48,7 @@ async def running(settings, change=lambda app: None, topology=None):
 
 async def until(condition, seconds=20):
     """Wait until a condition holds."""
-    async with asyncio.timeout(seconds):
+    async with within(seconds, f"the condition of {inspect.getsource(condition).strip()}"):
         while not condition():  # noqa: ASYNC110 (what is waited for gives no event)
             await asyncio.sleep(0.02)
 
@@ -87,7 +89,7 @@ async def counts(settings):
 
 async def count_of(settings, key, count, seconds=20):
     """Wait until a session was published with so many updates."""
-    async with asyncio.timeout(seconds):
+    async with within(seconds, f"{count} updates of session {key}"):
         while (await counts(settings)).get(key) != count:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 

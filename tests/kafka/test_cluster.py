@@ -9,6 +9,7 @@ from aiokafka.client import CoordinationType
 
 from tests.kafka.faults import Wire, member
 from tests.kafka.topics import Record, create, own, produce, send
+from tests.kafka.waits import within
 from worker.kafka.cluster import Membership
 from worker.kafka.errors import BrokerError, NotMember
 
@@ -63,7 +64,7 @@ def test_a_membership_that_the_coordinator_would_let_pass_unchecked_is_never_sen
     async def scenario():
         async with Wire(kafka) as cluster:
             with pytest.raises(ValueError, match="pin the membership"):
-                async with asyncio.timeout(5):
+                async with within(5, "the refusal of a commit"):
                     await cluster.commit(nobody, {TopicPartition("t", 0): (2, "")})
             assert cluster.sent == []
 
@@ -92,7 +93,7 @@ def test_the_high_watermark_is_beyond_an_open_transaction_and_the_last_stable_of
                 async with AIOKafkaConsumer(**settings) as consumer:
                     assert await consumer.end_offsets([first]) == {first: 5}
                 await producer.commit_transaction()
-            async with asyncio.timeout(10):
+            async with within(10, "the marker of the transaction"):
                 while await cluster.watermarks([first]) != {first: (0, 9)}:  # noqa: ASYNC110 (the marker comes after the answer)
                     await asyncio.sleep(0.01)
 
@@ -140,7 +141,7 @@ def test_a_coordinator_that_is_gone_is_looked_up_anew(kafka):
     async def scenario():
         async with opened(kafka) as (cluster, topic), member(kafka, topic) as membership:
             cluster._coordinators[CoordinationType.GROUP, topic] = 99
-            async with asyncio.timeout(10):
+            async with within(10, "the members of the group"):
                 assert await cluster.members(topic) == {membership.member}
             assert cluster.sent == ["DescribeGroups", "FindCoordinator", "DescribeGroups"]
 

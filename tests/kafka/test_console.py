@@ -19,6 +19,7 @@ from aiokafka.protocol.admin import CreateAclsRequest
 from click.testing import CliRunner
 
 from tests.kafka.topics import Record, create, high_watermarks, own, produce, read, send
+from tests.kafka.waits import within
 from worker.cli import main
 from worker.codec.lines import FORM, Line
 from worker.codec.lines import read as lines_of
@@ -339,7 +340,7 @@ def test_a_topic_deleted_while_send_waits_is_named_with_what_was_sent(kafka, mon
     async def delete():
         async with console.administration({"bootstrap_servers": kafka}) as admin:
             await admin.delete_topics([topic])
-            async with asyncio.timeout(30):
+            async with within(30, "the deletion of the topic"):
                 while any(it["topic"] == topic for it in await admin.describe_topics()):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
@@ -391,7 +392,7 @@ def test_signal_ends_send_while_it_waits_for_a_line(kafka, sent):
         process.stdin.flush()
         deadline = time.monotonic() + 30
         while fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)) != bytes(4):  # until the line is taken
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "send has not read the line"
             time.sleep(0.01)
         process.send_signal(sent)
         assert process.wait(20) == 128 + sent

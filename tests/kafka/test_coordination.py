@@ -46,6 +46,7 @@ OF_ONE_API = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("api", Api)
 @pytest.mark.parametrize("code", [code for code in Code if code], ids=lambda code: code.name)
 def test_each_code_of_each_request_is_retried_or_ends_the_worker(api, code):
@@ -53,12 +54,14 @@ def test_each_code_of_each_request_is_retried_or_ends_the_worker(api, code):
     assert judge(api, code) is OF_ONE_API.get((api, code.name), expected)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("api", Api)
 def test_a_code_that_nobody_knows_ends_the_worker(api):
     assert judge(api, 999) is Outcome.END
     assert "log of the broker" in remedy(999)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("code", "named"),
     [
@@ -86,6 +89,7 @@ def watch(clock):
     return Watch(_send, "shop", lambda: None, clock.ended.append)
 
 
+@pytest.mark.smoke
 def test_a_retried_code_is_logged_every_few_seconds_and_not_per_attempt(caplog):
     clock = SimpleNamespace(code=Code.COORDINATOR_NOT_AVAILABLE, ended=[])
 
@@ -237,8 +241,12 @@ def test_another_assignor_in_the_group_ends_the_worker_with_remedy(kafka, crew):
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory):
-    """Run a broker that takes one member a group, and no session timeout above 8 s."""
-    properties = {"group.max.size": "1", "group.max.session.timeout.ms": "8000"}
+    """Run a broker that takes one member a group, and session timeouts from 6 s, which is the default, to 8 s."""
+    properties = {
+        "group.max.size": "1",
+        "group.min.session.timeout.ms": "6000",
+        "group.max.session.timeout.ms": "8000",
+    }
     with LocalKafka(tmp_path_factory.mktemp("strict") / "kafka", properties=properties) as running_kafka:
         yield running_kafka.bootstrap_servers
 
@@ -258,9 +266,10 @@ def test_a_full_group_ends_the_next_worker_with_remedy(strict, tmp_path):
     assert other == 0
 
 
-def test_a_session_timeout_out_of_bounds_ends_the_worker_with_remedy(strict, tmp_path):
+@pytest.mark.parametrize("seconds", [5, 9])
+def test_a_session_timeout_out_of_bounds_ends_the_worker_with_remedy(strict, tmp_path, seconds):
     async def scenario():
-        with Crew(strict, tmp_path, 1, session_timeout_seconds=9) as it:
+        with Crew(strict, tmp_path, 1, session_timeout_seconds=seconds) as it:
             worker = it.start()
             return it.name, await worker.ends(), worker.said()[-1]
 
@@ -268,6 +277,17 @@ def test_a_session_timeout_out_of_bounds_ends_the_worker_with_remedy(strict, tmp
     assert status == 1
     assert last.startswith(f"Error: Kafka refuses JoinGroup with group {group}: INVALID_SESSION_TIMEOUT: ")
     assert "Set SESSION_WORKER_SESSION_TIMEOUT_SECONDS" in last
+
+
+def test_worker_with_the_shortest_session_timeout_processes_records(crew):
+    async def scenario():
+        it = crew(1, session_timeout_seconds=1)
+        worker = await it.open()
+        await it.send([update("s-1")])
+        await it.settle()
+        return await worker.stop()
+
+    assert asyncio.run(scenario()) == 0
 
 
 # --------------------------------------------------------------------------------------------- a task of the client ends

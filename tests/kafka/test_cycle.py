@@ -26,6 +26,7 @@ from tests.kafka.inside import (
 )
 from tests.kafka.topics import Record, administration, own, produce, read
 from tests.kafka.topics import send as send_by
+from tests.kafka.waits import within
 from tests.kafka.workers import is_done
 from worker.codec.claims import ClaimMessage, encode_claim
 from worker.codec.headers import Cause
@@ -216,7 +217,7 @@ def test_a_fold_that_fails_while_a_commit_is_under_way_ends_the_worker(settings)
             table.is_gone = lambda: app.commit_loop.is_committing
             wire_of(app).held = "AddPartitionsToTxn"
             assert isinstance(await crashed(app), OSError)
-            async with asyncio.timeout(8):
+            async with within(8, "the stop of the app"):
                 await app.stop()
 
     asyncio.run(scenario())

@@ -239,7 +239,10 @@ def test_what_was_fetched_of_a_partition_before_it_was_paused_is_read_when_it_go
             await produce(kafka, topic, numbered(1, partition=1))
             await until(lambda: len(shop.values()) == 1)
             await produce(kafka, topic, numbered(3, first=1, partition=0))
-            await until(lambda: paused in thread._consumer._fetcher._records)
+            fetcher = thread._consumer._fetcher
+            await until(
+                lambda: paused in fetcher._records and not all(it.done() for it in tuple(fetcher._fetch_waiters))
+            )
             shop.app.consumer.resume_partitions({paused})
             await until(lambda: len(shop.values()) == 4)
             thread._fetch_records = fetch_records
@@ -506,6 +509,7 @@ def source_hash(path):
     return sha256(source.encode()).hexdigest()[:12]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", REVIEW)
 def test_what_the_driver_overrides_is_what_it_was_when_it_was_read(path):
     assert source_hash(path) == REVIEW[path], (
@@ -514,6 +518,7 @@ def test_what_the_driver_overrides_is_what_it_was_when_it_was_read(path):
     )
 
 
+@pytest.mark.smoke
 def test_the_versions_installed_are_those_that_were_read():
     assert (version("faust-streaming"), version("aiokafka"), version("mode-streaming")) == ("0.15.3", "0.14.0", "0.7.1")
     (faust_requirement,) = (it for it in requires("session-worker") or () if it.startswith("faust-streaming"))

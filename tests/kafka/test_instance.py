@@ -11,6 +11,7 @@ from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, I
 from tests.kafka.account import flaws
 from tests.kafka.faults import wire_of
 from tests.kafka.inside import opened, running, settings_for, source
+from tests.kafka.waits import within
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, simulated
 from worker.kafka.cluster import Cluster
 from worker.runtime.instance import claim
@@ -114,7 +115,7 @@ def test_of_two_live_workers_with_one_name_one_ends_with_one_line(crew):
         it = crew(session_timeout_seconds=SESSION_TIMEOUT_SECONDS, instance="pod-0")
         pair = it.start(), it.start()
         sending = asyncio.create_task(it.send(DAY, rate=50))
-        async with asyncio.timeout(60):
+        async with within(60, "the end of one of two workers with one name"):
             while {worker.status for worker in pair} == {None}:  # noqa: ASYNC110 (a process gives no event)
                 await asyncio.sleep(0.1)
         (ended,) = (worker for worker in pair if worker.status is not None)
@@ -131,6 +132,7 @@ def test_of_two_live_workers_with_one_name_one_ends_with_one_line(crew):
 # ------------------------------------------------------------------------------------------------- without a Kafka
 
 
+@pytest.mark.smoke
 def test_claimed_name_is_exclusive_and_comes_back_when_it_is_released(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = Settings(data_dir=tmp_path / "tables", app_id="shop")
@@ -142,6 +144,7 @@ def test_claimed_name_is_exclusive_and_comes_back_when_it_is_released(tmp_path, 
     assert claim(settings.model_copy(update={"data_dir": tmp_path / "other"}), ExitStack()) not in names
 
 
+@pytest.mark.smoke
 def test_name_that_was_not_written_whole_is_replaced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = Settings(data_dir=tmp_path, app_id="shop")
@@ -154,6 +157,7 @@ def test_name_that_was_not_written_whole_is_replaced(tmp_path, monkeypatch):
         assert claim(settings, held) == name == f"shop-{(folder / '0.name').read_text('ascii')}"
 
 
+@pytest.mark.smoke
 def test_folder_that_cannot_be_written_gives_a_new_name_at_each_start(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO")
@@ -164,6 +168,7 @@ def test_folder_that_cannot_be_written_gives_a_new_name_at_each_start(tmp_path, 
     assert "SESSION_WORKER_INSTANCE" in caplog.text
 
 
+@pytest.mark.smoke
 def test_chosen_names_of_two_apps_are_never_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pairs = ("shop", "eu-0"), ("shop-eu", "0")

@@ -8,6 +8,7 @@ from aiokafka import TopicPartition
 from tests.kafka.inside import count_of, opened, running, send, send_at_once, settings_for, until, update
 from tests.kafka.tools import run_tool
 from tests.kafka.topics import administration, high_watermarks
+from tests.kafka.waits import within
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ async def lags(settings):
 
 async def settled(settings):
     """Wait until no row has a lag, and see that none is ever negative."""
-    async with asyncio.timeout(20):
+    async with within(20, "a lag of 0 in each row"):
         while any((found := await lags(settings)).values()):
             assert min(found.values()) >= 0, found
             await asyncio.sleep(0.1)

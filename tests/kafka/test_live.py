@@ -123,7 +123,7 @@ def test_no_process_outlives_a_live_run(tmp_path, count, sent, whole_group, stat
         assert [it.name for it in tmp_path.iterdir()] == [".env"]
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{process}").exists() for process in started):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "a process of the run still runs"
         time.sleep(0.05)
 
 

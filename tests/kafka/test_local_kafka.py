@@ -131,7 +131,7 @@ def test_no_process_outlives_the_one_that_serves(tmp_path, sent):
         assert server.wait(30) == (0 if sent is signal.SIGTERM else -signal.SIGKILL)
     deadline = time.monotonic() + 10
     while runs(broker) or runs(watcher):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "the broker or its watcher still runs"
         time.sleep(0.05)
 
 
@@ -148,7 +148,7 @@ def test_signal_that_the_parent_had_ignored_ends_the_kafka_command_with_status_0
         assert server.stderr.read() == b""
     deadline = time.monotonic() + 10
     while runs(broker) or runs(watcher):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "the broker or its watcher still runs"
         time.sleep(0.05)
 
 

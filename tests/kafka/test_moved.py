@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from tests.chaos.proxy import Wire
 from tests.kafka.ports import free_port
+from tests.kafka.waits import within
 from tests.kafka.workers import Crew, simulated
 from worker.kafka.cluster import Cluster
 from worker.kafka.connection import Client, OtherCluster
@@ -125,7 +126,7 @@ def test_moved_brokers_are_found_again_by_each_kind_of_client(tmp_path):
                 await admin.start()
                 before = await cluster.identity([])
                 await it.move("refusing")
-                async with asyncio.timeout(AGAIN_SECONDS):
+                async with within(AGAIN_SECONDS, "answers to each client from the new addresses"):
                     assert await cluster.identity([]) == before
                     for client in (producer.client, consumer._client, admin._client):
                         while not await client.ready(0):  # noqa: ASYNC110

@@ -11,7 +11,8 @@ from aiokafka.structs import OffsetAndMetadata
 
 from tests.kafka.account import flaws, found
 from tests.kafka.topics import Record, administration, own, send
-from tests.kafka.workers import is_done, update
+from tests.kafka.waits import within
+from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, is_done, update
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.partitioner import partition_of
 
@@ -383,7 +384,7 @@ def test_restarts_with_parked_records_are_never_refused(crew, is_killed):
     """Verdicts cannot be read while another's transaction is open on their topic."""
 
     async def scenario():
-        it = crew(2)
+        it = crew(2, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
         worker = await it.open()
         async with AIOKafkaProducer(
             bootstrap_servers=it.kafka, transactional_id=own("other"), transaction_timeout_ms=120_000
@@ -392,7 +393,7 @@ def test_restarts_with_parked_records_are_never_refused(crew, is_killed):
             for partition in range(2):
                 await send(other, it.topology.verdicts, [Record(b"nobody", b"{}", partition=partition)])
             await it.send([update(f"s-{number}", profileId=f"p-{number % 3}") for number in range(12)])
-            async with asyncio.timeout(30):
+            async with within(30, "a commit that says that records are not done"):
                 while is_done(found := await offset_of(it, it.topology.updates), found.offset):  # noqa: ASYNC110 (the broker gives no event)
                     await asyncio.sleep(0.05)
             for _ in range(2):

@@ -25,6 +25,7 @@ from tests.kafka.inside import (
 )
 from tests.kafka.topics import Record, administration, create, produce, read
 from tests.kafka.topics import send as send_by
+from tests.kafka.waits import within
 from tests.kafka.workers import is_done
 from worker.kafka.cluster import Cluster
 from worker.pipeline.lane import RecordsDeleted
@@ -395,7 +396,8 @@ def test_lanes_of_an_assignment_that_is_over_stay_closed(settings, step):
             opening.on_recovery_completed = completed
 
         async with running(it, change) as app:
-            await asyncio.wait_for(done.wait(), 20)
+            async with within(20, "the opening"):
+                await done.wait()
             assert not app.commit_loop.lanes
 
     asyncio.run(scenario())
@@ -410,7 +412,7 @@ def test_a_worker_that_is_told_to_stop_while_it_waits_for_a_transaction_stops(se
             async with running(it) as app:
                 await until(lambda: app.in_recovery)
                 await asyncio.sleep(0.3)
-                async with asyncio.timeout(3):
+                async with within(3, "the stop of the app"):
                     await app.stop()
 
     asyncio.run(scenario())

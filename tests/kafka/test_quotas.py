@@ -8,6 +8,7 @@ import pytest
 
 from tests.kafka.inside import counts, opened, running, send, settings_for, until, update
 from tests.kafka.tools import run_tool
+from tests.kafka.waits import within
 
 SESSIONS = 100
 FILLER = "x" * 20_000
@@ -51,7 +52,7 @@ async def filled(settings):
 
 
 async def published(settings, count, seconds):
-    async with asyncio.timeout(seconds):
+    async with within(seconds, f"{count} updates of each session"):
         while (found := await counts(settings)) != {f"s-{number}": count for number in range(SESSIONS)}:
             assert max(found.values(), default=0) <= count
             await asyncio.sleep(0.5)

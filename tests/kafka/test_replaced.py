@@ -18,6 +18,7 @@ from aiokafka.structs import OffsetAndMetadata
 from tests.kafka.inside import crashed, opened, replace, running, send, settings_for, source, until, update
 from tests.kafka.ports import free_port
 from tests.kafka.topics import Record, administration, high_watermarks, read
+from tests.kafka.waits import within
 from worker.kafka.connection import OtherCluster
 from worker.local.kafka import LocalKafka
 from worker.pipeline.partitioner import partition_of
@@ -64,7 +65,7 @@ def updates_of(life: str) -> list[Record]:
 
 async def until_published(settings: Settings, count: int) -> None:
     """Wait until the sessions topic holds so many snapshots."""
-    async with asyncio.timeout(40):
+    async with within(40, f"{count} snapshots"):
         while len(await published(settings)) < count:  # noqa: ASYNC110 (the broker gives no event)
             await asyncio.sleep(0.2)
 

@@ -53,6 +53,7 @@ def test_a_standby_misses_nothing_and_takes_over(settings):
     asyncio.run(scenario())
 
 
+@pytest.mark.smoke
 def test_a_crash_at_any_point_leaves_a_table_on_disk_that_stands_for_its_end(tmp_path):
     """The folder is copied as a crash would leave it; what was flushed is whole cycles, and the end says which (T3)."""
     table, random = RocksDBPartition(tmp_path / "table", Cache(1 << 20)), Random(7)
@@ -87,6 +88,7 @@ def copied_as_after_a_crash(folder, to):
         copied_as_after_a_crash(folder, to)
 
 
+@pytest.mark.smoke
 def test_a_table_on_disk_gives_what_was_written_last_whether_it_is_kept_in_memory_or_not(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "RECENT_BYTES", 2_000)
     table, random = RocksDBPartition(tmp_path / "table", Cache(1 << 20)), Random(7)
@@ -102,6 +104,7 @@ def test_a_table_on_disk_gives_what_was_written_last_whether_it_is_kept_in_memor
     assert 100 < from_disk < 800
 
 
+@pytest.mark.smoke
 def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):
     table = RocksDBPartition(tmp_path, Cache(1 << 20))
     table.apply({b"s-1": b"1"}, 5)
@@ -111,6 +114,7 @@ def test_a_table_on_disk_that_was_closed_has_everything(tmp_path):
     again.close()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("written", [21 * 60 * 60, -60], ids=["too old", "from the future"])
 def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path, written, caplog):
     """A topic forgets its tombstones after a day; a clock that was wrong proves nothing (T4)."""
@@ -123,6 +127,7 @@ def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path,
     again.close()
 
 
+@pytest.mark.smoke
 def test_a_table_on_disk_is_not_younger_for_having_been_opened(tmp_path):
     """Twice a short life within a day, and the tombstones of what happened before would be missed (T4)."""
     table = RocksDBPartition(tmp_path, Cache(1 << 20))
@@ -150,6 +155,7 @@ def age(folder):
 STREAM = {"app id": "shop", "cluster": "k1", "customer-sessions": "id-1"}
 
 
+@pytest.mark.smoke
 def test_workers_on_one_machine_take_folders_of_their_own(tmp_path):
     first, second = StateDirectory(tmp_path, STREAM), StateDirectory(tmp_path, STREAM)
     assert first.path != second.path
@@ -160,6 +166,7 @@ def test_workers_on_one_machine_take_folders_of_their_own(tmp_path):
     third.close()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("changes", [{"app id": "Shop"}, {"app id": "till"}, {"cluster": "k2"}, {"cluster": "K1"}])
 def test_apps_and_clusters_have_folders_of_their_own(tmp_path, changes):
     """Also where names that differ only in case are one file."""
@@ -169,6 +176,7 @@ def test_apps_and_clusters_have_folders_of_their_own(tmp_path, changes):
     assert str(first.path.parent).casefold() != str(other.path.parent).casefold()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("found", "told"),
     [
@@ -200,6 +208,7 @@ def test_table_on_disk_of_another_stream_is_built_anew(tmp_path, found, told, ca
     table.close()
 
 
+@pytest.mark.smoke
 def test_table_on_disk_of_a_disowned_folder_is_built_anew(tmp_path):
     """It may hold records of another cluster, at whose address the worker's own is again by now (T5)."""
     folder = StateDirectory(tmp_path, STREAM)
@@ -215,6 +224,7 @@ def test_table_on_disk_of_a_disowned_folder_is_built_anew(tmp_path):
     folder.close()
 
 
+@pytest.mark.smoke
 def test_table_on_disk_without_a_record_is_built_anew(tmp_path):
     """As earlier versions wrote it (T5)."""
     table = RocksDBPartition(tmp_path, Cache(1 << 20))

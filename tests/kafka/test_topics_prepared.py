@@ -14,6 +14,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError, NodeNotReadyError
 
 from tests.kafka.topics import Record, administration, configuration, create, high_watermarks, own, produce, read
+from tests.kafka.waits import within
 from worker.local.kafka import LocalKafka
 from worker.pipeline.topology import TOPICS
 from worker.runtime import topics
@@ -382,7 +383,7 @@ def test_a_broker_that_is_away_is_a_connection_error(settings):
 
 async def a_loss(settings):
     """Wait until Kafka has seen that a broker is gone."""
-    async with administration(settings.brokers) as admin, asyncio.timeout(30):
+    async with administration(settings.brokers) as admin, within(30, "a partition without a leader"):
         leaders = {0}
         while -1 not in leaders:
             await asyncio.sleep(0.1)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.kafka.account import flaws
 from tests.kafka.topics import administration, configuration, create
-from tests.kafka.workers import Crew, simulated
+from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, Crew, simulated
 from worker.kafka.versions import OLDEST_KAFKA
 from worker.local.kafka import VERSION, LocalKafka
 from worker.runtime.topics import WrongTopics, prepare
@@ -29,7 +29,7 @@ def oldest(tmp_path_factory) -> Iterator[str]:
 def test_sigkill_and_rolling_restart_of_this_kafka_lose_nothing(tmp_path, version):
     with (
         LocalKafka(tmp_path / "kafka", brokers=3, version=version) as cluster,
-        Crew(cluster.bootstrap_servers, tmp_path, session_timeout_seconds=6) as crew,
+        Crew(cluster.bootstrap_servers, tmp_path, session_timeout_seconds=SESSION_TIMEOUT_SECONDS) as crew,
     ):
 
         async def scenario():

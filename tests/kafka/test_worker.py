@@ -33,6 +33,7 @@ def day(kafka, tmp_path_factory):
         yield asyncio.run(_pass())
 
 
+@pytest.mark.smoke
 def test_the_last_snapshot_of_each_session_of_a_day_is_byte_for_byte_that_of_the_replay(day):
     _crew, expected, given = day
     assert len(expected.sessions) > 5_000
@@ -40,12 +41,14 @@ def test_the_last_snapshot_of_each_session_of_a_day_is_byte_for_byte_that_of_the
     assert differences(expected, given, "sessions") == []
 
 
+@pytest.mark.smoke
 def test_each_accepted_record_of_a_day_is_published_once_and_in_the_order_of_its_key(day):
     _crew, expected, given = day
     assert sum(map(len, expected.snapshots.values())) > 18_000
     assert differences(expected, given, "snapshots") == []
 
 
+@pytest.mark.smoke
 def test_each_refused_record_of_a_day_is_rejected_once_and_each_dry_run_published_once(day):
     _crew, expected, given = day
     assert {code.decode() for _place, code in expected.rejections} == ROW_OF.keys() - {"missing_origin"}
@@ -53,6 +56,7 @@ def test_each_refused_record_of_a_day_is_rejected_once_and_each_dry_run_publishe
     assert differences(expected, given, "rejections", "dry_runs") == []
 
 
+@pytest.mark.smoke
 def test_the_v1_view_of_a_day_has_every_snapshot_in_the_same_order_by_key(day):
     crew, *_ = day
 
@@ -76,6 +80,7 @@ def test_the_v1_view_of_a_day_has_every_snapshot_in_the_same_order_by_key(day):
 # ----------------------------------------------------------------------------------------------------------- strays
 
 
+@pytest.mark.smoke
 def test_a_producer_with_another_partitioner_splits_no_session_and_keeps_its_order(crew):
     async def scenario():
         it = crew(8)

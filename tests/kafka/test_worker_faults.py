@@ -9,6 +9,7 @@ from msgspec import structs
 
 from tests.kafka.account import differences, flaws, foretold, found
 from tests.kafka.topics import Record, own, read, send
+from tests.kafka.waits import within
 from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, Crew, simulated, update
 from worker.local.kafka import LocalKafka
 
@@ -19,7 +20,7 @@ async def freeze_in_a_transaction(crew, worker):
     async with (
         AIOKafkaConsumer(bootstrap_servers=crew.kafka, isolation_level="read_committed") as committed,
         AIOKafkaConsumer(bootstrap_servers=crew.kafka, isolation_level="read_uncommitted") as every,
-        asyncio.timeout(30),
+        within(30, "a transaction that is open"),
     ):
 
         async def _open():
@@ -74,6 +75,7 @@ def test_three_workers_of_which_one_is_killed_one_frozen_and_one_added_lose_and_
     asyncio.run(scenario())
 
 
+@pytest.mark.smoke
 def test_the_other_worker_goes_on_from_its_standby_copy_when_one_is_killed(crew):
     async def scenario():
         it = crew(standby_replicas=1, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
@@ -263,6 +265,6 @@ def test_a_session_that_has_become_too_large_to_be_demoted_ends_the_worker(crew)
 
 async def published(crew, key):
     """Wait until a session has been published."""
-    async with asyncio.timeout(30):
+    async with within(30, f"a snapshot of {key!r}"):
         while key not in {it.key for it in await read(crew.kafka, crew.topology.sessions)}:  # noqa: ASYNC110
             await asyncio.sleep(0.1)

@@ -9,7 +9,8 @@ from aiokafka.admin import RecordsToDelete
 
 from tests.kafka.account import differences, flaws, foretold, found
 from tests.kafka.topics import Record, administration, high_watermarks, read, send
-from tests.kafka.workers import simulated, update
+from tests.kafka.waits import within
+from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, simulated, update
 
 DAY = simulated(1_500, seed=4)
 FIRST, SECOND = DAY[:900], DAY[900:]
@@ -21,6 +22,7 @@ async def held(crew):
     return sum([len(await read(crew.kafka, it)) for it in (crew.topology.sessions, crew.topology.first_sessions)])
 
 
+@pytest.mark.smoke
 def test_a_worker_restarted_with_an_empty_memory_store_restores_all_from_its_outputs_and_goes_on(crew):
     async def scenario():
         it = crew()
@@ -37,9 +39,10 @@ def test_a_worker_restarted_with_an_empty_memory_store_restores_all_from_its_out
     asyncio.run(scenario())
 
 
+@pytest.mark.smoke
 def test_a_worker_goes_on_from_its_rocksdb_folder_and_restores_what_a_crash_kept_from_it(crew):
     async def scenario():
-        it = crew(store="rocksdb://")
+        it = crew(store="rocksdb://", session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
         worker = await it.open()
         await it.send(FIRST)
         await it.settle()
@@ -133,7 +136,7 @@ def test_state_comes_back_whole_from_a_compacted_output_topic(crew):
             await it.send(part)
             await it.settle()
         published = sum(map(len, (await foretold(it)).snapshots.values()))
-        async with asyncio.timeout(60):
+        async with within(60, "the compaction of the output topic"):
             while await held(it) > published * 0.8:  # noqa: ASYNC110 (the broker gives no event)
                 await asyncio.sleep(0.1)
         assert await worker.stop() == 0
@@ -204,6 +207,7 @@ async def deprived(it, *, runs):
     return worker
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("runs", [False, True])
 def test_update_records_deleted_before_they_were_processed_are_fatal(crew, runs):
     async def scenario():
@@ -235,6 +239,7 @@ def test_update_records_deleted_before_they_were_processed_are_passed_over_where
     assert given.snapshots == {b"s-1": [(0, 0)], b"s-2": [(0, 3)]}
 
 
+@pytest.mark.smoke
 def test_outputs_without_committed_offsets_are_fatal(crew):
     async def scenario():
         it = crew(1)

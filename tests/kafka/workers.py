@@ -17,6 +17,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from tests.kafka.topics import administration, own
+from tests.kafka.waits import within
 from worker.codec.lines import Line, read
 from worker.local.child import Child
 from worker.local.live import WORKER
@@ -29,8 +30,8 @@ from worker.tools.sender import Sender, producer
 
 STOP_SECONDS = 10
 """What a worker may take to end after SIGTERM."""
-SESSION_TIMEOUT_SECONDS = 6
-"""The shortest that a broker takes, for tests that wait for it to pass."""
+SESSION_TIMEOUT_SECONDS = 3
+"""For tests that wait for it to pass: short, but a worker on a busy machine sends a heartbeat in time."""
 
 _POLL_SECONDS = 0.05
 
@@ -52,7 +53,7 @@ class Worker:
 
     async def says(self, text: str, times: int = 1, within_seconds: float = 30) -> str:
         """Wait until it has written a text so many times, and give the last line that has it."""
-        async with asyncio.timeout(within_seconds):
+        async with within(within_seconds, f"the worker to write {text!r} {times} times"):
             while len(lines := [line for line in self.said() if text in line]) < times:
                 assert self.status is None, f"it ended before it said {text!r}"
                 await asyncio.sleep(_POLL_SECONDS)
@@ -60,7 +61,7 @@ class Worker:
 
     async def ends(self, within_seconds: float = 30) -> int:
         """Wait until it has ended, and give its exit status."""
-        async with asyncio.timeout(within_seconds):
+        async with within(within_seconds, "the end of the worker"):
             while self.status is None:  # noqa: ASYNC110 (a process gives no event)
                 await asyncio.sleep(_POLL_SECONDS)
         return self.status
@@ -168,10 +169,15 @@ class Crew:
         process = await asyncio.create_subprocess_exec(
             *command, cwd=self._folder, env=environment, stdout=pipe, stderr=pipe
         )
-        async with asyncio.timeout(60):
+        async with within(60, f"the end of the command {' '.join(arguments)}"):
             said, failed = await process.communicate()
         assert process.returncode is not None
         return process.returncode, said.decode(), failed.decode()
+
+    def settings(self) -> Settings:
+        """Return the workers' settings, for a worker in the process of the test."""
+        given: dict[str, Any] = self._settings
+        return Settings(**given)
 
     def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
         others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

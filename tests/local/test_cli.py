@@ -218,7 +218,7 @@ def test_hangup_that_nohup_has_ignored_stays_ignored():
     ) as started:
         deadline = time.monotonic() + 30
         while not is_caught(started.pid, signal.SIGTERM):
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "the process has no handler"
             time.sleep(0.01)
         started.send_signal(signal.SIGHUP)
         out, _none = started.communicate(LINE.encode(), timeout=20)

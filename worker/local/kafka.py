@@ -74,6 +74,8 @@ def settings(brokers: int) -> dict[str, str]:
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": "0",
+        "group.min.session.timeout.ms": "1000",  # by default 6 s, for which the group waits after each killed worker
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",  # by default it is looked at every 10 s
         "broker.session.timeout.ms": "3000",  # a killed broker may not register again before; by default 9 s
         "broker.heartbeat.interval.ms": "500",
         "log.cleaner.dedupe.buffer.size": str(8 << 20),  # a broker of 210 MB instead of 345 MB

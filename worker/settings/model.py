@@ -146,7 +146,11 @@ class Settings(BaseSettings):
     )
     standby_replicas: int = Field(default=0, ge=0, description="How many other workers keep a copy of each table.")
     session_timeout_seconds: int = Field(
-        default=10, ge=6, le=1800, description="So long a worker may be silent before others take over."
+        default=10,
+        ge=1,
+        le=1800,
+        description="So long a worker may be silent before others take over. Brokers refuse less than their "
+        "`group.min.session.timeout.ms`, which is 6 s by default.",
     )
     transaction_timeout_seconds: int = Field(
         default=10, ge=1, le=900, description="So long a dead worker's transaction may stay open."
