@@ -149,7 +149,7 @@ def test_a_coordinator_that_is_gone_is_looked_up_anew(kafka):
 
 
 def test_the_operator_hears_of_a_question_that_has_no_answer_yet_and_it_can_be_given_up(kafka, caplog, monkeypatch):
-    monkeypatch.setattr("worker.kafka.cluster._REPORT_SECONDS", 0.5)
+    monkeypatch.setattr("worker.kafka.retry._REPORT_SECONDS", 0.5)
 
     async def scenario():
         async with opened(kafka) as (cluster, topic):
