@@ -45,7 +45,7 @@ from pathlib import Path
 from bench.load import carts
 from worker.domain.limits import Rules
 from worker.pipeline.replay import Replay
-from worker.codec.wire import ConsumerRecord
+from worker.codec.records import ConsumerRecord
 
 def resident_bytes():
     ctypes.CDLL(None).malloc_trim(0)
@@ -80,7 +80,7 @@ def resident_bytes():
 async def shrinks(is_behind):
     before = resident_bytes()
     kept = [bytes(100_000) + b"x" for _number in range(1000)][::50]
-    returning = asyncio.ensure_future(_return_freed_memory(SimpleNamespace(cycle=SimpleNamespace(is_behind=is_behind))))
+    returning = asyncio.ensure_future(_return_freed_memory(SimpleNamespace(commit_loop=SimpleNamespace(is_behind=is_behind))))
     await asyncio.sleep(5)
     returning.cancel()
     return resident_bytes() - before < 10_000_000, kept

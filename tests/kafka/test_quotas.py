@@ -97,7 +97,7 @@ def test_request_quota_is_logged_and_removes_no_worker_from_its_group(settings, 
     caplog.set_level("INFO", "worker.kafka.rebalances")
 
     async def scenario():
-        async with running(settings, lambda app: limit(app, request_percentage=1)) as app:
+        async with running(settings, lambda app: limit(app, request_percentage=0.2)) as app:
             await opened(app, 4, seconds=60)
             await send(settings, *(update(f"s-{number}") for number in range(SESSIONS)))
             await published(settings, 1, 60)
