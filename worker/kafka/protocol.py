@@ -8,7 +8,7 @@ from base64 import urlsafe_b64encode
 from enum import IntEnum
 from io import SEEK_CUR, BytesIO
 from struct import pack
-from typing import Final
+from typing import Any, Final
 
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -39,21 +39,28 @@ _PARTITION_BYTES: Final = 14
 """Bytes of a partition in an answer with metadata, up to its replicas: error code, number, leader, leader epoch."""
 
 
+def _rows(*fields: Any) -> CompactArray:
+    """Return an array of structures, which end with tagged fields."""
+    return CompactArray(*fields, _TAGS)
+
+
+_THROTTLE: Final = ("throttle_time_ms", Int32)
+_ERROR: Final = ("error_code", Int16)
+_TOPIC: Final = ("topic", _STRING)
+_PARTITION: Final = ("partition", Int32)
+_NUMBERS_BY_TOPIC: Final = ("topics", _rows(_TOPIC, ("partitions", CompactArray(Int32))))
+"""Numbers of partitions by topic."""
+
+
+def _by_topic(*fields: Any) -> tuple[str, CompactArray]:
+    """Return an array of topics, each with an array of partitions that have these fields."""
+    return "topics", _rows(_TOPIC, ("partitions", _rows(*fields)))
+
+
 class TxnOffsetCommitResponse_v3(Response):  # noqa: N801 (aiokafka's form)
     API_KEY = 28
     API_VERSION = 3
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "errors",
-            CompactArray(
-                ("topic", _STRING),
-                ("partition_errors", CompactArray(("partition", Int32), ("error_code", Int16), _TAGS)),
-                _TAGS,
-            ),
-        ),
-        _TAGS,
-    )
+    SCHEMA = Schema(_THROTTLE, ("errors", _rows(_TOPIC, ("partition_errors", _rows(_PARTITION, _ERROR)))), _TAGS)
 
 
 class TxnOffsetCommitRequest_v3(RequestStruct):  # noqa: N801
@@ -69,19 +76,7 @@ class TxnOffsetCommitRequest_v3(RequestStruct):  # noqa: N801
         ("generation_id", Int32),
         ("member_id", _STRING),
         ("group_instance_id", _STRING),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _STRING),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32), ("offset", Int64), ("leader_epoch", Int32), ("metadata", _STRING), _TAGS
-                    ),
-                ),
-                _TAGS,
-            ),
-        ),
+        _by_topic(_PARTITION, ("offset", Int64), ("leader_epoch", Int32), ("metadata", _STRING)),
         _TAGS,
     )
 
@@ -122,26 +117,9 @@ class OffsetFetchResponse_v7(Response):  # noqa: N801
     API_KEY = 9
     API_VERSION = 7
     SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _STRING),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("offset", Int64),
-                        ("leader_epoch", Int32),
-                        ("metadata", _STRING),
-                        ("error_code", Int16),
-                        _TAGS,
-                    ),
-                ),
-                _TAGS,
-            ),
-        ),
-        ("error_code", Int16),
+        _THROTTLE,
+        _by_topic(_PARTITION, ("offset", Int64), ("leader_epoch", Int32), ("metadata", _STRING), _ERROR),
+        _ERROR,
         _TAGS,
     )
 
@@ -151,12 +129,7 @@ class OffsetFetchRequest_v7(RequestStruct):  # noqa: N801
     API_KEY = 9
     API_VERSION = 7
     RESPONSE_TYPE = OffsetFetchResponse_v7
-    SCHEMA = Schema(
-        ("group_id", _STRING),
-        ("topics", CompactArray(("topic", _STRING), ("partitions", CompactArray(Int32)), _TAGS)),
-        ("require_stable", Boolean),
-        _TAGS,
-    )
+    SCHEMA = Schema(("group_id", _STRING), _NUMBERS_BY_TOPIC, ("require_stable", Boolean), _TAGS)
 
 
 class OffsetFetchRequest(Request[OffsetFetchRequest_v7]):
@@ -211,23 +184,19 @@ class TopicsResponse_v10(Response):  # noqa: N801
     API_KEY = 3
     API_VERSION = 10
     SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "brokers",
-            CompactArray(("node_id", Int32), ("host", _STRING), ("port", Int32), ("rack", _STRING), _TAGS),
-        ),
+        _THROTTLE,
+        ("brokers", _rows(("node_id", Int32), ("host", _STRING), ("port", Int32), ("rack", _STRING))),
         ("cluster_id", _STRING),
         ("controller_id", Int32),
         (
             "topics",
-            CompactArray(
-                ("error_code", Int16),
-                ("topic", _STRING),
+            _rows(
+                _ERROR,
+                _TOPIC,
                 ("topic_id", Uuid),
                 ("is_internal", Boolean),
                 ("partitions", PartitionCount),
                 ("authorized_operations", Int32),
-                _TAGS,
             ),
         ),
         ("authorized_operations", Int32),
@@ -241,7 +210,7 @@ class TopicsRequest_v10(RequestStruct):  # noqa: N801
     API_VERSION = 10
     RESPONSE_TYPE = TopicsResponse_v10
     SCHEMA = Schema(
-        ("topics", CompactArray(("topic_id", Uuid), ("topic", _STRING), _TAGS)),
+        ("topics", _rows(("topic_id", Uuid), _TOPIC)),
         ("allow_auto_topic_creation", Boolean),
         ("include_cluster_authorized_operations", Boolean),
         ("include_topic_authorized_operations", Boolean),
@@ -270,33 +239,21 @@ class DescribeProducersResponse_v0(Response):  # noqa: N801
     API_KEY = 61
     API_VERSION = 0
     SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("topic", _STRING),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("partition", Int32),
-                        ("error_code", Int16),
-                        ("error_message", _STRING),
-                        (
-                            "producers",
-                            CompactArray(
-                                ("producer_id", Int64),
-                                ("producer_epoch", Int32),
-                                ("last_sequence", Int32),
-                                ("last_timestamp", Int64),
-                                ("coordinator_epoch", Int32),
-                                ("transaction_start_offset", Int64),
-                                _TAGS,
-                            ),
-                        ),
-                        _TAGS,
-                    ),
+        _THROTTLE,
+        _by_topic(
+            _PARTITION,
+            _ERROR,
+            ("error_message", _STRING),
+            (
+                "producers",
+                _rows(
+                    ("producer_id", Int64),
+                    ("producer_epoch", Int32),
+                    ("last_sequence", Int32),
+                    ("last_timestamp", Int64),
+                    ("coordinator_epoch", Int32),
+                    ("transaction_start_offset", Int64),
                 ),
-                _TAGS,
             ),
         ),
         _TAGS,
@@ -308,10 +265,7 @@ class DescribeProducersRequest_v0(RequestStruct):  # noqa: N801
     API_KEY = 61
     API_VERSION = 0
     RESPONSE_TYPE = DescribeProducersResponse_v0
-    SCHEMA = Schema(
-        ("topics", CompactArray(("topic", _STRING), ("partitions", CompactArray(Int32)), _TAGS)),
-        _TAGS,
-    )
+    SCHEMA = Schema(_NUMBERS_BY_TOPIC, _TAGS)
 
 
 class DescribeProducersRequest(Request[DescribeProducersRequest_v0]):
@@ -331,13 +285,10 @@ class ListTransactionsResponse_v0(Response):  # noqa: N801
     API_KEY = 66
     API_VERSION = 0
     SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        ("error_code", Int16),
+        _THROTTLE,
+        _ERROR,
         ("unknown_states", CompactArray(_STRING)),
-        (
-            "transactions",
-            CompactArray(("transactional_id", _STRING), ("producer_id", Int64), ("state", _STRING), _TAGS),
-        ),
+        ("transactions", _rows(("transactional_id", _STRING), ("producer_id", Int64), ("state", _STRING))),
         _TAGS,
     )
 
@@ -366,19 +317,18 @@ class DescribeTransactionsResponse_v0(Response):  # noqa: N801
     API_KEY = 65
     API_VERSION = 0
     SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
+        _THROTTLE,
         (
             "transactions",
-            CompactArray(
-                ("error_code", Int16),
+            _rows(
+                _ERROR,
                 ("transactional_id", _STRING),
                 ("state", _STRING),
                 ("timeout_ms", Int32),
                 ("start_time_ms", Int64),
                 ("producer_id", Int64),
                 ("producer_epoch", Int16),
-                ("topics", CompactArray(("topic", _STRING), ("partitions", CompactArray(Int32)), _TAGS)),
-                _TAGS,
+                _NUMBERS_BY_TOPIC,
             ),
         ),
         _TAGS,
