@@ -220,7 +220,7 @@ UNKNOWN = [
         {"type": "reopen", "customersession": {}},
     ),
     Way("unknown_field", "/eventID", '"e"', "did you mean eventId?", {"eventID": "e", **session()}),
-    Way("unknown_field", "/cartItems", "[]", "it belongs into customerSession", {"cartItems": [], **session()}),
+    Way("unknown_field", "/cartItems", "[]", "move it into customerSession", {"cartItems": [], **session()}),
     Way("unknown_field", f"{ITEM}/Price", "2", "did you mean price?", line(Price=2)),
     Way("unknown_field", "/cartItems/0/Price", "2", "did you mean price?", cart({**PEN, "Price": 2})),
     Way("unknown_field", f"{ITEM}/product/nam", '"x"', "did you mean name?", line(product={"name": "x", "nam": "x"})),
@@ -480,10 +480,10 @@ FIELDS = [
         session(experimentVariantAllocations=[{"experimentID": "1", "variantID": 1}]),
     ),
 ]
-GAPS = "PHP writes an array with gaps in its keys as an object: array_values removes the gaps"
-NUMBERED = "PHP writes an array with the keys 0 to n as a JSON array: use names as keys, or cast it to (object) (JSON_FORCE_OBJECT"
-EMPTY = "PHP writes an empty array as []: cast it to (object)"
-FORCED = "JSON_FORCE_OBJECT: leave that flag out"
+GAPS = "PHP writes an array with gaps in its keys as an object: remove the gaps with array_values"
+NUMBERED = "PHP writes an array with the keys 0 to n as a JSON array: use names as keys, or cast the array to (object) (do not use JSON_FORCE_OBJECT"
+EMPTY = "PHP writes an empty array as []: cast the array to (object)"
+FORCED = "PHP with JSON_FORCE_OBJECT writes an empty array as an object: remove the flag"
 ALLOCATION = {"experimentID": 1, "variantID": 1}
 PHP = [
     *(
@@ -649,8 +649,8 @@ LATER = [
     ),
     Way("event_id_reused", "/eventId", '"used"', "must be new", {"eventId": "used", **session()}, "open"),
     Way("event_id_reused", "/id", '"used"', "must be new", event(id="used", data=session()), "open", headers=CLOUD),
-    Way("unknown_session", "", '"s-1"', "a session that an update created", {"type": "reopen"}),
-    Way("unknown_session", "", '"s-1"', "a session that an update created", back({"position": 0})),
+    Way("unknown_session", "", '"s-1"', "must name an existing session", {"type": "reopen"}),
+    Way("unknown_session", "", '"s-1"', "must name an existing session", back({"position": 0})),
     Way(
         "invalid_state", f"{S}/state", '"cancelled"', '"open" or "closed" in a new session', session(state="cancelled")
     ),
@@ -696,12 +696,19 @@ LATER = [
         back({"position": 0}),
         "cancelled",
     ),
-    Way("unknown_item", "/return/returnedCartItems/0", '"tea"', "a line of the cart", back({"sku": "tea"}), "closed"),
+    Way(
+        "unknown_item",
+        "/return/returnedCartItems/0",
+        '"tea"',
+        "must name an item of the cart",
+        back({"sku": "tea"}),
+        "closed",
+    ),
     Way(
         "unknown_item",
         "/return/returnedCartItems/0",
         "position 7",
-        "a line of the cart",
+        "must name an item of the cart",
         back({"position": 7}),
         "closed",
     ),
@@ -709,15 +716,15 @@ LATER = [
         "return_exceeds_remaining",
         "/return/returnedCartItems/0",
         "3",
-        'no more than the 2 units of "cup" that remain',
+        'at most the 2 remaining units of "cup"',
         back({"sku": "cup", "quantity": 3}),
         "closed",
     ),
     Way(
         "return_exceeds_remaining",
         "/return/returnedCartItems/1",
-        "all that remains",
-        "no more than the 0 units",
+        "all remaining units",
+        "at most the 0 remaining units",
         back({"position": 0}, {"position": 0}),
         "closed",
     ),
