@@ -378,7 +378,10 @@ def without(given: dict[str, Any], *names: str):
             "SASL_USERNAME: has no effect with SESSION_WORKER_SASL_MECHANISM OAU",
         ),
         ({**SASL, "sasl_token_file": KEY}, "SASL_TOKEN_FILE: has no effect with SESSION_WORKER_SASL_MECHANISM PLAIN"),
-        (without(TOKEN, "sasl_token_file"), "SASL_TOKEN_FILE: is missing, but SESSION_WORKER_SECURITY_PROTOCOL requires"),
+        (
+            without(TOKEN, "sasl_token_file"),
+            "SASL_TOKEN_FILE: is missing, but SESSION_WORKER_SECURITY_PROTOCOL requires",
+        ),
         ({**SASL, "sasl_password": ""}, "SASL_PASSWORD: Value should have at least 1 item"),
         (
             {**SASL, "security_protocol": "PLAINTEXT"},
@@ -447,9 +450,9 @@ def test_a_client_gets_the_password_that_its_file_holds_at_each_login(tmp_path):
     with pytest.raises(UnusableFile, match="cannot be read"):
         password.read()
     file.write_text("\n", "utf-8")
-    with pytest.raises(UnusableFile, match="there is no password in it"):
+    with pytest.raises(UnusableFile, match="the file contains no password"):
         password.read()
-    with pytest.raises(ValidationError, match=r"SESSION_WORKER_SASL_PASSWORD_FILE=.*: there is no password in it"):
+    with pytest.raises(ValidationError, match=r"SESSION_WORKER_SASL_PASSWORD_FILE=.*: the file contains no password"):
         Settings(**{**given, "sasl_password_file": file})
 
 

@@ -204,7 +204,10 @@ LINE = '{"key": "s-1", "value": {}, "timestamp": 0}\n'
             "{\n",
             "line 3: this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` makes it so. {form}",
         ),
-        ('{"value": {}, "timestamp": 0, "partition": 2}\n', "line 3: partition 2 does not exist: {topic} has 2 partitions"),
+        (
+            '{"value": {}, "timestamp": 0, "partition": 2}\n',
+            "line 3: partition 2 does not exist: {topic} has 2 partitions",
+        ),
     ],
 )
 def test_a_bad_line_is_named_and_those_before_it_are_sent(kafka, bad, told):
@@ -350,9 +353,7 @@ def test_a_topic_deleted_while_send_waits_is_named_with_what_was_sent(kafka, mon
                     pool.submit(asyncio.run, delete()).result(30)
             yield Line(number, 0, None, NOW, b"s-1", b"x" * 1000, [])
 
-    with pytest.raises(
-        SendFailed, match=f"partition 0 of {topic}: the topic was deleted; [0-9,]+ records are on"
-    ):
+    with pytest.raises(SendFailed, match=f"partition 0 of {topic}: the topic was deleted; [0-9,]+ records are on"):
         asyncio.run(console.send({"bootstrap_servers": kafka}, topic, lines()))
 
 

@@ -158,7 +158,8 @@ def test_deleted_offsets_end_the_worker_until_those_behind_the_outputs_are_accep
         status, said, _failed = await it.run("offsets", "accept")
         assert status == 1
         assert (
-            f"{names.updates}/0: no offset is committed; the last record with an output is 3. The offset would be 4.\n" in said
+            f"{names.updates}/0: no offset is committed; the last record with an output is 3. The offset would be 4.\n"
+            in said
         )
         status, said, _failed = await it.run("offsets", "accept", "--yes")
         assert (status, said.splitlines()[-1]) == (0, "8 offsets accepted.")
@@ -251,7 +252,10 @@ def test_offset_set_back_with_its_mark_ends_the_worker_and_cannot_be_accepted(cr
         return updates, *(await it.run("offsets", "accept", "--yes"))
 
     updates, status, said, failed = asyncio.run(scenario())
-    assert (status, failed) == (1, "Error: 1 offsets cannot be accepted: set other offsets with kafka-consumer-groups.sh --reset-offsets\n")
+    assert (status, failed) == (
+        1,
+        "Error: 1 offsets cannot be accepted: set other offsets with kafka-consumer-groups.sh --reset-offsets\n",
+    )
     assert f"{updates}/0: a worker committed offset 1, and it was set back later" in said
     assert "processed again: up to 1 record (1). Set offset 2 with kafka-consumer-groups.sh" in said
 
@@ -280,7 +284,10 @@ def test_offset_outside_of_the_topic_cannot_be_accepted(crew):
         await worked(it, update("s-1"))
         await move(it, it.topology.updates, 9)
         status, said, failed = await it.run("offsets", "accept", "--yes")
-        assert (status, failed) == (1, "Error: 1 offsets cannot be accepted: set other offsets with kafka-consumer-groups.sh --reset-offsets\n")
+        assert (status, failed) == (
+            1,
+            "Error: 1 offsets cannot be accepted: set other offsets with kafka-consumer-groups.sh --reset-offsets\n",
+        )
         assert "The partition has the offsets 0 to 1: set one with kafka-consumer-groups.sh --reset-offsets." in said
         assert await offset_of(it, it.topology.updates) == (9, "")
 

@@ -178,7 +178,11 @@ def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
             await until(lambda: is_done(app.cycle.committed[source(it)], 1))
             await cluster.commit(app.consumer.membership, {source(it): Ledger(0, stream=app.cycle.stream).commit()})
             app.cycle._lose("so that the offsets are read")
-            await until(lambda: f"{it.app_id}: 1 was committed before, 0 is told: OFFSET_NOT_AVAILABLE" in caplog.text)
+            await until(
+                lambda: (
+                    f"{it.app_id}: 1 was committed, but the coordinator returned 0: OFFSET_NOT_AVAILABLE" in caplog.text
+                )
+            )
             assert not app.cycle.lanes
             await cluster.commit(app.consumer.membership, {source(it): Ledger(1, stream=app.cycle.stream).commit()})
             await send(it, update("s-1"))
