@@ -148,7 +148,14 @@ IDENTITY = [
     ),
     Way("missing_integration_id", "", "the key is null", "needs an integrationId or a key", session(), key=None),
     Way("missing_integration_id", "", 'the key is ""', "needs an integrationId or a key", session(), key=b""),
-    Way("missing_integration_id", "", "not UTF-8 (0xff00)", "needs an integrationId or a key", session(), key=b"\xff\x00"),
+    Way(
+        "missing_integration_id",
+        "",
+        "not UTF-8 (0xff00)",
+        "needs an integrationId or a key",
+        session(),
+        key=b"\xff\x00",
+    ),
     Way(
         "missing_integration_id",
         "",
@@ -627,9 +634,7 @@ LATER = [
         event(time=FUTURE, data=session()),
         headers=CLOUD,
     ),
-    Way(
-        "dry_not_supported", "/dry", "true", "false or omitted in a reopen", {"type": "reopen", "dry": True}, "closed"
-    ),
+    Way("dry_not_supported", "/dry", "true", "false or omitted in a reopen", {"type": "reopen", "dry": True}, "closed"),
     Way("empty_return", "/return/returnedCartItems", "[]", "at least one entry", back(), "closed"),
     Way(
         "ambiguous_item",

@@ -150,7 +150,10 @@ KINDS: dict[str, tuple[bytes, str]] = {
         b"[\n",
         "this is a JSON array, not JSON Lines; each record is one line: `jq -c '.[]'` converts the file",
     ),
-    "pretty": (b"{\n", "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` converts the file"),
+    "pretty": (
+        b"{\n",
+        "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` converts the file",
+    ),
     "pretty, later": (
         b'{ "key": "s-1",\n',
         "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` converts the file",

@@ -63,8 +63,8 @@ def read(lines: Iterable[bytes], *, is_split: bool = False) -> Iterator[Line]:
     """Yield the records in the lines of a file. Raise BadLine for a line that is not in the offline form.
 
     Empty lines are counted and skipped. A byte order mark before the first line is skipped. With *is_split*, each element
-    of a JSON array, or each line of a value with several lines of JSON, becomes a record with the same key, timestamp
-    and headers.
+    of a JSON array becomes a record, and so does each line of a value with several lines of JSON. These records have the
+    same key, timestamp and headers.
 
     >>> next(read([b'{"key": "s-1", "value": {"type": "reopen"}, "timestamp": 0}'])).value
     b'{"type":"reopen"}'

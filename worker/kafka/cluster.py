@@ -1,7 +1,8 @@
 """A client of the Kafka cluster for all requests outside transactions.
 
-The client retries a request while a broker is unreachable, a leader moves or a transaction is open, until it has a
-response or its task is cancelled. It logs the retries at intervals. An error that is not retriable raises BrokerError.
+The client retries a request while a broker is unreachable, a leader moves or a transaction is open. It retries until it
+has a response or its task is cancelled, and logs the retries at intervals. An error that is not retriable raises
+BrokerError.
 """
 
 import asyncio
@@ -362,7 +363,7 @@ class Cluster:
     ) -> Any:
         """Send a request to the coordinator of a group or a transactional.id until it succeeds.
 
-        Raise BrokerError for an error that is not retriable, DeadlineExceeded at the deadline of the backoff, and
+        Raise BrokerError for an error that is not retriable, and DeadlineExceeded at the deadline of the backoff. Raise
         NoResponse if the response to a request that is not *repeatable* is lost.
         """
         while True:
