@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from worker.kafka.protocol import Code
 
-GRANT: Final = "grant the worker's principal what the README lists under Security"
+GRANT: Final = "grant the worker's principal the rights that the README lists in its section Security"
 """The remedy for an authorization error."""
 DENIED: Final = frozenset(
     {
