@@ -39,7 +39,7 @@ def too_old(versions: Mapping[int, tuple[int, int]]) -> str:
     """Return why a broker with these versions (oldest and newest, by API key) is too old; empty if it is not.
 
     >>> too_old({key: (0, 20 - key % 2) for key in range(60)}), too_old({key: (0, 9) for key in range(60)})[:75]
-    ('', 'is too old: it does not support Metadata version 10. The worker needs Kafk')
+    ('', 'is too old: it does not support Metadata version 10. The worker needs Kafka')
     """
     missing = [
         f"{name} version {version}" if key in versions else name
