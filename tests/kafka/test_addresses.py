@@ -152,7 +152,7 @@ def test_run_says_what_is_wrong_in_10_s_and_starts_when_it_is_right(kafka, crew,
         return said, await worker.stop(), worker.said()
 
     said, status, lines = asyncio.run(scenario())
-    assert said.endswith("Retrying")
+    assert said.endswith("Trying again")
     assert "SESSION_WORKER_BROKERS" in said
     assert status == 0
     assert "Traceback" not in "".join(lines)

@@ -59,7 +59,7 @@ def test_a_live_run_ends_by_itself_when_every_record_became_what_was_foretold(tm
     [
         ("lose", "55 snapshots", "expected snapshot, but there is no output"),
         ("double", "57 snapshots", "the outcome snapshot was not expected"),
-        ("untidy", "56 snapshots", "the worker did not end as it should; its status is 3, and its last lines are:"),
+        ("untidy", "56 snapshots", "the worker did not end with status 0; its status is 3, and its last lines are:"),
     ],
 )
 def test_a_snapshot_too_few_or_too_many_or_an_untidy_end_is_status_1(lively, mistake, counts, flaw):
