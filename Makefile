@@ -1,4 +1,4 @@
-# Every command of the project; `make` alone lists them. The virtual environment is made when it is first needed.
+# Every command of the project; `make` without a target lists them. The first command creates the virtual environment.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# A lock names every package with its version and hashes, so pip resolves nothing. `pip check` fails if a package is missing.
+# A lock has every package with its version and hashes, so pip resolves no version. `pip check` fails if a package is missing.
 LOCKED := install --quiet --no-deps --require-hashes --requirement
 
 $(READY): requirements.lock pyproject.toml
@@ -24,17 +24,17 @@ $(READY): requirements.lock pyproject.toml
 RATE ?= 500
 SEED ?= 1
 
-run: $(READY) ## Kafka, a worker and a shop that sends, on this machine (RATE=500 COUNT=, without: until Ctrl-C)
+run: $(READY) ## run Kafka, a worker and a simulated shop here (RATE=500 COUNT=; without COUNT: until Ctrl-C)
 	$(BIN)/session-worker local --rate $(RATE) $(if $(COUNT),--count $(COUNT)) --seed $(SEED)
 
 demo: COUNT ?= 50000
-demo: $(READY) ## simulate a retailer's day, replay it, show what came of it (COUNT=50000 SEED=1)
+demo: $(READY) ## simulate a retailer's day, replay it and print a summary (COUNT=50000 SEED=1)
 	@mkdir -p build
 	$(BIN)/session-worker simulate --count $(COUNT) --seed $(SEED) --out build/updates.jsonl
 	$(BIN)/session-worker replay build/updates.jsonl --output build/published.jsonl --summary
-	@echo "what went in: build/updates.jsonl    what came out: build/published.jsonl"
+	@echo "input: build/updates.jsonl    output: build/published.jsonl"
 
-check: lint test-all bench-smoke ## everything that has to pass before a change lands
+check: lint test-all bench-smoke ## run all checks that a change must pass
 
 # Most of the time, tests of Kafka wait: more processes than cores. tests/conftest.py distributes the tests.
 PROCESSES ?= 5
@@ -44,7 +44,7 @@ unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of workers; each would c
 test: $(READY) ## run the tests without chaos and installs, each kind of Kafka test once (PROCESSES=5)
 	$(PYTEST) --ignore tests/chaos --ignore tests/install -m "not kafka or smoke"
 
-test-all: $(READY) ## run every test, with branch coverage of domain and pipeline
+test-all: $(READY) ## run every test, with branch coverage of domain, codec and pipeline
 	$(PYTEST) --cov --cov-report=term
 
 test-core: $(READY) ## run the tests that need no Kafka and install nothing
@@ -52,7 +52,7 @@ test-core: $(READY) ## run the tests that need no Kafka and install nothing
 
 ROUNDS ?= 100
 
-chaos: $(READY) ## faults by a seeded schedule, judged by a verifier that believes nobody (ROUNDS=100 SEED=1)
+chaos: $(READY) ## inject faults by a seeded schedule and verify the topics (ROUNDS=100 SEED=1)
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
 
 FUZZ := tests/fuzz/.venv-fuzz
@@ -66,15 +66,16 @@ $(FUZZ_READY): tests/fuzz/requirements.txt requirements.lock
 	$(FUZZ)/bin/pip check
 	@touch $@
 
-fuzz: $(FUZZ_READY) ## hostile records, led by coverage, against the oracle (SECONDS=600; wheels for Linux only)
+fuzz: $(FUZZ_READY) ## fuzz with hostile records, guided by coverage, against the oracle (SECONDS=600; Linux only)
 	$(FUZZ)/bin/python -m tests.fuzz -max_total_time=$(SECONDS) -print_final_stats=1
 
-lint: $(READY) ## ruff, mypy, bandit, the import law
+lint: $(READY) ## run ruff, mypy, bandit, the import law and the language check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml worker
+	$(BIN)/python -m tests.language
 
 AUDIT := .venv-audit
 AUDIT_READY := $(AUDIT)/.ready
@@ -85,23 +86,23 @@ $(AUDIT_READY): .ci/audit.lock
 	$(AUDIT)/bin/pip check
 	@touch $@
 
-audit: $(AUDIT_READY) ## look for known vulnerabilities in what is installed (asks PyPI itself: few mirrors know)
+audit: $(AUDIT_READY) ## check the installed packages for known vulnerabilities (queries PyPI; few mirrors have the data)
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
-format: $(READY) ## put the code in its form
+format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schemas: $(READY) ## write schemas/ anew from the code
+schemas: $(READY) ## generate schemas/ from the code
 	$(BIN)/session-worker schemas
 
-bench-core: $(READY) ## µs a record to validate, fold, encode, and the whole
+bench-core: $(READY) ## measure µs per record: validate, fold, encode, total
 	$(BIN)/python -m bench.core
 
-bench-bad: $(READY) ## what bad records and bad neighbours cost the others
+bench-bad: $(READY) ## measure what bad records and bad sessions cost others
 	$(BIN)/python -m bench.bad
 
-bench-memory: $(READY) ## bytes of memory for a session and for a profile, in memory and with RocksDB
+bench-memory: $(READY) ## measure bytes per session and per profile, in memory and with RocksDB
 	$(BIN)/python -m bench.memory
 
 STREAMS := bench/peers/kafka_streams
@@ -118,22 +119,22 @@ $(QUIX_READY): bench/peers/quix-requirements.txt
 	$(QUIX)/bin/pip check
 	@touch $@
 
-bench: $(READY) $(STREAMS_JAR) $(QUIX_READY) ## records a second beside Kafka Streams, Quix Streams, Faust (needs Java 17, Maven)
+bench: $(READY) $(STREAMS_JAR) $(QUIX_READY) ## compare records per second with Kafka Streams, Quix Streams, Faust (needs Java 17, Maven)
 	$(BIN)/python -m bench --save
 
-bench-report: $(READY) ## the figures that make bench kept, as the README's table and a plot
+bench-report: $(READY) ## print the saved figures of make bench as a table and a plot
 	$(BIN)/python -m bench.report
 
-bench-smoke: $(READY) $(QUIX_READY) ## that every contestant in Python still does the job (without figures)
+bench-smoke: $(READY) $(QUIX_READY) ## check that every contestant in Python is correct (no figures)
 	$(BIN)/python -m bench.peers.same worker "Quix Streams" "stock Faust" --count 1000 --sessions 100
 
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-header
 
-lock: $(READY) ## resolve the versions of every lock again
+lock: $(READY) ## resolve the versions of every lock
 	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra rocksdb --constraint requirements.lock --output-file deploy/image.lock pyproject.toml
 	echo hatchling | $(COMPILE) --python-version 3.11 --constraint requirements.lock --output-file deploy/build.lock -
 	echo pip-audit | $(COMPILE) --python-version 3.11 --output-file .ci/audit.lock -
 
-clean: ## remove what was built
+clean: ## remove generated files
 	rm -rf $(VENV) $(AUDIT) build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
-"""The same job side by side: `make bench`, or `python -m bench` with what is to be measured and of whom.
+"""Compare contestants on the same job: `make bench`, or `python -m bench` with measurements and contestants.
 
-Each measurement has a broker of its own. Where there are several rounds the contestants take turns.
+Each measurement has its own broker. In measurements of several rounds the contestants alternate.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from bench.throughput import throughput
 
 
 class Part(NamedTuple):
-    """Something to measure: what it is, who takes part, how one of them is measured, and how often."""
+    """A measurement: its name, its contestants, its function, and the number of runs."""
 
     what: str
     contestants: tuple[str, ...]
@@ -75,7 +75,7 @@ PARTS = {
 @click.option("--rounds", type=int, help="By default as many as the part needs.")
 @click.option("--save", "is_saved", is_flag=True, help="Keep the figures in bench/results.")
 def main(*, parts: tuple[str, ...], only: tuple[str, ...], rounds: int | None, is_saved: bool) -> None:
-    """Let the contestants take turns; without PARTS, at all there is."""
+    """Run the contestants in turn; without PARTS, all measurements."""
     for name in parts or PARTS:
         part, began = PARTS[name], time.monotonic()
         runs: dict[str, list[Measured]] = {it: [] for it in only or part.contestants}

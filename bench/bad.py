@@ -1,7 +1,7 @@
-"""What bad records cost, and what bad neighbours cost the sessions beside them: `make bench-bad`.
+"""Measure the cost of bad records, and the cost of bad sessions for other sessions: `make bench-bad`.
 
-A backlog of broken records with a good one behind it is held against the same backlog of good records; and carts among
-bad neighbours against the same carts alone, before and after, so that a machine that changes its pace shows. The
+A backlog of invalid records with a valid one after it is compared with the same number of valid records. Carts among bad
+neighbours are compared with the same carts alone, before and after, so that a change of the machine's speed shows. The
 neighbours are spread evenly among the carts.
 """
 
@@ -27,7 +27,7 @@ Sent = list[tuple[int, bytes, bytes]]
 
 
 class Drained(NamedTuple):
-    """How long a backlog took a worker that was ready, and the memory before and after."""
+    """The time of a ready worker for a backlog, and its memory before and after."""
 
     seconds: float
     empty_mib: float
@@ -35,7 +35,7 @@ class Drained(NamedTuple):
 
 
 class Bench:
-    """A broker and a worker, which takes one backlog after the other; its first makes the sessions."""
+    """A broker and a worker, which processes backlogs in sequence; the first creates the sessions."""
 
     def __init__(self, kafka: str, process: Process) -> None:
         self._kafka = kafka
@@ -43,7 +43,7 @@ class Bench:
         self._done = 0
 
     async def drain(self, records: Sent) -> Drained:
-        """Send a backlog and wait until its last record is committed; sending is in the time, as it is for all."""
+        """Send a backlog and wait until its last record is committed; the time includes sending."""
         process = self._process
         empty_mib, began = process.memory_mib(), time.monotonic()
         await Load(records).send(self._kafka)
@@ -58,7 +58,7 @@ class Bench:
 
 @asynccontextmanager
 async def bench(first: Sent) -> AsyncIterator[Bench]:
-    """Run a worker on a broker of its own, which has taken a first backlog."""
+    """Yield a worker with its own broker that has processed a first backlog."""
     with broker() as kafka:
         await topics(kafka)
         process = worker(kafka)
@@ -72,7 +72,7 @@ async def bench(first: Sent) -> AsyncIterator[Bench]:
 
 
 def broken(count: int) -> Sent:
-    """Make records of one partition that no rule takes, of the size of a cart's update, and a good one behind them."""
+    """Return invalid records of one partition with the size of a cart's update, and a valid one after them."""
     item = {"sku": "cup", "quantity": "2", "price": 1}
     value = _update("bad", {"cartItems": [item], "attributes": {"note": "x" * 450}})[2]
     good = _update("good", {"cartItems": []})
@@ -81,7 +81,7 @@ def broken(count: int) -> Sent:
 
 
 def whole(count: int) -> Sent:
-    """Make as many good records of the same partition."""
+    """Return the same number of valid records of the same partition."""
     good = _update("good", {"cartItems": []})
     return [*((good[0], key, value) for _at, key, value in carts(count, partitions=1).records), good]
 
@@ -92,7 +92,7 @@ def _update(key: str, session: dict[str, object]) -> tuple[int, bytes, bytes]:
 
 
 def a_mebibyte() -> Sent:
-    """Make ten records of 1 MiB, the most that is taken."""
+    """Return ten records of 1 MiB, the upper bound."""
     frame = len(_update("big", {"attributes": {"note": ""}})[2])
     return [_update("big", {"attributes": {"note": "x" * ((1 << 20) - frame - 1000)}})] * 10
 
@@ -103,24 +103,26 @@ def _items(items: int, attributes: int) -> list[dict[str, object]]:
 
 
 def a_cart_too_large() -> Sent:
-    """Make the beginning of a cart of 1,000 items with 1,000 attributes each, 13 MB, that is one byte over the limit."""
+    """Return the beginning of a cart of 1,000 items with 1,000 attributes each (13 MB), one byte over the limit."""
     at, key, value = _update("cart", {"cartItems": _items(1000, 1000)})
-    return [(at, key, value[: (1 << 20) + 1])] * 10  # brokers refuse 13 MB; what is over the limit is never looked at
+    return [
+        (at, key, value[: (1 << 20) + 1])
+    ] * 10  # brokers refuse 13 MB; the worker does not read a value over the limit
 
 
 def the_largest_cart() -> Sent:
-    """Make a cart of 1,000 items with as many attributes each as 1 MiB takes."""
+    """Return a cart of 1,000 items with as many attributes as fit 1 MiB."""
     return [_update("cart", {"cartItems": _items(1000, 90)})] * 10
 
 
 def claiming(sessions: int, profiles: int) -> Sent:
-    """Make sessions that claim so many profiles in turn."""
+    """Return sessions that claim this number of profiles in turn."""
     kind = f"{sessions}-{profiles}"
     return [_update(f"{kind}-{it}", {"profileId": f"{kind}-{it % profiles}"}) for it in range(sessions)]
 
 
 def a_long_key() -> Sent:
-    """Make updates of a session whose key is 1,000 characters of four bytes."""
+    """Return updates of a session whose key is 1,000 characters of four bytes."""
     return [_update("\U0001f600" * 1000, {"cartItems": _items(1, 1)})] * 1000
 
 
@@ -136,7 +138,7 @@ NEIGHBOURS: Mapping[str, Callable[[], Sent]] = {
 
 
 def beside(neighbours: Sent, count: int) -> Sent:
-    """Put neighbours evenly among carts, and carts behind the last of them."""
+    """Return carts with bad neighbours spread evenly, and carts after the last neighbour."""
     mixed: Sent = []
     good = carts(count).records
     for number, record in enumerate(good):
@@ -146,7 +148,7 @@ def beside(neighbours: Sent, count: int) -> Sent:
 
 
 async def main() -> None:
-    """Measure everything, and print a table."""
+    """Run all measurements and print a table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--broken", type=int, default=100_000)
     options.add_argument("--carts", type=int, default=100_000)
@@ -159,7 +161,7 @@ async def main() -> None:
 
 
 async def _backlogs(count: int) -> None:
-    """Send broken records, and before and after as many good ones, each time to another worker."""
+    """Measure invalid records, and the same number of valid ones before and after, each with a new worker."""
     for what, made in (("good", whole), ("broken", broken), ("good", whole)):
         async with bench(carts(1000).records) as it:
             seconds, empty_mib, mib = await it.drain(made(count))
@@ -167,7 +169,7 @@ async def _backlogs(count: int) -> None:
 
 
 async def _neighbours(count: int) -> None:
-    """Send carts alone, and among each kind of neighbour, by turns, to one worker."""
+    """Measure carts alone and among each kind of neighbour, in turn, with one worker."""
     alone = carts(count).records
     async with bench(alone) as it:
         for name, neighbours in NEIGHBOURS.items():

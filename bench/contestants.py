@@ -1,4 +1,4 @@
-"""Who takes part: how each is started at a broker, and the consumer group whose committed offsets tell how far it is."""
+"""The contestants: how each is started at a broker, and the consumer group whose committed offsets show its progress."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ _QUIX = Path(os.environ.get("QUIX_PYTHON", _PEERS / ".venv-quix/bin/python"))
 
 
 class Contestant(NamedTuple):
-    """A way to do the job: its consumer group, how to *start* one of its *processes*, and what it promises."""
+    """A contestant: its consumer group, the function that *start*s one of its *processes*, and its guarantees."""
 
     group: str
     start: Callable[[str], Process]
     processes: int = 1
     exactly_once: bool = True
-    skips_backlog: bool = False  # records that wait when it restarts may be lost
-    share: float = 1  # of a load's records, for one that would take an hour
+    skips_backlog: bool = False  # a restart may lose waiting records
+    share: float = 1  # share of a load's records, for a contestant that would take an hour
 
 
 def _kafka_streams(store: str, threads: int = 1, commit_milliseconds: int = 100) -> Contestant:
@@ -74,4 +74,4 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "stock Faust": Contestant("stock-faust", _faust, exactly_once=False, skips_backlog=True, share=0.1),
     PIPE: Contestant("bare-pipe", _pipe),
 }
-"""All do the whole job but the bare pipe, which keeps and checks nothing."""
+"""All contestants do the whole job, except the bare pipe, which stores and checks nothing."""

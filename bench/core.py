@@ -1,8 +1,8 @@
-"""Microseconds a record for each part of the pure core, and for the whole, at three sizes of cart.
+"""Measure microseconds per record for each part of the pure core, and in total, at three sizes of cart.
 
-Run it with `make bench-core`. Each figure is the best of several repetitions on one core: what the code costs when the
-machine leaves it alone. "whole" is a consumer record in and a producer record out, for an open session whose cart is
-replaced: read, look up, decode, fold, encode, write the headers.
+Run `make bench-core`. Each figure is the best of several repetitions on one core: the cost of the code on an idle machine.
+"whole" is the path from a consumer record to a producer record, for an open session whose cart is replaced: read, look
+up, decode, fold, encode, write the headers.
 """
 
 import timeit
@@ -33,7 +33,7 @@ KEY = b"ber-3-000123"
 
 
 def update(items: int) -> dict[str, Any]:
-    """Make an update record of a shop with so many items in the cart: about 600 bytes with five."""
+    """Return an update record of a shop with *items* items in the cart: about 600 bytes with five."""
     return {
         "type": "update",
         "integrationId": KEY.decode(),
@@ -56,14 +56,14 @@ def update(items: int) -> dict[str, Any]:
 
 
 def microseconds(work: Callable[[], object]) -> float:
-    """Time *work*, best of seven."""
+    """Return the best of seven times of *work*."""
     timer = timeit.Timer(work)
     number = max(1, round(0.1 / max(timer.timeit(3) / 3, 1e-7)))
     return min(timer.repeat(7, number)) / number * 1e6
 
 
 def measure(items: int) -> dict[str, float]:
-    """Measure the parts for carts of so many *items*."""
+    """Measure the parts for carts of *items* items."""
     rules = Rules()
     value = orjson.dumps(update(items))
     types = Decoder(struct_of(UpdateRecord))

@@ -1,4 +1,4 @@
-"""What it costs to have nothing to do: the share of a core, and the memory."""
+"""Measure an idle contestant: its share of a core, and its memory."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ class Idle(NamedTuple):
 
 
 async def idle(partitions: int, contestant: Contestant) -> Idle:
-    """Watch a contestant that has nothing but empty partitions."""
+    """Measure a contestant with empty partitions."""
     with broker() as kafka:
         await topics(kafka, partitions)
         process = contestant.start(kafka)

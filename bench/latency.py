@@ -1,4 +1,4 @@
-"""From a producer's send to a read_committed consumer's receipt, at a steady rate; and the share of a core it takes."""
+"""Measure the latency from a producer to a read_committed consumer at a steady rate, and the share of a core."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ class Latency(NamedTuple):
 
 
 async def latency(make: Callable[[], Load], rate: int, contestant: Contestant) -> Latency:
-    """Measure one contestant, after some seconds to get warm."""
+    """Measure one contestant after a warm-up."""
     load = made(make)
     with broker() as kafka:
         await topics(kafka, load.partitions)

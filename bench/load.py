@@ -1,4 +1,4 @@
-"""Update records to measure with, made beforehand: what is measured is not the making."""
+"""Update records for measurements, created before the measurement."""
 
 import random
 import time
@@ -18,21 +18,21 @@ PARTITIONS = 8
 
 
 class Load(NamedTuple):
-    """Records for the input topic: partition, key and value; the first so many may only *create* the sessions."""
+    """Records for the input topic: partition, key and value; the first records may only *create* the sessions."""
 
     records: list[tuple[int, bytes, bytes]]
     partitions: int = PARTITIONS
     create: int = 0
 
     async def send(self, kafka: str) -> None:
-        """Put all records on the input topic, in order, as fast as that goes."""
+        """Send all records to the input topic in order, as fast as possible."""
         now = time.time_ns() // 1_000_000
         lines = (Line(0, partition, None, now, key, value, []) for partition, key, value in self.records)
         await send({"bootstrap_servers": kafka}, UPDATES, lines)
 
 
 def carts(count: int, sessions: int = 20_000, profiles: int = 0, partitions: int = PARTITIONS) -> Load:
-    """Make updates of about 600 bytes, whose carts of 2 to 6 items are replaced each time.
+    """Return updates of about 600 bytes; each replaces a cart of 2 to 6 items.
 
     With *profiles*, every session has one: the first record of each has to ask for it.
     """
@@ -47,7 +47,7 @@ def carts(count: int, sessions: int = 20_000, profiles: int = 0, partitions: int
 
 
 def receipts(count: int) -> Load:
-    """Make receipts of one message each: created closed, 40 % of them with a profile."""
+    """Return receipts of one message each: sessions that are created closed, 40 % with a profile."""
     chance = random.Random(7)
     made = []
     for number in range(count):
@@ -59,30 +59,30 @@ def receipts(count: int) -> Load:
 
 
 def simulated(count: int) -> Load:
-    """Make the simulator's mix, without the records that have no key or no value."""
+    """Return the mix of the simulator, without records that lack a key or a value."""
     lines = read(orjson.dumps(line) for line in simulate(count, 1))
     return Load([(partition_of(it.key, PARTITIONS), it.key, it.value) for it in lines if it.key and it.value])
 
 
 def big_carts(count: int) -> Load:
-    """Make updates whose carts have 1,000 items."""
+    """Return updates with carts of 1,000 items."""
     chance = random.Random(7)
     items = _items(chance, 1000)
     return Load([_at_home(f"ber-{number % 50:08d}", {"cartItems": items}) for number in range(count)])
 
 
 def hot(count: int) -> Load:
-    """Make updates of one session."""
+    """Return updates of one session."""
     return carts(count, sessions=1)
 
 
 def strays(count: int) -> Load:
-    """Make the same updates as `carts`, none of them in the partition where its session is at home."""
+    """Return the updates of `carts`, each in a partition that is not that of its session."""
     return Load([((at + 1) % PARTITIONS, key, value) for at, key, value in carts(count).records])
 
 
 class Workload(NamedTuple):
-    """A kind of load: what it is, how so many records are made, how many, who takes it, and how often."""
+    """A kind of load: its name, its generator, the number of records, its contestants, and the number of runs."""
 
     what: str
     make: Callable[[int], Load]
@@ -124,7 +124,7 @@ WORKLOADS = {
 
 @lru_cache(maxsize=1)
 def made(make: Callable[[], Load]) -> Load:
-    """Make the records; those made last are kept for the next contestant."""
+    """Return the records of a load; the last load is cached for the next contestant."""
     return make()
 
 

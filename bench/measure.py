@@ -1,7 +1,7 @@
-"""What measures: a broker for each measurement, processes and their cost, progress by committed offsets.
+"""The tools of measurements: a broker for each, processes and their cost, progress by committed offsets.
 
-Everything runs on this machine: the broker, the load and what is measured, so the figures are for comparison within one
-run. Each measurement has a broker of its own, since topics that were left behind cost it time.
+The broker, the load and the contestant run on one machine, so figures are comparable only within one run. Each
+measurement has its own broker, because topics of earlier measurements cost time.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from worker.runtime.topics import prepare
 from worker.settings.model import Settings
 from worker.tools.topics import administration
 
-logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells that it tries again while new topics find leaders
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs retries while new topics elect leaders
 _ROOT = Path(__file__).parents[1]
 _STOP_SECONDS = 15
 _PATIENCE_SECONDS = 120
@@ -37,7 +37,7 @@ GROUP = "session-worker"
 
 
 class Process:
-    """A process that is measured, in a folder of its own that it may fill; *ready* is what it writes when it works."""
+    """A measured process in its own folder; *ready* is the text in its log when it is ready."""
 
     def __init__(self, command: tuple[str, ...], env: Mapping[str, str], ready: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -52,20 +52,20 @@ class Process:
         return self._child.cpu_seconds()
 
     def told(self) -> str:
-        """Return what it has written since its last start."""
+        """Return its output since its last start."""
         return self._child.said()
 
     def restart(self) -> None:
-        """Stop it as an operator does, and start it again in the same folder."""
+        """Stop it with SIGTERM, and start it again in the same folder."""
         self._child.stop(_STOP_SECONDS)
         self._child = self._start()
 
     def peak_mib(self) -> float:
-        """Tell the most memory that it held."""
+        """Return the peak of its memory."""
         return self._memory_mib("VmHWM")
 
     def memory_mib(self) -> float:
-        """Tell the memory that it holds."""
+        """Return its current memory."""
         return self._memory_mib("VmRSS")
 
     def _memory_mib(self, field: str) -> float:
@@ -73,36 +73,36 @@ class Process:
         return int(status.partition(f"{field}:")[2].split()[0]) / 1024
 
     def is_ready(self) -> bool:
-        """Tell whether it works; give up when it has ended."""
+        """Return True if it is ready. Raise an error if it has ended."""
         if self._child.status is not None:
             raise SystemExit(self.told())
         return self._ready in self.told()
 
     async def started(self) -> None:
-        """Wait until it works."""
+        """Wait until it is ready."""
         while not self.is_ready():  # noqa: ASYNC110 (a log gives no event)
             await asyncio.sleep(0.1)
 
     def stop(self) -> None:
-        """End it as an operator does, and kill it when it does not end."""
+        """Send it SIGTERM, and kill it if it does not end."""
         self._child.stop(_STOP_SECONDS)
         self._folder.cleanup()
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill it, like a crash."""
         self._child.kill()
         self._folder.cleanup()
 
 
 def worker(kafka: str, store: str = "memory://") -> Process:
-    """Start a worker as `session-worker run` does."""
+    """Start a worker like `session-worker run`."""
     settings = {"BROKERS": kafka, "STORE": store, "DATA_DIR": "."}
     env = {f"SESSION_WORKER_{name}": value for name, value in settings.items()}
     return Process((sys.executable, "-m", "worker", "run"), env, "Ready:")
 
 
 class Run(NamedTuple):
-    """A measured stretch; memory at its most, at the end, and when it had just started."""
+    """A measured period, with the memory at its peak, at the end, and after the start."""
 
     records_a_second: float
     cpu_microseconds: float
@@ -113,7 +113,7 @@ class Run(NamedTuple):
 
 @contextmanager
 def broker() -> Iterator[str]:
-    """Run a broker with nothing in it."""
+    """Yield an empty broker."""
     with tempfile.TemporaryDirectory() as folder, LocalKafka(Path(folder)) as kafka:
         yield kafka.bootstrap_servers
 
@@ -124,7 +124,7 @@ async def topics(kafka: str, partitions: int = PARTITIONS) -> None:
 
 
 async def measured(kafka: str, group: str, load: Load, processes: list[Process]) -> Run:
-    """Watch the committed offsets of a *group* from a fifth to nine tenths of a *load*, once all processes work.
+    """Measure from a fifth to nine tenths of a *load* by the committed offsets of a *group*, after all are ready.
 
     The first fifth is for starting, and for a JIT compiler to warm up; in the last tenth one process may have done its
     part while another has not. Waits for the end of all; gives up when nothing moves for long.
@@ -159,9 +159,9 @@ async def measured(kafka: str, group: str, load: Load, processes: list[Process])
 
 
 async def committed(admin: AIOKafkaAdminClient, group: str) -> int:
-    """Sum up the committed offsets of the input topic; without waiting for the end of open transactions."""
+    """Return the sum of the committed offsets of the input topic, without waiting for open transactions."""
     try:
         offsets = await admin.list_consumer_group_offsets(group)
-    except KafkaError:  # its coordinator is not up yet
+    except KafkaError:  # its coordinator is not available yet
         return 0
     return sum(it.offset for partition, it in offsets.items() if partition.topic == UPDATES)

@@ -1,8 +1,8 @@
-"""What a session and a profile cost in memory: `make bench-memory`. The last two columns: after the fill, after the restart.
+"""Measure the memory of a session and of a profile: `make bench-memory`. The last two columns: after the fill, after the restart.
 
-A worker takes so many records, each the first of a session, with a profile of its own or without. Then it starts again
-from the topics (with RocksDB: from its folder). Measured is what the operating system counts as resident (VmRSS), less what the worker
-held before the first record. The docs state the formula; this is where its numbers come from.
+A worker processes a number of records, each the first of a session, with its own profile or without one. Then the worker
+starts again from the topics (with RocksDB: from its folder). The figure is the resident memory (VmRSS) less that before
+the first record. The formula in the docs uses these figures.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _MIB = 1 << 20
 
 
 class Memory(NamedTuple):
-    """Resident MiB of a worker that holds *sessions*; *entry_bytes* is the size of a snapshot and its private header."""
+    """Resident MiB of a worker with *sessions* sessions; *entry_bytes* is the size of a snapshot and its private header."""
 
     sessions: int
     empty_mib: float
@@ -33,7 +33,7 @@ class Memory(NamedTuple):
 
 
 async def measure(store: str, sessions: int, *, with_profiles: bool) -> Memory:
-    """Let a worker take that many sessions, start it again, and measure both."""
+    """Measure a worker with this number of sessions before and after a restart."""
     load = carts(sessions, sessions=sessions, profiles=sessions if with_profiles else 0)
     with broker() as kafka:
         await topics(kafka)
@@ -54,7 +54,7 @@ async def measure(store: str, sessions: int, *, with_profiles: bool) -> Memory:
 
 
 async def _entry_bytes(kafka: str, sessions: int) -> float:
-    """Return the mean size in bytes of what the worker keeps of a session, read from the snapshots' topic."""
+    """Return the mean size in bytes of a session in the worker's table, from the topic of snapshots."""
     total = count = 0
     began = time.monotonic()
     async with AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed") as consumer:

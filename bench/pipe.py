@@ -1,6 +1,6 @@
-"""The bare pipe: update records through aiokafka and orjson, in and out, in transactions; nothing is kept or checked.
+"""The bare pipe: copy update records with aiokafka and orjson in transactions, without storing or checking them.
 
-It is the limit of what a worker in Python could reach with this client: `python -m bench.pipe host:port`.
+Its rate is the upper bound of a worker in Python with this client: `python -m bench.pipe host:port`.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 UPDATES, SESSIONS = "session-updates", "customer-sessions"
 GROUP = "bare-pipe"
-CYCLE = 4_000  # records in a transaction, about as many as the worker takes
+CYCLE = 4_000  # records in a transaction, about the number of the worker
 
 
 async def main(kafka: str) -> None:
-    """Copy records, a transaction a fetch, until killed."""
+    """Copy records, one transaction per fetch, until killed."""
     options = {"isolation_level": "read_committed", "enable_auto_commit": False, "auto_offset_reset": "earliest"}
     async with (
         AIOKafkaConsumer(UPDATES, bootstrap_servers=kafka, group_id=GROUP, **options) as consumer,

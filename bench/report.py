@@ -1,4 +1,4 @@
-"""Turns bench/results into the README's tables and a plot: `make bench-report`.
+"""Render bench/results as tables and a plot: `make bench-report`.
 
 The tables go between the two marks of the README; the plot is bench/results/throughput.svg.
 """
@@ -34,11 +34,11 @@ _FIELDS = {
     "p999_milliseconds": ("p99.9 ms", "{:,.0f}"),
     "cpu_share": ("of a core", "{:.1%}"),
 }
-"""What a figure is called, and how it is written."""
+"""The name and the format of each figure."""
 
 
 def rows(what: str, runs: Runs) -> Iterator[str]:
-    """Write a table of one measurement: the medians of all figures, and the extremes of the first where there are more."""
+    """Return the table of one measurement: the medians of all figures, and the extremes of the first of several runs."""
     fields = list(next(iter(runs.values()))[0])
     leading = fields[0]
     spread = [leading] if any(len(done) > 1 for done in runs.values()) else []
@@ -55,7 +55,7 @@ def rows(what: str, runs: Runs) -> Iterator[str]:
 
 
 def crossed(head: str, of: Mapping[str, Runs], *fields: str) -> Iterator[str]:
-    """Write a table of many measurements, a line each, with so many figures in a cell."""
+    """Return a table of several measurements, one line each, with the figures of *fields* in a cell."""
     names = list(dict.fromkeys(name for runs in of.values() for name in runs))
     yield from ("", f"| {head} | {' | '.join(map(_named, names))} |", f"| --- |{' --- |' * len(names)}")
     for what, runs in of.items():
@@ -67,12 +67,12 @@ def crossed(head: str, of: Mapping[str, Runs], *fields: str) -> Iterator[str]:
 
 
 def written(field: str, figure: float) -> str:
-    """Write a figure as its kind is written."""
+    """Return a figure in the format of its kind."""
     return _FIELDS[field][1].format(figure)
 
 
 def tables(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Write all that stands in the README."""
+    """Return all tables."""
     first, *others = WORKLOADS
     versions, taken = documents[first]["versions"], {document["date"] for document in documents.values()}
     java, kafka = versions["java"].split()[1], versions["kafka"]
@@ -94,10 +94,10 @@ def tables(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def plot(runs: Runs) -> bytes:
-    """Draw the medians as bars."""
+    """Return a bar chart of the medians."""
     chart = pygal.HorizontalBar(
         style=LightStyle, js=[], show_legend=False, print_values=True, height=60 + 40 * len(runs), no_prefix=True,
-        title="records a second, exactly once where not said otherwise", value_formatter=lambda rate: f"{rate:,.0f}",
+        title="records a second, exactly once unless noted", value_formatter=lambda rate: f"{rate:,.0f}",
     )  # fmt: skip
     shown = [(name, done) for name, done in runs.items() if name != PIPE][::-1]
     chart.x_labels = [name for name, _ in shown]
@@ -122,7 +122,7 @@ def _named(name: str) -> str:
 
 
 def main() -> None:
-    """Write both."""
+    """Write the tables and the plot."""
     names = [*WORKLOADS, *sorted(it.stem for it in RESULTS.glob("*.json") if it.stem not in WORKLOADS)]
     documents = {name: load(name) for name in names}
     (RESULTS / "throughput.svg").write_bytes(plot(documents["carts"]["runs"]))

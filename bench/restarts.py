@@ -1,4 +1,4 @@
-"""What a restart costs: restoring sessions into an empty folder, and the time without output around it."""
+"""Measure a restart: the restore of sessions into an empty folder, and the time without output."""
 
 import asyncio
 import re
@@ -21,21 +21,21 @@ _PATIENCE_SECONDS = 120
 
 
 class Restore(NamedTuple):
-    """A start with all state to restore: how fast that is, and when the first record is done after the process began."""
+    """A start with a full restore: its speed, and the time from the start of the process to the first record."""
 
     restored_a_second: float
     first_record_seconds: float
 
 
 class Gap(NamedTuple):
-    """The longest time without output around a restart at once: after SIGTERM, and after SIGKILL."""
+    """The longest time without output around an immediate restart: after SIGTERM, and after SIGKILL."""
 
     stopped_seconds: float
     killed_seconds: float
 
 
 async def restore(make: Callable[[], Load], contestant: Contestant) -> Restore:
-    """Let a contestant process a load, then start it again and again without what it had on disk; give the medians."""
+    """Return the medians of several starts with an empty folder, after a contestant has processed a load."""
     load, done = made(make), []
     with broker() as kafka:
         await topics(kafka, load.partitions)
@@ -65,7 +65,7 @@ async def restore(make: Callable[[], Load], contestant: Contestant) -> Restore:
 
 
 async def gap(make: Callable[[], Load], contestant: Contestant) -> Gap:
-    """Restart a contestant under a steady load in both ways."""
+    """Measure both kinds of restart under a steady load."""
     load = made(make)
     return Gap(await _gap(load, contestant, Process.stop), await _gap(load, contestant, Process.kill))
 

@@ -1,4 +1,4 @@
-"""The figures of a run as a file, with the machine, the versions and the commit they were measured with."""
+"""The figures of a run as a file, with the machine, the versions and the commit."""
 
 import json
 import os
@@ -22,7 +22,7 @@ class Measured(Protocol):
 
 
 def save(name: str, what: str, runs: Mapping[str, Sequence[Measured]]) -> None:
-    """Write what was measured, of each contestant, over what an earlier time left."""
+    """Write the figures of each contestant over those of an earlier run."""
     RESULTS.mkdir(exist_ok=True)
     document = {
         "what": what,
@@ -41,13 +41,13 @@ def save(name: str, what: str, runs: Mapping[str, Sequence[Measured]]) -> None:
 
 
 def load(name: str) -> dict[str, Any]:
-    """Read what `save` wrote."""
+    """Return the figures that `save` wrote."""
     document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return document
 
 
 def machine() -> str:
-    """Describe the machine in a line."""
+    """Return a description of the machine in one line."""
     model = (
         Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("model name")[2].partition("\n")[0].strip("\t: ")
     )

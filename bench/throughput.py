@@ -1,7 +1,7 @@
-"""How many records a second, at what cost.
+"""Measure records per second and their cost.
 
-The broker has all records in it before the contestant starts; measured is from the first fifth of the committed offsets
-to the last tenth, and not before all sessions are there.
+The broker has all records before the contestant starts. The measurement begins at a fifth of the committed offsets, after
+all sessions are created, and ends at nine tenths.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from bench.measure import Run, broker, measured, topics
 
 
 async def throughput(make: Callable[[], Load], contestant: Contestant) -> Run:
-    """Let one contestant process all records, or the first of them where all would take an hour."""
+    """Measure one contestant with all records, or with its share of them."""
     load = made(make)
     count = round(len(load.records) * contestant.share)
     load = load._replace(records=load.records[:count], create=round(load.create * contestant.share))

@@ -1,4 +1,4 @@
-"""Update records at a steady rate, and how long after each its snapshot is read, committed."""
+"""Send update records at a steady rate, and measure the time until each committed snapshot is read."""
 
 import asyncio
 import re
@@ -11,12 +11,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from bench.load import SESSIONS, UPDATES, Load
 
-_MARK = re.compile(rb'"register":(\d+)')  # an attribute that every contestant hands on
+_MARK = re.compile(rb'"register":(\d+)')  # an attribute that every contestant copies
 _PATIENCE_SECONDS = 90
 
 
 class Receipt(NamedTuple):
-    """A snapshot: when its update was sent, and when it was read, in seconds since the epoch."""
+    """A snapshot: the times at which its update was sent and the snapshot was read, in seconds since 1970."""
 
     sent: float
     received: float
@@ -24,7 +24,7 @@ class Receipt(NamedTuple):
 
 @asynccontextmanager
 async def traffic(kafka: str, load: Load, rate: int) -> AsyncIterator[list[Receipt]]:
-    """Send the records of a load, over and over, and collect what comes out; at the end wait for the last of it."""
+    """Send the records of a load repeatedly and collect the outputs; at the end wait for the last output."""
     receipts: list[Receipt] = []
     ending = asyncio.Event()
     async with (
@@ -45,7 +45,7 @@ async def traffic(kafka: str, load: Load, rate: int) -> AsyncIterator[list[Recei
             ending.set()
             count = await sending
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while len(receipts) < count:  # noqa: ASYNC110 (it may come twice from who works at least once)
+                while len(receipts) < count:  # noqa: ASYNC110 (an at-least-once contestant may write an output twice)
                     await asyncio.sleep(0.05)
         finally:
             ending.set()

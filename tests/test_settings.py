@@ -148,15 +148,15 @@ def test_the_example_is_a_toml_file_of_the_defaults():
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("brokers", "", "each broker is host:port"),
-        ("brokers", "kafka", "each broker is host:port"),
-        ("brokers", "kafka:9092,", "each broker is host:port"),
-        ("brokers", "kafka:9092;kafka:9093", "each broker is host:port"),
-        ("brokers", "http://kafka:9092", "each broker is host:port"),
-        ("brokers", "::1:9092", "each broker is host:port"),
-        ("brokers", "kafka:0", "a port is a number from 1 to 65535"),
-        ("brokers", "kafka:65536", "a port is a number from 1 to 65535"),
-        ("app_id", "my worker", "a name in Kafka is 1 to 249 characters"),
+        ("brokers", "", "must be host:port"),
+        ("brokers", "kafka", "must be host:port"),
+        ("brokers", "kafka:9092,", "must be host:port"),
+        ("brokers", "kafka:9092;kafka:9093", "must be host:port"),
+        ("brokers", "http://kafka:9092", "must be host:port"),
+        ("brokers", "::1:9092", "must be host:port"),
+        ("brokers", "kafka:0", "each port must be a number from 1 to 65535"),
+        ("brokers", "kafka:65536", "each port must be a number from 1 to 65535"),
+        ("app_id", "my worker", "must be 1 to 249 characters"),
         ("app_id", "x" * 201, "at most 200 characters"),
         ("application_id", "one", "valid integer"),
         ("application_id", "-1", "greater than or equal to 0"),
@@ -167,7 +167,7 @@ def test_the_example_is_a_toml_file_of_the_defaults():
         ("max_snapshot_bytes", "1.5", "valid integer"),
         ("partitions", "0", "greater than or equal to 1"),
         ("partitions", "8193", "less than or equal to 8192"),
-        ("replication_factor", "0", "-1, or at least 1"),
+        ("replication_factor", "0", "must be -1, or at least 1"),
         ("replication_factor", "-2", "greater than or equal to -1"),
         ("store", "rocksdb", "'memory://' or 'rocksdb://'"),
         ("standby_replicas", "-1", "greater than or equal to 0"),
@@ -183,9 +183,9 @@ def test_the_example_is_a_toml_file_of_the_defaults():
         ("ssl_cafile", "missing.pem", "cannot be read: No such file or directory"),
         ("ssl_certfile", ".", "cannot be read: Is a directory"),
         ("config", "missing.toml", "cannot be read: No such file or directory"),
-        *[(f"{field}_topic", "a topic", "a name in Kafka is 1 to 249 characters") for field in TOPICS],
-        ("v1_topic", "", "a name in Kafka is 1 to 249 characters"),
-        ("updates_topic", "..", "not '.', not '..'"),
+        *[(f"{field}_topic", "a topic", "must be 1 to 249 characters") for field in TOPICS],
+        ("v1_topic", "", "must be 1 to 249 characters"),
+        ("updates_topic", "..", "and not '.' or '..'"),
         ("updates_topic", "x" * 250, "1 to 249 characters"),
     ],
 )
@@ -212,13 +212,13 @@ def test_the_source_of_a_wrong_setting_is_named():
 
 
 def test_a_name_that_is_misspelt_is_refused_with_the_nearest_and_its_value_is_not_shown():
-    told = "there is no such setting; is it"
+    told = "unknown setting; did you mean"
     assert refused(sasl_pasword=SECRET) == (f"SESSION_WORKER_SASL_PASWORD: {told} SESSION_WORKER_SASL_PASSWORD?")
-    assert refused(zzz=SECRET) == "SESSION_WORKER_ZZZ: there is no such setting"
+    assert refused(zzz=SECRET) == "SESSION_WORKER_ZZZ: unknown setting"
     Path("session-worker.toml").write_text(f'sasl_pasword = "{SECRET}"\n', "utf-8")
     assert refused() == f"sasl_pasword in session-worker.toml: {told} sasl_password?"
     Path("session-worker.toml").write_text(f'[sasl]\npassword = "{SECRET}"\n', "utf-8")
-    assert refused().startswith("sasl in session-worker.toml: there is no such setting")
+    assert refused().startswith("sasl in session-worker.toml: unknown setting")
     Path("session-worker.toml").unlink()
     Path(".env").write_text(f"SESSION_WORKER_SASL_PASWORD={SECRET}\n", "utf-8")
     assert refused() == f"SESSION_WORKER_SASL_PASWORD in .env: {told} SESSION_WORKER_SASL_PASSWORD?"
@@ -232,7 +232,7 @@ def test_a_name_that_is_misspelt_is_refused_with_the_nearest_and_its_value_is_no
         (".env", b"\xff\n", ".env: 'utf-8' codec can't decode"),
         ("session-worker.toml", b"partitions\n", "session-worker.toml: Expected '=' after a key"),
         ("session-worker.toml", b"\xff\n", "session-worker.toml: 'utf-8' codec can't decode"),
-        ("session-worker.toml", b'config = "x"\n', "session-worker.toml: config is the name of this file"),
+        ("session-worker.toml", b'config = "x"\n', "session-worker.toml: config must not be in the TOML file"),
     ],
 )
 def test_a_file_that_cannot_be_read_as_it_is_meant_is_refused(file, text, told):
@@ -261,26 +261,26 @@ def test_a_file_in_utf_16_is_refused(file):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("SESSION_WORKER_BROKERS = '#'", "SESSION_WORKER_BROKERS in #: there is no such setting; write brokers: "),
-        ("session_worker_brokers = '#'", "session_worker_brokers in #: there is no such setting; write brokers: "),
-        ("[worker]\nbrokers = '#'", "worker in #: there is no such setting; write brokers above all tables: "),
+        ("SESSION_WORKER_BROKERS = '#'", "SESSION_WORKER_BROKERS in #: unknown setting; write brokers: "),
+        ("session_worker_brokers = '#'", "session_worker_brokers in #: unknown setting; write brokers: "),
+        ("[worker]\nbrokers = '#'", "worker in #: unknown setting; write brokers above all tables: "),
         (
             "[tool.session-worker]\nBROKERS = '#'",
-            "tool in #: there is no such setting; write brokers above all tables: ",
+            "tool in #: unknown setting; write brokers above all tables: ",
         ),
         (
             "[x]\na = 1\nSESSION_WORKER_APP_ID = '#'",
-            "x in #: there is no such setting; write app_id above all tables: ",
+            "x in #: unknown setting; write app_id above all tables: ",
         ),
-        ("[[worker]]\nbrokers = '#'", "worker in #: there is no such setting"),
-        ("[zzz]\na = '#'", "zzz in #: there is no such setting"),
+        ("[[worker]]\nbrokers = '#'", "worker in #: unknown setting"),
+        ("[zzz]\na = '#'", "zzz in #: unknown setting"),
     ],
 )
 def test_a_setting_with_the_prefix_or_in_a_table_of_a_toml_file_is_named_as_it_is_to_be_written(text, told):
     Path("session-worker.toml").write_text(text.replace("#", SECRET), "utf-8")
     line = refused()
     assert line.startswith(told.replace("#", "session-worker.toml"))
-    assert ("names in this file are lower case, no prefix" in line) == ("write" in told)
+    assert ("names in this file are in lower case" in line) == ("write" in told)
 
 
 def test_a_toml_file_that_cannot_be_opened_is_named(monkeypatch):
@@ -336,7 +336,7 @@ def test_what_kubernetes_adds_for_a_service_of_this_name_is_no_setting():
         "port_80_tcp_addr": "10.0.0.1",
     }
     assert in_force(**service) == in_force()
-    assert refused(port="80").startswith("SESSION_WORKER_PORT: there is no such setting")
+    assert refused(port="80").startswith("SESSION_WORKER_PORT: unknown setting")
 
 
 def test_topics_that_kafka_would_confuse_are_refused():
@@ -344,7 +344,7 @@ def test_topics_that_kafka_would_confuse_are_refused():
     load_with = {**names, "v1_topic": "name-sessions"}
     assert refused(**load_with) == (
         "SESSION_WORKER_SESSIONS_TOPIC and SESSION_WORKER_V1_TOPIC are 'name-sessions' and 'name-sessions': "
-        "topics need names that differ"
+        "set different names"
     )
     dotted = {**names, "claims_topic": "a.b_c", "verdicts_topic": "a_b.c"}
     assert "SESSION_WORKER_CLAIMS_TOPIC and SESSION_WORKER_VERDICTS_TOPIC are 'a.b_c' and 'a_b.c'" in refused(**dotted)
@@ -371,26 +371,29 @@ def without(given: dict[str, Any], *names: str):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (without(SASL, "sasl_username"), "SASL_USERNAME: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs it"),
-        (without(SASL, "sasl_password"), "SASL_PASSWORD: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs it"),
+        (without(SASL, "sasl_username"), "SASL_USERNAME: is missing, but SESSION_WORKER_SECURITY_PROTOCOL requires it"),
+        (without(SASL, "sasl_password"), "SASL_PASSWORD: is missing, but SESSION_WORKER_SECURITY_PROTOCOL requires it"),
         (
             {**SASL, "sasl_mechanism": "OAUTHBEARER"},
             "SASL_USERNAME: has no effect with SESSION_WORKER_SASL_MECHANISM OAU",
         ),
         ({**SASL, "sasl_token_file": KEY}, "SASL_TOKEN_FILE: has no effect with SESSION_WORKER_SASL_MECHANISM PLAIN"),
-        (without(TOKEN, "sasl_token_file"), "SASL_TOKEN_FILE: is missing, and SESSION_WORKER_SECURITY_PROTOCOL needs"),
+        (
+            without(TOKEN, "sasl_token_file"),
+            "SASL_TOKEN_FILE: is missing, but SESSION_WORKER_SECURITY_PROTOCOL requires",
+        ),
         ({**SASL, "sasl_password": ""}, "SASL_PASSWORD: Value should have at least 1 item"),
         (
             {**SASL, "security_protocol": "PLAINTEXT"},
             "SASL_USERNAME: has no effect with SESSION_WORKER_SECURITY_PROTOCOL",
         ),
         ({**TRUSTED, **SASL}, "SSL_CAFILE: has no effect with SESSION_WORKER_SECURITY_PROTOCOL SASL_PLAINTEXT"),
-        (without(KEYED, "ssl_certfile"), "SSL_CERTFILE: is missing, and SESSION_WORKER_SSL_KEYFILE needs it"),
-        (without(KEYED, "ssl_keyfile"), "SSL_KEYFILE: is missing, and SESSION_WORKER_SSL_CERTFILE needs it"),
+        (without(KEYED, "ssl_certfile"), "SSL_CERTFILE: is missing, but SESSION_WORKER_SSL_KEYFILE requires it"),
+        (without(KEYED, "ssl_keyfile"), "SSL_KEYFILE: is missing, but SESSION_WORKER_SSL_CERTFILE requires it"),
         (without(KEYED, "ssl_password"), "SSL_CERTFILE: cannot be loaded with SESSION_WORKER_SSL_KEYFILE and"),
         ({**KEYED, "ssl_password": SECRET}, "SSL_CERTFILE: cannot be loaded with SESSION_WORKER_SSL_KEYFILE and"),
         ({**TRUSTED, "ssl_cafile": KEY}, "SSL_CAFILE: cannot be loaded: "),
-        ({**TRUSTED, "ssl_password": SECRET}, "SSL_KEYFILE: is missing, and SESSION_WORKER_SSL_PASSWORD needs it"),
+        ({**TRUSTED, "ssl_password": SECRET}, "SSL_KEYFILE: is missing, but SESSION_WORKER_SSL_PASSWORD requires it"),
     ],
 )
 def test_half_a_login_half_a_certificate_and_what_would_be_left_out_are_refused(given, told):
@@ -447,9 +450,9 @@ def test_a_client_gets_the_password_that_its_file_holds_at_each_login(tmp_path):
     with pytest.raises(UnusableFile, match="cannot be read"):
         password.read()
     file.write_text("\n", "utf-8")
-    with pytest.raises(UnusableFile, match="there is no password in it"):
+    with pytest.raises(UnusableFile, match="the file contains no password"):
         password.read()
-    with pytest.raises(ValidationError, match=r"SESSION_WORKER_SASL_PASSWORD_FILE=.*: there is no password in it"):
+    with pytest.raises(ValidationError, match=r"SESSION_WORKER_SASL_PASSWORD_FILE=.*: the file contains no password"):
         Settings(**{**given, "sasl_password_file": file})
 
 

@@ -1,7 +1,7 @@
-"""Runs the command line, as `python -m worker` and as `session-worker`.
+"""Run the command line, as `python -m worker` and as `session-worker`.
 
-The signal handlers come first: what the commands import takes a second, in which process 1 of a container would lose a
-SIGTERM.
+The signal handlers are installed first. The imports of the commands take a second, in which process 1 of a container
+would lose a SIGTERM.
 """
 
 from worker.signals import Ending

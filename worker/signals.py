@@ -1,20 +1,20 @@
-"""Ends a process at SIGINT, SIGTERM and SIGHUP, from its first milliseconds on, whatever its parent made of these signals.
+"""End a process at SIGINT, SIGTERM and SIGHUP from its first milliseconds, whatever its parent did to these signals.
 
-1. The handlers are installed before anything slow is imported; this module imports nothing slow. Linux drops a signal to
-   process 1 of a container that has no handler. A signal that comes during the imports is kept until the command begins.
-2. A background job of a shell, nohup and some CI systems start a command with SIGINT ignored. The command has handlers of
-   its own, so that the signal ends it all the same. SIGHUP stays ignored where it is ignored: nohup asks for this.
-3. A command: the handler raises KeyboardInterrupt where our own code is, also in a read or a write that blocks: there a
-   task that is only cancelled never gets its turn. Elsewhere, in the event loop and in the Kafka client, the handler
-   cancels the main task, so that connections are closed in order. A second SIGTERM or SIGHUP changes nothing while the
-   command closes what it has open. A second SIGINT interrupts that.
+1. The handlers are installed before slow imports; this module imports only fast modules. Linux drops a signal without a
+   handler to process 1 of a container. A signal that arrives during the imports is kept until the command begins.
+2. Shells (for background jobs), nohup and some CI systems start a command with SIGINT ignored. The command installs its
+   own handlers, so SIGINT ends the command anyway. An ignored SIGHUP stays ignored: nohup requires this.
+3. A command: the handler raises KeyboardInterrupt in our own code, also in a read or a write that blocks; a cancelled task
+   would never run there. In the event loop and in the Kafka client, the handler cancels the main task, so that
+   connections are closed in order. A second SIGTERM or SIGHUP has no effect while the command closes its connections. A
+   second SIGINT interrupts the close.
 4. A worker: the first signal is a request to stop; every further signal changes nothing.
-5. A worker ends within a limit after the signal, or after what else ends it. A thread of its own waits for the signal, so
-   the limit holds where the main thread is blocked. When the limit is over, the thread logs what the worker waits for and
-   ends the process. This leaves nothing half done: the broker aborts the open transaction, as after a crash.
-6. asyncio restores the default action of a signal when its loop closes, and Python starts no handler while it shuts down.
-   A second signal in that moment would kill a process that has ended well. So after the first signal, and at the end of a
-   worker, all are ignored.
+5. A worker ends within a limit after the signal, or after the error that ends it. A separate thread waits for the signal,
+   so the limit also applies while the main thread is blocked. At the limit, the thread logs where the worker waits and
+   ends the process. No state is lost: the broker aborts the open transaction, as after a crash.
+6. asyncio restores the default action of a signal when its loop closes, and Python runs no handler while it shuts down. A
+   second signal at this moment would kill a process that has ended successfully. So after the first signal, and at the
+   end of a worker, all signals are ignored.
 """
 
 import os
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STOP_SECONDS = 10
-"""Upper bound in seconds for the end of a worker, until its settings are read."""
+"""Upper bound in seconds of a worker's stop, until its settings are read."""
 
 _LOG_SECONDS = 1.0
-"""Upper bound in seconds for the last log line: nobody may read standard error."""
+"""Upper bound in seconds of the last log line, because a reader of standard error may be missing."""
 _SHOWN = 12
-"""Threads and tasks that the last log line names."""
+"""Upper bound of the number of threads and tasks in the last log line."""
 
 
 class Ending:
-    """The signal that ends a process, once it has come."""
+    """The signal that ends a process, after its arrival."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.failure: Exception | None = None
-        """What ends the worker, where that is no signal."""
+        """The error that ends the worker; None for a signal."""
         self.stop_seconds: float = STOP_SECONDS
         self._before: dict[int, Any] = {}
         self._act: Callable[[int, FrameType | None, bool], None] = self._keep
@@ -63,7 +63,7 @@ class Ending:
         return 128 + (self.signal or signal.SIGINT)
 
     def install(self) -> None:
-        """Install the handlers, unless they are installed or this is not the main thread, where Python allows none."""
+        """Install the handlers, unless they are installed; do nothing outside the main thread, as Python requires."""
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         numbers = [signal.SIGINT, signal.SIGTERM]
@@ -72,7 +72,7 @@ class Ending:
         self._before = {number: signal.signal(number, self.receive) for number in numbers}
 
     def release(self) -> None:
-        """Put back the earlier handlers, or ignore the signals if one of them has come."""
+        """Restore the earlier handlers, or ignore the signals if one has arrived."""
         for number, handler in self._before.items():
             if signal.getsignal(number) == self.receive:
                 signal.signal(number, handler if self.signal is None else signal.SIG_IGN)
@@ -89,18 +89,18 @@ class Ending:
         self._act(number, frame, is_first)
 
     def _keep(self, number: int, frame: FrameType | None, is_first: bool) -> None:  # noqa: FBT001
-        """Do nothing yet."""
+        """Do nothing until the command begins."""
 
     # ---------------------------------------------------------------------------------------------------- a command
 
     def begin(self) -> None:
-        """End the command at a signal from now on; raise KeyboardInterrupt if one has come already."""
+        """End the command at a signal from now on. Raise KeyboardInterrupt if a signal has arrived."""
         self._act = self._interrupt
         if self.signal is not None:
             raise KeyboardInterrupt
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Run a coroutine to its end, or until a signal: then raise KeyboardInterrupt, when it has closed what it opened."""
+        """Run a coroutine to its end. After a signal, wait for its cleanup and raise KeyboardInterrupt."""
         import asyncio  # noqa: PLC0415 (rule 1)
 
         async def main() -> T:
@@ -131,7 +131,7 @@ class Ending:
     # ----------------------------------------------------------------------------------------------------- a worker
 
     def defer(self) -> None:
-        """Make a signal a request to stop from now on, and start the thread that keeps the limit (rules 4 and 5)."""
+        """Treat a signal as a request to stop from now on, and start the thread of the limit (rules 4 and 5)."""
         self._act = self._request
         wake, self._wake_fd = os.pipe()
         os.set_blocking(self._wake_fd, False)
@@ -150,7 +150,7 @@ class Ending:
             await self._event.wait()
 
     def start_limit(self, failure: Exception | None = None) -> None:
-        """Let the limit begin, if it has not begun, though no signal has come; *failure* is what ends the worker."""
+        """Start the limit without a signal, unless it has started; *failure* is the error that ends the worker."""
         self.failure = self.failure or failure
         if self._wake_fd is not None:
             os.write(self._wake_fd, bytes([signal.SIGTERM]))
@@ -175,10 +175,10 @@ class Ending:
         import logging  # noqa: PLC0415 (rule 1)
 
         logging.getLogger(__name__).warning(
-            "The worker did not stop in order within SESSION_WORKER_STOP_SECONDS=%g and ends now. An open transaction is "
-            "aborted by the broker; its records are processed again. The worker waited for: %s",
+            "The worker did not stop within SESSION_WORKER_STOP_SECONDS=%g and ends now. The broker aborts the open "
+            "transaction, and a worker processes its records again. The worker waited for: %s",
             self.stop_seconds,
-            "; ".join(sorted(set(_waits()))[:_SHOWN]) or "nothing that is known",
+            "; ".join(sorted(set(_waits()))[:_SHOWN]) or "an unknown operation",
         )
         logging.shutdown()
         if self.failure is not None:
@@ -188,7 +188,7 @@ class Ending:
 
 @contextmanager
 def ending_signals(ending: Ending | None = None) -> Iterator[Ending]:
-    """Install the handlers for as long as a command runs, if they are not installed yet."""
+    """Install the handlers while a command runs, unless they are installed."""
     ending = ending or Ending()
     ending.install()
     try:
@@ -198,7 +198,7 @@ def ending_signals(ending: Ending | None = None) -> Iterator[Ending]:
 
 
 def _is_in_our_code(task: "asyncio.Task[Any]", frame: FrameType | None) -> bool:
-    """Return True if the main task runs, and neither the Kafka client nor asyncio was called last."""
+    """Return True if the main task runs, and the innermost frame is not in the Kafka client or in asyncio."""
     import asyncio  # noqa: PLC0415 (rule 1)
 
     if asyncio.current_task(task.get_loop()) is not task:
@@ -212,7 +212,7 @@ def _is_in_our_code(task: "asyncio.Task[Any]", frame: FrameType | None) -> bool:
 
 
 def _waits() -> Iterator[str]:
-    """Yield where the tasks of each event loop wait, and each thread that runs no event loop or is blocked in one."""
+    """Yield the places of waiting tasks, and of threads that run no event loop or are blocked in one."""
     import asyncio  # noqa: PLC0415 (rule 1)
 
     frames = sys._current_frames()  # noqa: SLF001 (the only way to a thread's frame)
@@ -232,7 +232,7 @@ def _waits() -> Iterator[str]:
 
 
 def _inner_place(task: "asyncio.Task[Any]") -> str | None:
-    """Return where a task waits in our code or in the Kafka client; None for a task of the libraries alone."""
+    """Return the place where a task waits in our code or in the Kafka client; None for a task of other libraries."""
     place = None
     awaited: Any = task.get_coro()
     while awaited is not None:

@@ -1,8 +1,8 @@
-"""The whole pipeline in memory, to test feeds with: N partitions, a clock moved by hand, and faults as input items.
+"""The whole pipeline in memory for tests of feeds: N partitions, a manual clock, and faults as input items.
 
-`StreamDriver` runs both stages exactly as the worker does, over topics that are lists: records in, records out, with
-transactions, offset commits with their metadata, and the offsets that transaction markers take. Nothing is mocked
-but the broker's disk and the network, and no thread, clock or chance is involved: the same input gives the same run.
+`StreamDriver` runs both stages of the worker over topics that are lists: records in, records out. It has transactions,
+offset commits with their metadata, and the offsets of transaction markers. Only the broker's disk and the network are
+mocked. No thread, clock or random number is involved: equal inputs give equal runs.
 
 >>> driver = StreamDriver(partitions=4)
 >>> driver.feed([
@@ -37,9 +37,8 @@ from worker.pipeline.topology import Topology
 class Update(NamedTuple):
     """An update record to send.
 
-    *value* is JSON as Python data, or raw bytes, or None for a tombstone. Without a *partition* the record goes where
-    Kafka's default partitioner puts its key (0 without a key); without a *timestamp* (milliseconds) it has the
-    driver's clock.
+    *value* is JSON as Python data, or raw bytes, or None for a tombstone. The default *partition* is that of Kafka's
+    default partitioner (0 without a key). The default *timestamp*, in milliseconds, is the driver's clock.
     """
 
     value: dict[str, Any] | bytes | None
@@ -50,17 +49,17 @@ class Update(NamedTuple):
 
 
 class Fault(Enum):
-    """What can go wrong between two update records, or at any step of a cycle."""
+    """The faults between two update records, or at any step of a cycle."""
 
-    CRASH = "the worker dies with whatever was not committed, and starts again"
-    ABORT = "the transaction is aborted, and the same records are folded again"
-    REVOKE = "another worker takes the partitions; the commit of the one that had them is refused"
-    SEEK_BACK = "the consumer goes back to the beginning: all that was fetched is delivered a second time"
-    DUPLICATE = "the producer sends its last update record once more"
+    CRASH = "the worker dies, loses its uncommitted state, and starts again"
+    ABORT = "the transaction is aborted, and the same records are processed again"
+    REVOKE = "another worker gets the partitions; the commit of the first worker is refused"
+    SEEK_BACK = "the consumer seeks to the beginning: all fetched records are delivered a second time"
+    DUPLICATE = "the producer sends its last update record a second time"
 
 
 class _Log:
-    """One partition of a topic: offsets may be missing where markers and aborted records were."""
+    """One partition of a topic; the offsets of markers and aborted records are missing."""
 
     def __init__(self) -> None:
         self.records: list[ConsumerRecord] = []
@@ -71,7 +70,7 @@ class _Log:
         self.end += 1
 
     def read(self, topic: str, start: int, limit: int) -> Batch:
-        """Fetch at most *limit* records from the position *start* on."""
+        """Return at most *limit* records from the position *start*."""
         low, high = 0, len(self.records)
         while low < high:
             middle = (low + high) // 2
@@ -84,10 +83,9 @@ class _Log:
 class StreamDriver:
     """Both stages over topics in memory.
 
-    A cycle takes at most *max_poll_records* of each source partition. *choose* decides what Kafka leaves open: called
-    with n, it answers 0 to n - 1 (`random.Random(7).randrange`, for instance, for any interleaving of partitions,
-    stages and cycle lengths). Without it all sources advance together, in a way that depends on nothing but what was
-    committed.
+    A cycle reads at most *max_poll_records* of each source partition. *choose* makes the choices that Kafka leaves open:
+    *choose(n)* returns 0 to n - 1. For example, `random.Random(7).randrange` interleaves partitions, stages and cycle
+    lengths at random. By default all sources advance together, in an order that depends only on the committed state.
     """
 
     def __init__(
@@ -101,9 +99,9 @@ class StreamDriver:
     ) -> None:
         self.topology = Topology(partitions, v1=v1_topic)
         self.clock = 1_795_372_800_000
-        """The time of records sent without one, in milliseconds since 1970."""
+        """The timestamp of records that are sent without one, in milliseconds since 1970."""
         self.steps = 0
-        """How many steps have been taken: each cycle has four, a fetch, a fold, a commit and an adoption."""
+        """Number of steps until now: each cycle has four, a fetch, a fold, a commit and an adoption."""
         self._stages: tuple[tuple[Stage, str], ...] = (
             (Sessions(rules or Rules(), self.topology), self.topology.sessions),
             (Profiles(self.topology), self.topology.first_sessions),
@@ -128,7 +126,7 @@ class StreamDriver:
         self.clock += round(seconds * 1000)
 
     def send(self, update: Update) -> None:
-        """Put an update record on the input topic, without processing it yet."""
+        """Append an update record to the input topic without processing it."""
         key = update.key.encode() if isinstance(update.key, str) else update.key
         value = orjson.dumps(update.value) if isinstance(update.value, dict) else update.value
         partition = update.partition
@@ -143,9 +141,9 @@ class StreamDriver:
         self._log(record.topic, record.partition).append(record)
 
     def feed(self, items: Iterable[Update | Fault]) -> None:
-        """Send update records and let faults happen in between, then process all there is.
+        """Send update records, apply the faults between them, then process all records.
 
-        A fault strikes a cycle that has folded all records before it and has not committed yet.
+        A fault occurs in a cycle that has folded all records before the fault and has not committed.
         """
         for item in items:
             if isinstance(item, Update):
@@ -157,10 +155,10 @@ class StreamDriver:
         self.run()
 
     def run(self, faults: Mapping[int, Fault] | None = None, *, cycles: int | None = None) -> None:
-        """Process until nothing is left to do, or for so many *cycles*.
+        """Process until no record is left, or for *cycles* cycles.
 
-        *faults* strike after the steps whose numbers they have, counted like `steps`. An abort after a commit is none.
-        Raises RuntimeError when records are left that no cycle ever takes.
+        Each of *faults* occurs after the step with its number, counted like `steps`. An abort after a commit has no effect.
+        Raise RuntimeError if no cycle processes the remaining records.
         """
         faults = faults or {}
         while cycles is None or cycles > 0:
@@ -174,7 +172,7 @@ class StreamDriver:
                 if not self._is_behind():
                     return
                 if not self._progress:
-                    raise RuntimeError("records are left, and no cycle takes them")
+                    raise RuntimeError("no cycle processes the remaining records")
             cycles = None if cycles is None else cycles - 1
 
     # ----------------------------------------------------------------------------------------------- what comes out
@@ -197,18 +195,18 @@ class StreamDriver:
         )
 
     def sessions(self) -> dict[str, dict[str, Any]]:
-        """Give the last snapshot of every session, by integrationId, as a reader of the compacted topic has it."""
+        """Return the last snapshot of every session by integrationId, like a reader of the compacted topic."""
         last = {record.key: record.value for record in self.published(self.topology.sessions)}
         return {(key or b"").decode(): orjson.loads(value) for key, value in last.items() if value is not None}
 
     def counts(self) -> Counter[str]:
-        """Count the outcomes of the records so far, by their names in pipeline/outcomes.py."""
+        """Return the numbers of outcomes until now, by their names in pipeline/outcomes.py."""
         return self._counts
 
     # --------------------------------------------------------------------------------------------------- the worker
 
     def _cycle(self) -> Iterator[str]:
-        """Run one cycle over all lanes, a step at a time; what is not reached has not happened."""
+        """Run one cycle over all lanes and yield after each step; the steps after the last yield have no effect."""
         self._fetch()
         yield "fetch"
         generation, overlays = self._generation, self._carried or self._folded([])
@@ -226,7 +224,7 @@ class StreamDriver:
         yield "adopt"
 
     def _folded(self, below: list[Overlay]) -> list[Overlay]:
-        """Fold what is there, over the overlays of a cycle that is about to be committed."""
+        """Return the overlays of a cycle over all available records, above the overlays *below* of an uncommitted cycle."""
         under = {overlay.lane: overlay for overlay in below}
         overlays = [Overlay(lane, under.get(lane)) for lane in self._lanes if lane.has_work()]
         for overlay in overlays:
@@ -249,7 +247,7 @@ class StreamDriver:
         lane.queue(self._log(topic, lane.partition).read(topic, start, limit))
 
     def _commit(self, overlays: list[Overlay], generation: int) -> bool:
-        """Commit outputs and offsets in one transaction; refused when the partitions are another worker's by now."""
+        """Commit outputs and offsets in one transaction; return False if another worker owns the partitions now."""
         if generation != self._generation:
             return False
         written = set()
@@ -267,7 +265,7 @@ class StreamDriver:
         return True
 
     def _strike(self, fault: Fault, step: str = "", cycle: Iterable[str] = ()) -> bool:
-        """Let a fault strike after a *step* of a cycle; tell whether the cycle ends there."""
+        """Apply a fault after a *step* of a cycle; return True if the cycle ends there."""
         match fault:
             case Fault.CRASH:
                 self._open()
@@ -275,7 +273,7 @@ class StreamDriver:
             case Fault.REVOKE:
                 self._open()
                 for _step in cycle:
-                    pass  # the worker that had the partitions goes on, and must leave no trace
+                    pass  # the worker that lost the partitions continues, and must change nothing
                 return True
             case Fault.ABORT:
                 self._carried = []
@@ -295,7 +293,7 @@ class StreamDriver:
                 return False
 
     def _open(self) -> None:
-        """Open every lane from what was committed: changelogs, offsets with their ledgers, records not done yet."""
+        """Open every lane from the committed state: changelogs, offsets with ledgers, unprocessed records."""
         self._generation += 1
         self._carried = []
         self._lanes = []

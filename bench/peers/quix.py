@@ -1,6 +1,6 @@
-"""Quix Streams, exactly once, its state in RocksDB: `python -m bench.peers.quix host:port --state-dir folder`.
+"""Quix Streams, exactly once, with state in RocksDB: `python -m bench.peers.quix host:port --state-dir folder`.
 
-It runs in a virtual environment of its own, made from quix-requirements.txt.
+It runs in its own virtual environment, created from quix-requirements.txt.
 """
 
 import argparse
@@ -15,7 +15,7 @@ GROUP = "quix-streams"
 
 
 def follow(update: Json, key: bytes, timestamp: int, headers: Any, state: State) -> bytes:  # noqa: ARG001
-    """Fold an update record, keep the snapshot and hand it on; it is encoded once for both."""
+    """Return the snapshot of an update record, and store it; it is encoded once for both."""
     stored, at = state.get_bytes("session"), message_context()
     session = fold(
         orjson.loads(stored) if stored else None,

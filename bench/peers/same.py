@@ -1,9 +1,9 @@
-"""Prove that a contestant does the job: `python -m bench.peers.same worker`, or any other of bench/contestants.py.
+"""Check that a contestant is correct: `python -m bench.peers.same worker`, or any other of bench/contestants.py.
 
-It gets the bench's records and a few that use what those leave out, in two halves; between them it is stopped, and
-started anew in an empty folder, so that it has to restore its sessions. The second half waits for it already, except
-where that is known to lose records: there it comes once the contestant is ready. What it published last for each key is compared,
-field by field, with a plain fold that counts in Decimal. Exit status 1, and the first difference, if there is one.
+The contestant gets the records of the bench and a few with further features, in two halves. Between them it is stopped and
+started again in an empty folder, so that it must restore its sessions. The second half is on the topic before this start;
+a contestant that would lose these records gets them after it is ready. The last snapshot of each key is compared, field
+by field, with a plain fold in Decimal. At a difference the check prints the first one and exits with status 1.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 
 
 def more() -> Load:
-    """Make records with all that the bench's own leave out: costs, a merge, a removal, a cart that is kept, a close."""
+    """Return records with features that the bench lacks: costs, a merge, a removal, an unchanged cart, a close."""
     made = []
     for number in range(40):
         key = f"more-{number:03d}"
@@ -45,7 +45,7 @@ def more() -> Load:
 
 
 def expected(records: list[tuple[int, bytes, bytes]]) -> dict[str, Json]:
-    """Fold them as simply as that can be said."""
+    """Return the expected sessions by a simple fold."""
     sessions: dict[str, Json] = {}
     for _, key, value in records:
         given = json.loads(value, parse_float=Decimal)["customerSession"]
@@ -77,7 +77,7 @@ def _prices(priced: Json) -> Decimal:
 
 
 async def published(kafka: str) -> tuple[dict[str, Json], Counter[str]]:
-    """Read the committed snapshots: the last of each key, and how many there are."""
+    """Return the last committed snapshot of each key, and the number of snapshots."""
     dumped = BytesIO()
     await dump({"bootstrap_servers": kafka}, SESSIONS, dumped)
     dumped.seek(0)
@@ -86,7 +86,7 @@ async def published(kafka: str) -> tuple[dict[str, Json], Counter[str]]:
 
 
 async def run(name: str, kafka: str, records: list[tuple[int, bytes, bytes]]) -> None:
-    """Let the contestant do a half, lose all it has on disk and in memory, and do the other half."""
+    """Run the contestant on one half, delete its state on disk and in memory, and run it on the other half."""
     contestant = CONTESTANTS[name]
     half = len(records) // 2
     async with administration({"bootstrap_servers": kafka}) as admin:
@@ -110,7 +110,7 @@ async def run(name: str, kafka: str, records: list[tuple[int, bytes, bytes]]) ->
 
 
 def difference(wanted: dict[str, Json], got: dict[str, Json], count: Counter[str], *, exactly_once: bool) -> str | None:
-    """Find the first session that is not as it should be."""
+    """Return the first session that differs from the expected one."""
     for key in sorted(wanted.keys() | got.keys()):
         if key not in wanted or key not in got:
             return f"{key}: {'not published' if key in wanted else 'not sent'}"
@@ -137,7 +137,7 @@ async def same(name: str, count: int, sessions: int) -> str | None:
 @click.option("--count", default=5_000)
 @click.option("--sessions", default=500)
 def main(names: tuple[str, ...], count: int, sessions: int) -> None:
-    """Check contestants, one after the other."""
+    """Check contestants in sequence."""
     for name in names:
         if (found := asyncio.run(same(name, count, sessions))) is not None:
             sys.exit(f"{name} differs: {found}")

@@ -1,4 +1,4 @@
-"""What a session is, for the two peers in Python: the same plain fold, so that only the frameworks differ."""
+"""A plain fold for the two peers in Python, so that only the frameworks differ."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +8,7 @@ _MERGED = ("attributes", "cartItems")
 
 
 def fold(session: Json | None, update: Json, *, partition: int, offset: int, milliseconds: int) -> Json:
-    """Apply an update record to what is stored, and give the snapshot; what is stored is not changed."""
+    """Return the snapshot of a stored session and an update record; the stored session is not changed."""
     given = {name: value for name, value in update["customerSession"].items() if value is not None}
     at = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     session = session or {
@@ -39,7 +39,7 @@ def fold(session: Json | None, update: Json, *, partition: int, offset: int, mil
 
 
 def totals(session: Json) -> dict[str, float]:
-    """Add up in whole cents: sums of them are exact, and a hundredth of one is the double nearest to it."""
+    """Return a sum in whole cents: such sums are exact, and the quotient by 100 is the nearest double."""
     items = costs = 0
     for item in session["cartItems"]:
         items += item["quantity"] * _cents(item)

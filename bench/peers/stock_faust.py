@@ -1,6 +1,6 @@
 """Stock Faust: one agent, one table in memory, a send for every record: `python -m bench.peers.stock_faust host:port`.
 
-At least once, as Faust does by default, which is its fastest; `--guarantee exactly_once` is the other one.
+The default is at-least-once, which is also Faust's fastest mode; `--guarantee exactly_once` selects exactly-once.
 """
 
 import tempfile
@@ -14,14 +14,14 @@ GROUP = "stock-faust"
 
 
 def app(kafka: str, folder: str, guarantee: str, partitions: int) -> faust.App:
-    """Give the app that an author of Faust would write."""
+    """Return the app of a typical author of Faust."""
     made = faust.App(
         GROUP,
         broker=f"aiokafka://{kafka}",
         store="memory://",
         value_serializer="json",
         processing_guarantee=guarantee,
-        topic_partitions=partitions,  # of the changelog; a table has as many as its agent's topic
+        topic_partitions=partitions,  # of the changelog; a table has the partitions of its agent's topic
         topic_disable_leader=True,
         producer_linger=0.005,
         producer_max_batch_size=128 << 10,
@@ -55,7 +55,7 @@ def app(kafka: str, folder: str, guarantee: str, partitions: int) -> faust.App:
 @click.option("--guarantee", type=click.Choice(["at_least_once", "exactly_once"]), default="at_least_once")
 @click.option("--partitions", default=8)
 def main(kafka: str, guarantee: str, partitions: int) -> None:
-    """Run it until SIGTERM."""
+    """Run the app until SIGTERM."""
     with tempfile.TemporaryDirectory() as folder:
         faust.Worker(app(kafka, folder, guarantee, partitions), loglevel="info").execute_from_commandline()
 

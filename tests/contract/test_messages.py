@@ -90,14 +90,14 @@ SIZES = [
 NO_JSON = [
     Way("malformed_json", "", "it is empty", "one JSON object in UTF-8", b""),
     Way("malformed_json", "", "it is empty", "one JSON object in UTF-8", b"\x00\x00"),
-    Way("malformed_json", "", '"{\\"type\\":', "breaks off before its end", b'{"type":'),
-    Way("malformed_json", "", '"{\\"type\\": \\"upd', "breaks off before its end", b'{"type": "upd'),
-    Way("malformed_json", "", '"{]"', "character 2 is no JSON", b"{]"),
-    Way("malformed_json", "", '"{} {}"', "character 4 is no JSON", b"{} {}"),
-    Way("malformed_json", "", "\"{'type'", "character 2 is no JSON", b"{'type': None}"[:8]),
+    Way("malformed_json", "", '"{\\"type\\":', "is truncated", b'{"type":'),
+    Way("malformed_json", "", '"{\\"type\\": \\"upd', "is truncated", b'{"type": "upd'),
+    Way("malformed_json", "", '"{]"', "character 2 is not valid JSON", b"{]"),
+    Way("malformed_json", "", '"{} {}"', "character 4 is not valid JSON", b"{} {}"),
+    Way("malformed_json", "", "\"{'type'", "character 2 is not valid JSON", b"{'type': None}"[:8]),
     Way("malformed_json", "", "byte 8 (0xff)", "is not UTF-8", b'{"type"\xff'),
-    Way("malformed_json", "", '{\\"type\\":NaN}', "NaN is no JSON", b'{"type":NaN}'),
-    Way("malformed_json", "", "-Infinity is no JSON", "one JSON object", b'{"type":-Infinity}'),
+    Way("malformed_json", "", '{\\"type\\":NaN}', "NaN is not valid JSON", b'{"type":NaN}'),
+    Way("malformed_json", "", "-Infinity is not valid JSON", "one JSON object", b'{"type":-Infinity}'),
     Way(
         "malformed_json",
         "",
@@ -110,7 +110,7 @@ NO_JSON = [
         "malformed_json",
         "",
         '"{\\"a\\":[[[',
-        "nested more than 64 levels deep",
+        "nests more than 64 levels deep",
         b'{"a":' + b"[" * 64 + b"]" * 64 + b"}",
     ),
     Way("malformed_json", "", "[1]", "`session-worker send --split`", b"[1]"),
@@ -120,15 +120,15 @@ NO_JSON = [
     Way(
         "malformed_json",
         "",
-        "as a compressed value it is damaged",
+        "the compressed data is corrupt",
         "one JSON object",
         gzip.compress(b"{}", mtime=0)[:-1] + b"x",
     ),
-    Way("malformed_json", "", "breaks off before its end", "one JSON object", gzip.compress(b"{}", mtime=0)[:-1]),
+    Way("malformed_json", "", "is truncated", "one JSON object", gzip.compress(b"{}", mtime=0)[:-1]),
     Way(
         "malformed_json",
         "",
-        "as a compressed value it is damaged",
+        "the compressed data is corrupt",
         "one JSON object",
         b"\x28\xb5\x2f\xfd" + b"\xff" * 40,
     ),
@@ -136,7 +136,7 @@ NO_JSON = [
     Way("malformed_json", "", "[{}]", "`session-worker send --split`", event(data=[{}]), headers=CLOUD),
     Way("malformed_json", "", '"x"', "one JSON object", event(data="x"), headers=CLOUD),
     Way("malformed_json", "", "[]", "one JSON object", b"[]", headers=CLOUD),
-    Way("malformed_json", "", '"{]"', "character 2 is no JSON", event(data_base64="e10="), headers=CLOUD),
+    Way("malformed_json", "", '"{]"', "character 2 is not valid JSON", event(data_base64="e10="), headers=CLOUD),
 ]
 IDENTITY = [
     Way(
@@ -146,14 +146,21 @@ IDENTITY = [
         "a string of 1 to 1000 characters",
         {"integrationId": "", **session()},
     ),
-    Way("missing_integration_id", "", "the key is null", "in the record or be its key", session(), key=None),
-    Way("missing_integration_id", "", 'the key is ""', "in the record or be its key", session(), key=b""),
-    Way("missing_integration_id", "", "not UTF-8 (0xff00)", "in the record or be its key", session(), key=b"\xff\x00"),
+    Way("missing_integration_id", "", "the key is null", "needs an integrationId or a key", session(), key=None),
+    Way("missing_integration_id", "", 'the key is ""', "needs an integrationId or a key", session(), key=b""),
+    Way(
+        "missing_integration_id",
+        "",
+        "not UTF-8 (0xff00)",
+        "needs an integrationId or a key",
+        session(),
+        key=b"\xff\x00",
+    ),
     Way(
         "missing_integration_id",
         "",
         "null",
-        "in the record or be its key",
+        "needs an integrationId or a key",
         event(subject="", data=session()),
         key=None,
         headers=CLOUD,
@@ -193,7 +200,7 @@ IDENTITY = [
         "wrong_application",
         "/applicationId",
         "2",
-        "must be 1, the worker's own (SESSION_WORKER_APPLICATION_ID)",
+        "must be 1, the application of this worker (SESSION_WORKER_APPLICATION_ID)",
         {"applicationId": 2, **session()},
     ),
     Way("wrong_application", "/applicationId", "2", "must be 1", {"applicationId": 2, "cartItems": []}),
@@ -220,7 +227,7 @@ UNKNOWN = [
         {"type": "reopen", "customersession": {}},
     ),
     Way("unknown_field", "/eventID", '"e"', "did you mean eventId?", {"eventID": "e", **session()}),
-    Way("unknown_field", "/cartItems", "[]", "it belongs into customerSession", {"cartItems": [], **session()}),
+    Way("unknown_field", "/cartItems", "[]", "move it into customerSession", {"cartItems": [], **session()}),
     Way("unknown_field", f"{ITEM}/Price", "2", "did you mean price?", line(Price=2)),
     Way("unknown_field", "/cartItems/0/Price", "2", "did you mean price?", cart({**PEN, "Price": 2})),
     Way("unknown_field", f"{ITEM}/product/nam", '"x"', "did you mean name?", line(product={"name": "x", "nam": "x"})),
@@ -253,13 +260,13 @@ UNKNOWN = [
         {"return": {"returnedCartItem": []}},
     ),
     Way("unknown_field", "/return/returnedCartItems/0/skus", '"a"', "did you mean sku?", back({"skus": "a"})),
-    Way("ambiguous_field", S, '{"state":"open"}', "left out of a reopen", {"type": "reopen", **session(state="open")}),
-    Way("ambiguous_field", S, "{}", "left out of a return", {"type": "return", **session()}),
-    Way("ambiguous_field", "/return", "{}", "left out of a record of type update", {"type": "update", "return": {}}),
-    Way("ambiguous_field", "/return", "{}", "left out of a record of type reopen", {"type": "reopen", "return": {}}),
-    Way("ambiguous_field", f"{S}/coupon", '"A"', "couponCodes is given", session(coupon="A", couponCodes=[])),
-    Way("ambiguous_field", "/coupon", '"A"', "couponCodes is given", {"coupon": "A", "couponCodes": []}),
-    Way("ambiguous_field", f"{S}/referral", '"A"', "referralCode is given", session(referral="A", referralCode="")),
+    Way("ambiguous_field", S, '{"state":"open"}', "omitted in a reopen", {"type": "reopen", **session(state="open")}),
+    Way("ambiguous_field", S, "{}", "omitted in a return", {"type": "return", **session()}),
+    Way("ambiguous_field", "/return", "{}", "omitted in a record of type update", {"type": "update", "return": {}}),
+    Way("ambiguous_field", "/return", "{}", "omitted in a record of type reopen", {"type": "reopen", "return": {}}),
+    Way("ambiguous_field", f"{S}/coupon", '"A"', "couponCodes is present", session(coupon="A", couponCodes=[])),
+    Way("ambiguous_field", "/coupon", '"A"', "couponCodes is present", {"coupon": "A", "couponCodes": []}),
+    Way("ambiguous_field", f"{S}/referral", '"A"', "referralCode is present", session(referral="A", referralCode="")),
 ]
 TIME = '"2026-11-22T10:00:00Z": RFC 3339 with an offset, in the years 1970 to 9999'
 FIELDS = [
@@ -359,7 +366,7 @@ FIELDS = [
         headers=[("ce_id", b"e"), ("ce_time", b"yesterday")],
         rules={"cloudevents": True},
     ),
-    Way("invalid_field", "/occurredAt", "null", "Kafka timestamp is -1", session(), timestamp=-1),
+    Way("invalid_field", "/occurredAt", "null", "Kafka timestamp -1 is not a valid time", session(), timestamp=-1),
     Way("invalid_field", "/data", "missing", '["specversion","type","source"]', event(), headers=CLOUD),
     Way("invalid_field", "/data", "null", "an object", event(data=None), headers=CLOUD),
     Way("invalid_field", "/data_base64", '"e30"', "standard Base64", event(data_base64="e30"), headers=CLOUD),
@@ -480,10 +487,10 @@ FIELDS = [
         session(experimentVariantAllocations=[{"experimentID": "1", "variantID": 1}]),
     ),
 ]
-GAPS = "PHP writes an array with gaps in its keys as an object: array_values removes the gaps"
-NUMBERED = "PHP writes an array with the keys 0 to n as a JSON array: use names as keys, or cast it to (object) (JSON_FORCE_OBJECT"
-EMPTY = "PHP writes an empty array as []: cast it to (object)"
-FORCED = "JSON_FORCE_OBJECT: leave that flag out"
+GAPS = "PHP writes an array with gaps in its keys as an object: remove the gaps with array_values"
+NUMBERED = "PHP writes an array with the keys 0 to n as a JSON array: use names as keys, or cast the array to (object) (do not use JSON_FORCE_OBJECT"
+EMPTY = "PHP writes an empty array as []: cast the array to (object)"
+FORCED = "PHP with JSON_FORCE_OBJECT writes an empty array as an object: remove the flag"
 ALLOCATION = {"experimentID": 1, "variantID": 1}
 PHP = [
     *(
@@ -627,9 +634,7 @@ LATER = [
         event(time=FUTURE, data=session()),
         headers=CLOUD,
     ),
-    Way(
-        "dry_not_supported", "/dry", "true", "false or left out of a reopen", {"type": "reopen", "dry": True}, "closed"
-    ),
+    Way("dry_not_supported", "/dry", "true", "false or omitted in a reopen", {"type": "reopen", "dry": True}, "closed"),
     Way("empty_return", "/return/returnedCartItems", "[]", "at least one entry", back(), "closed"),
     Way(
         "ambiguous_item",
@@ -649,8 +654,8 @@ LATER = [
     ),
     Way("event_id_reused", "/eventId", '"used"', "must be new", {"eventId": "used", **session()}, "open"),
     Way("event_id_reused", "/id", '"used"', "must be new", event(id="used", data=session()), "open", headers=CLOUD),
-    Way("unknown_session", "", '"s-1"', "a session that an update created", {"type": "reopen"}),
-    Way("unknown_session", "", '"s-1"', "a session that an update created", back({"position": 0})),
+    Way("unknown_session", "", '"s-1"', "must name an existing session", {"type": "reopen"}),
+    Way("unknown_session", "", '"s-1"', "must name an existing session", back({"position": 0})),
     Way(
         "invalid_state", f"{S}/state", '"cancelled"', '"open" or "closed" in a new session', session(state="cancelled")
     ),
@@ -696,12 +701,19 @@ LATER = [
         back({"position": 0}),
         "cancelled",
     ),
-    Way("unknown_item", "/return/returnedCartItems/0", '"tea"', "a line of the cart", back({"sku": "tea"}), "closed"),
+    Way(
+        "unknown_item",
+        "/return/returnedCartItems/0",
+        '"tea"',
+        "must name an item of the cart",
+        back({"sku": "tea"}),
+        "closed",
+    ),
     Way(
         "unknown_item",
         "/return/returnedCartItems/0",
         "position 7",
-        "a line of the cart",
+        "must name an item of the cart",
         back({"position": 7}),
         "closed",
     ),
@@ -709,15 +721,15 @@ LATER = [
         "return_exceeds_remaining",
         "/return/returnedCartItems/0",
         "3",
-        'no more than the 2 units of "cup" that remain',
+        'at most the 2 remaining units of "cup"',
         back({"sku": "cup", "quantity": 3}),
         "closed",
     ),
     Way(
         "return_exceeds_remaining",
         "/return/returnedCartItems/1",
-        "all that remains",
-        "no more than the 0 units",
+        "all remaining units",
+        "at most the 0 remaining units",
         back({"position": 0}, {"position": 0}),
         "closed",
     ),

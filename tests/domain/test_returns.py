@@ -104,10 +104,10 @@ def test_the_message_says_which_line_is_not_there(entry):
     assert "é" * 100 not in refused.message
 
 
-@pytest.mark.parametrize(("quantity", "told"), [(None, "all that remains"), (3, "3")])
-def test_the_message_says_what_is_too_much_and_what_remains(quantity, told):
+@pytest.mark.parametrize(("quantity", "asked"), [(None, "all remaining units"), (3, "3 units")])
+def test_the_message_says_what_is_too_much_and_what_remains(quantity, asked):
     line = {"sku": "é" * 500, "quantity": 2, "returnedQuantity": 2, "remainingQuantity": 0}
     entry: Any = {"position": 0, "quantity": quantity}
     refused = take_back([line], [entry])
     assert isinstance(refused, Rejection)
-    assert refused.message.endswith(f'the 0 units of "{"é" * 99} that remain, but it takes {told}.')
+    assert refused.message.endswith(f'the 0 remaining units of "{"é" * 99}, but the entry takes {asked}.')

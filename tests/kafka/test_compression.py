@@ -146,8 +146,8 @@ def tailing(kafka, topic):
 # ------------------------------------------------------------------------------------------------ what nobody can read
 
 DEFECTS = {
-    "5": "has the unknown compression codec 5; those of Kafka are 1 to 4",
-    "7": "has the unknown compression codec 7; those of Kafka are 1 to 4",
+    "5": "has the unknown compression codec 5; Kafka's codecs are 1 to 4",
+    "7": "has the unknown compression codec 7; Kafka's codecs are 1 to 4",
     "1": "is compressed with gzip and cannot be read",
     "2": "is compressed with snappy and cannot be read",
     "3": "is compressed with lz4 and cannot be read",

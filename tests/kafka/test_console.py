@@ -175,7 +175,7 @@ def test_a_dump_waits_for_an_open_transaction_and_then_tells_where_it_is(kafka, 
 
     left, whole = asyncio.run(scenario())
     assert [json.loads(line)["value"] for line in left.stdout.splitlines()] == ["kept"]
-    assert left.stderr == "partition 1 ends at offset 2: there a transaction is open\n"
+    assert left.stderr == "partition 1: the output ends at offset 2, where a transaction is open\n"
     assert [json.loads(line)["value"] for line in whole.stdout.splitlines()] == ["kept", "open"]
     assert (left.exit_code, whole.exit_code, whole.stderr) == (0, 0, "")
 
@@ -205,7 +205,10 @@ LINE = '{"key": "s-1", "value": {}, "timestamp": 0}\n'
             "{\n",
             "line 3: this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` makes it so. {form}",
         ),
-        ('{"value": {}, "timestamp": 0, "partition": 2}\n', "line 3: partition 2, but {topic} has 2"),
+        (
+            '{"value": {}, "timestamp": 0, "partition": 2}\n',
+            "line 3: partition 2 does not exist: {topic} has 2 partitions",
+        ),
     ],
 )
 def test_a_bad_line_is_named_and_those_before_it_are_sent(kafka, bad, told):
@@ -221,7 +224,7 @@ def test_a_bad_line_is_named_and_those_before_it_are_sent(kafka, bad, told):
 @pytest.mark.parametrize("command", [("send", "-", "--topic"), ("dump",), ("tail", "--topic")])
 def test_a_topic_that_is_not_there_is_one_line(kafka, command):
     result = run(kafka, *command, "nowhere", given=LINE)
-    assert (result.exit_code, result.stderr) == (1, f"Error: there is no topic nowhere at {kafka}\n")
+    assert (result.exit_code, result.stderr) == (1, f"Error: the topic nowhere does not exist at {kafka}\n")
 
 
 def test_a_broker_that_is_not_there_is_one_line():
@@ -303,7 +306,7 @@ def test_nothing_of_a_partition_follows_a_record_that_only_the_broker_knows_to_r
     assert account is not None
     assert account[1] == f"{len(found[0]) + len(found[1]):,}"
     assert int(account[2].replace(",", "")) // 2 == len(found[0]), "that line is the last that was read"
-    assert account[3] == "of partition 1 from line 1,001 on"
+    assert account[3] == "of partition 1 from line 1,001"
 
 
 def test_small_records_are_sent_where_a_topic_takes_no_large_batch(kafka):
@@ -351,9 +354,7 @@ def test_a_topic_deleted_while_send_waits_is_named_with_what_was_sent(kafka, mon
                     pool.submit(asyncio.run, delete()).result(30)
             yield Line(number, 0, None, NOW, b"s-1", b"x" * 1000, [])
 
-    with pytest.raises(
-        SendFailed, match=f"partition 0 of {topic}: the topic was deleted meanwhile; [0-9,]+ records are on"
-    ):
+    with pytest.raises(SendFailed, match=f"partition 0 of {topic}: the topic was deleted; [0-9,]+ records are on"):
         asyncio.run(console.send({"bootstrap_servers": kafka}, topic, lines()))
 
 
@@ -428,7 +429,7 @@ def test_without_rights_send_says_which_is_missing_and_what_is_on_the_topic(tmp_
         third = run(outside, "send", "-", "--topic", seen, given=text)
         there = [len(asyncio.run(read(inside, topic))) for topic in (seen, written)]
     remedy = "the broker does not permit it: grant the principal Write on the topic"
-    assert first.stderr == f"Error: <stdin>, nothing is sent to {seen}: {remedy}\n"
+    assert first.stderr == f"Error: <stdin>, no record was sent to {seen}: {remedy}\n"
     assert "max.ms, which cannot be read without DescribeConfigs); 1 record is on the topic" in second.stderr
     assert f"line 1: not sent to partition 0 of {seen}: {remedy}; 0 records are on the topic" in third.stderr
     assert [it.exit_code for it in (first, second, third)] == [2, 2, 2]

@@ -109,11 +109,11 @@ def test_a_retried_code_is_logged_every_few_seconds_and_not_per_attempt(caplog):
     assert 10 < asyncio.run(scenario()) < 40
     said = [record.getMessage() for record in caplog.records if record.name.startswith("worker")]
     assert [line.partition("; ")[0] for line in said] == [
-        "Kafka answers Heartbeat with group shop: COORDINATOR_NOT_AVAILABLE",
-        "Kafka answers Heartbeat with group shop: COORDINATOR_NOT_AVAILABLE",
+        "Kafka returned an error for Heartbeat: group shop: COORDINATOR_NOT_AVAILABLE",
+        "Kafka returned an error for Heartbeat: group shop: COORDINATOR_NOT_AVAILABLE",
         said[-1],
     ]
-    assert said[-1].startswith("Kafka answers Heartbeat again")
+    assert said[-1].startswith("Heartbeat succeeded after")
     assert clock.ended == []
 
 
@@ -163,7 +163,7 @@ def test_a_retriable_code_is_logged_and_the_worker_recovers(kafka, crew, api, co
     [
         (Code.INVALID_REQUEST, "Error: Kafka refuses Fetch with {}/0: INVALID_REQUEST: "),
         (Code.TOPIC_AUTHORIZATION_FAILED, "Error: Kafka refuses Fetch with {}/0: TOPIC_AUTHORIZATION_FAILED: "),
-        (Code.CORRUPT_MESSAGE, "Error: {}/0: the batch at offset 0 is corrupt, as the broker finds"),
+        (Code.CORRUPT_MESSAGE, "Error: {}/0: the batch at offset 0 is corrupt on the broker"),
         (Code.UNSUPPORTED_COMPRESSION_TYPE, "Error: {}/0: the batch at offset 0 has a compression codec that"),
     ],
 )
@@ -189,11 +189,15 @@ def test_a_retriable_code_of_a_partition_is_logged_and_the_worker_recovers(kafka
             it = crew(1)
             wire.answer_partition_with(Api.FETCH, it.topology.updates, code)
             worker = it.start(brokers=wire.address)
-            await worker.says(f"Kafka answers Fetch with {it.topology.updates}/0: {Code(code).name}; trying again")
+            await worker.says(
+                f"Kafka returned an error for Fetch: {it.topology.updates}/0: {Code(code).name}; retrying"
+            )
             wire.answer_fairly()
             await it.send([update("s-1")])
             await it.settle()
-            return len([line for line in worker.said() if "Kafka answers Fetch with" in line]), await worker.stop()
+            return len(
+                [line for line in worker.said() if "Kafka returned an error for Fetch" in line]
+            ), await worker.stop()
 
     lines, status = asyncio.run(scenario())
     assert lines < 3
@@ -233,8 +237,8 @@ def test_another_assignor_in_the_group_ends_the_worker_with_remedy(kafka, crew):
     assert status == 1
     assert last == (
         f"Error: Kafka refuses JoinGroup with group {group}: INCONSISTENT_GROUP_PROTOCOL: another member of the group uses "
-        "another assignor or protocol (does someone debug with the group's name?). Stop that member or give it another "
-        "group. To give a new worker another group set SESSION_WORKER_APP_ID"
+        "another assignor or protocol, for example a debugging tool with the name of the group. Stop that member or change "
+        "its group. To use another group for a new worker set SESSION_WORKER_APP_ID"
     )
     assert after == 0
 

@@ -50,36 +50,36 @@ def test_a_live_run_ends_by_itself_when_every_record_became_what_was_foretold(tm
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (run.returncode, run.stderr) == (0, "")
     last = run.stdout.splitlines()[-1]
-    assert last == "1,000 records in: 955 snapshots, 9 rejections, 21 dry runs, 15 duplicates: as foretold"
+    assert last == "1,000 records in: 955 snapshots, 9 rejections, 21 dry runs, 15 duplicates: as expected"
     assert [it.name for it in tmp_path.iterdir()] == [".env"]
 
 
 @pytest.mark.parametrize(
     ("mistake", "counts", "flaw"),
     [
-        ("lose", "55 snapshots", "foretold snapshot, but nothing came of it"),
-        ("double", "57 snapshots", "snapshot came of it that was not foretold"),
-        ("untidy", "56 snapshots", "the worker did not end as it should; its status is 3, and its last words are:"),
+        ("lose", "55 snapshots", "expected snapshot, but there is no output"),
+        ("double", "57 snapshots", "the outcome snapshot was not expected"),
+        ("untidy", "56 snapshots", "the worker did not end with status 0; its status is 3, and its last lines are:"),
     ],
 )
 def test_a_snapshot_too_few_or_too_many_or_an_untidy_end_is_status_1(lively, mistake, counts, flaw):
     status, lines = lively(mistake)
     assert status == 1
     verdict = next(number for number, line in enumerate(lines) if line.startswith(f"60 records in: {counts}, "))
-    assert lines[verdict].endswith(": NOT as foretold")
+    assert lines[verdict].endswith(": NOT as expected")
     assert lines[verdict + 1].endswith(flaw)
 
 
 def test_a_worker_that_ends_ends_the_run_with_its_last_words(lively):
     with pytest.raises(
-        LiveFailed, match=r"its status is 1, and its last words are:\n(.*\n)*Error: the cause is in the last"
+        LiveFailed, match=r"its status is 1, and its last lines are:\n(.*\n)*Error: the cause is in the last"
     ):
         lively("die")
 
 
 def test_a_worker_that_stands_still_is_found(lively, monkeypatch):
     monkeypatch.setattr(module, "QUIET_SECONDS", 2)
-    with pytest.raises(LiveFailed, match=r"nothing has come from the worker for 2 s \(finishing\)"):
+    with pytest.raises(LiveFailed, match=r"the worker wrote nothing for 2 s \(finishing\)"):
         lively("hang")
 
 
@@ -119,7 +119,7 @@ def test_no_process_outlives_a_live_run(tmp_path, count, sent, whole_group, stat
         rest = run.stdout.read().splitlines()
         assert run.wait(30) == status
     if sent != signal.SIGKILL:
-        assert rest[-1].endswith("still on their way")
+        assert rest[-1].endswith("in flight")
         assert [it.name for it in tmp_path.iterdir()] == [".env"]
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{process}").exists() for process in started):

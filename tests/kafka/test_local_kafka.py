@@ -82,7 +82,7 @@ def test_a_killed_broker_starts_again_at_its_port_with_its_data(tmp_path):
         assert len(asyncio.run(read(address, topic))) == 1_000
         process = cluster.pid(0)
     assert not runs(process)
-    with pytest.raises(KafkaFailed, match="holds a cluster of 1, not of 3 brokers"), LocalKafka(tmp_path, brokers=3):
+    with pytest.raises(KafkaFailed, match="contains a cluster of 1, not of 3 brokers"), LocalKafka(tmp_path, brokers=3):
         pass
     with LocalKafka(tmp_path) as cluster:
         assert len(asyncio.run(read(cluster.bootstrap_servers, topic))) == 1_000
@@ -155,7 +155,7 @@ def test_signal_that_the_parent_had_ignored_ends_the_kafka_command_with_status_0
 def test_a_port_in_use_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(KafkaFailed, match=f"port {port} cannot be had"), LocalKafka(tmp_path, port=port):
+        with pytest.raises(KafkaFailed, match=f"port {port} cannot be bound"), LocalKafka(tmp_path, port=port):
             pass
 
 

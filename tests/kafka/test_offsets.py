@@ -16,7 +16,7 @@ from tests.kafka.workers import SESSION_TIMEOUT_SECONDS, is_done, update
 from worker.pipeline.ledger import Ledger
 from worker.pipeline.partitioner import partition_of
 
-NOTHING_CHANGED = "Error: nothing was changed; session-worker offsets accept --yes accepts these offsets\n"
+NOTHING_CHANGED = "Error: no offset was changed; to accept these offsets run session-worker offsets accept --yes\n"
 
 
 class OffsetDeleteResponse_v0(Response):  # noqa: N801 (aiokafka's form)
@@ -108,13 +108,13 @@ def test_offset_moved_forward_ends_the_worker_until_it_is_accepted(crew):
         status, said, failed = await it.run("offsets", "accept")
         assert (status, failed) == (1, NOTHING_CHANGED)
         assert said == (
-            f"{updates}/0: offset 4 was not committed by a worker; skipped: up to 2 records (2 to 3); folded again: none.\n"
+            f"{updates}/0: no worker committed offset 4; skipped: up to 2 records (2 to 3); processed again: none.\n"
             f"3 partitions of the group {it.name} have an offset that a worker committed.\n"
         )
         assert await offset_of(it, updates) == (4, "")
         status, said, failed = await it.run("offsets", "accept", "--yes")
         assert (status, failed) == (0, "")
-        assert said.endswith("1 offsets are accepted.\n")
+        assert said.endswith("1 offsets accepted.\n")
         assert is_done(await offset_of(it, updates), 4)
         await it.open()
         await it.settle()
@@ -134,7 +134,7 @@ def test_offset_moved_back_ends_the_worker_until_it_is_accepted(crew, to, again)
         assert f"{updates}/0: offset {to} of the group {it.name} was not committed by a worker" in await refusal(it)
         status, said, _failed = await it.run("offsets", "accept")
         assert status == 1
-        assert f"offset {to} was not committed by a worker; skipped: none; folded again: {again}." in said
+        assert f"no worker committed offset {to}; skipped: none; processed again: {again}." in said
         assert (await it.run("offsets", "accept", "--yes"))[0] == 0
         await it.open()
         await it.settle()
@@ -159,10 +159,11 @@ def test_deleted_offsets_end_the_worker_until_those_behind_the_outputs_are_accep
         status, said, _failed = await it.run("offsets", "accept")
         assert status == 1
         assert (
-            f"{names.updates}/0: no offset is committed; the last record with an output is 3. It would be 4.\n" in said
+            f"{names.updates}/0: no offset is committed; the last record with an output is 3. The offset would be 4.\n"
+            in said
         )
         status, said, _failed = await it.run("offsets", "accept", "--yes")
-        assert (status, said.splitlines()[-1]) == (0, "8 offsets are accepted.")
+        assert (status, said.splitlines()[-1]) == (0, "8 offsets accepted.")
         assert (await it.run("offsets", "accept"))[0] == 0
         await it.open()
         await it.send([update("s-1", profileId="p")])
@@ -185,7 +186,7 @@ def test_deleted_offsets_of_a_partition_whose_records_were_all_sent_home_end_the
         status, said, _failed = await it.run("offsets", "accept")
         assert status == 1
         assert (
-            f"{it.topology.updates}/0: no offset is committed; the last record with an output is 0. It would be 1."
+            f"{it.topology.updates}/0: no offset is committed; the last record with an output is 0. The offset would be 1."
             in said
         )
         assert (await it.run("offsets", "accept", "--yes"))[0] == 0
@@ -209,9 +210,9 @@ def test_offset_of_an_internal_topic_that_no_worker_committed_ends_the_worker(cr
         await move(it, topic, 0)
         assert f"{topic}/0: offset 0 of the group {it.name} was not committed by a worker" in await refusal(it)
         _status, said, _failed = await it.run("offsets", "accept")
-        assert said.startswith(f"{topic}/0: offset 0 was not committed by a worker; ")
+        assert said.startswith(f"{topic}/0: no worker committed offset 0; ")
         if field == "rekeyed":
-            assert "skipped: none; folded again: up to 1 record (0)." in said
+            assert "skipped: none; processed again: up to 1 record (0)." in said
         assert (await it.run("offsets", "accept", "--yes"))[0] == 0
         await it.open()
         await it.settle()
@@ -252,9 +253,12 @@ def test_offset_set_back_with_its_mark_ends_the_worker_and_cannot_be_accepted(cr
         return updates, *(await it.run("offsets", "accept", "--yes"))
 
     updates, status, said, failed = asyncio.run(scenario())
-    assert (status, failed) == (1, "Error: 1 offsets cannot be accepted: set other ones\n")
-    assert f"{updates}/0: offset 1 was committed by a worker, and set back since" in said
-    assert "folded again: up to 1 record (1). Set offset 2 with kafka-consumer-groups.sh" in said
+    assert (status, failed) == (
+        1,
+        "Error: 1 offsets cannot be accepted: set other offsets with kafka-consumer-groups.sh --reset-offsets\n",
+    )
+    assert f"{updates}/0: a worker committed offset 1, and it was set back later" in said
+    assert "processed again: up to 1 record (1). Set offset 2 with kafka-consumer-groups.sh" in said
 
 
 def test_restart_in_the_middle_of_what_is_folded_again_is_not_refused(crew):
@@ -281,8 +285,11 @@ def test_offset_outside_of_the_topic_cannot_be_accepted(crew):
         await worked(it, update("s-1"))
         await move(it, it.topology.updates, 9)
         status, said, failed = await it.run("offsets", "accept", "--yes")
-        assert (status, failed) == (1, "Error: 1 offsets cannot be accepted: set other ones\n")
-        assert "The topic holds 0 to 1: set another with kafka-consumer-groups.sh --reset-offsets." in said
+        assert (status, failed) == (
+            1,
+            "Error: 1 offsets cannot be accepted: set other offsets with kafka-consumer-groups.sh --reset-offsets\n",
+        )
+        assert "The partition has the offsets 0 to 1: set one with kafka-consumer-groups.sh --reset-offsets." in said
         assert await offset_of(it, it.topology.updates) == (9, "")
 
     asyncio.run(scenario())
@@ -313,7 +320,7 @@ def test_accept_refuses_while_the_group_has_members(crew):
         status, said, failed = await it.run("offsets", "accept", "--yes")
         assert (status, said) == (1, "")
         assert failed == (
-            f"Error: the group {it.name} has members: stop all workers, and every other client that uses this name, and "
+            f"Error: the group {it.name} has members: stop all workers and all other clients of this group, then "
             "try again\n"
         )
 
@@ -350,7 +357,7 @@ def test_new_input_topic_is_accepted_from_its_start(crew):
         )
         status, said, _failed = await it.run("offsets", "accept", "--yes", updates_topic=topic)
         assert status == 0
-        assert f"{topic}/0: no offset is committed; no output comes from this partition. It would be 0." in said
+        assert f"{topic}/0: no offset is committed; no output has its origin here. The offset would be 0." in said
         worker = await it.open(updates_topic=topic)
         assert await worker.stop() == 0
 

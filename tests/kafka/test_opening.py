@@ -179,7 +179,11 @@ def test_offsets_that_went_back_are_not_read_on_from(settings, caplog):
             await until(lambda: is_done(app.commit_loop.committed[source(it)], 1))
             await cluster.commit(app.consumer.membership, {source(it): Ledger(0, stream=app.upkeep.stream).commit()})
             app.commit_loop.lose("so that the offsets are read")
-            await until(lambda: f"{it.app_id}: 1 was committed before, 0 is told: OFFSET_NOT_AVAILABLE" in caplog.text)
+            await until(
+                lambda: (
+                    f"{it.app_id}: 1 was committed, but the coordinator returned 0: OFFSET_NOT_AVAILABLE" in caplog.text
+                )
+            )
             assert not app.commit_loop.lanes
             await cluster.commit(app.consumer.membership, {source(it): Ledger(1, stream=app.upkeep.stream).commit()})
             await send(it, update("s-1"))

@@ -70,7 +70,7 @@ def test_producer_quota_is_logged_and_leads_to_no_new_opening(settings, caplog):
             assert len(app.commit_loop.lanes) == 4
 
     asyncio.run(scenario())
-    assert [line for line in complaints(caplog) if "a quota of the broker throttles it" not in line] == []
+    assert [line for line in complaints(caplog) if "a quota of the broker throttles the producer" not in line] == []
     assert len(complaints(caplog)) <= 1
     assert 1 <= len(reports(caplog, "Produce")) <= 3
 
@@ -89,7 +89,7 @@ def test_both_quotas_slow_a_restore_down_and_do_not_stop_it(settings, caplog):
             await published(settings, 2, 90)
 
     asyncio.run(scenario())
-    assert [line for line in complaints(caplog) if "a quota of the broker throttles it" not in line] == []
+    assert [line for line in complaints(caplog) if "a quota of the broker throttles the producer" not in line] == []
 
 
 def test_request_quota_is_logged_and_removes_no_worker_from_its_group(settings, caplog):

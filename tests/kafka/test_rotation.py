@@ -81,7 +81,7 @@ def test_worker_logs_in_with_the_next_password_of_its_file(tmp_path, mechanism):
 
             async def change():
                 await asyncio.to_thread(withdraw, kafka, mechanism)
-                await worker.says("a login or a certificate is refused")
+                await worker.says("the login or a certificate was refused")
                 file.write_text(NEXT + "\n", "utf-8")
 
             return await goes_on(crew, worker, change)
@@ -135,7 +135,7 @@ def test_worker_uses_the_next_certificates_of_its_files(tmp_path):
                 certificates.put(papers, "broker", "trusted")
                 await asyncio.to_thread(kafka.stop, 0)
                 await asyncio.to_thread(kafka.start, 0)
-                await worker.says("a login or a certificate is refused")
+                await worker.says("the login or a certificate was refused")
                 certificates.files["ca"].unlink()
                 await worker.says("SESSION_WORKER_SSL_CAFILE: cannot be loaded")
                 certificates.put(papers, "ca")
@@ -169,7 +169,7 @@ def test_worker_logs_in_with_the_next_token_of_its_file(tmp_path):
                 file.write_text(token(-300), "ascii")
                 await asyncio.to_thread(kafka.stop, 0)
                 await asyncio.to_thread(kafka.start, 0)
-                await worker.says("a login or a certificate is refused")
+                await worker.says("the login or a certificate was refused")
                 file.write_text(token(300), "ascii")
 
             return await goes_on(crew, worker, change)

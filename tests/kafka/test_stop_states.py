@@ -24,7 +24,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "1"))
 STOP_SECONDS = 4
 MARGIN_SECONDS = 3
 """What the machine may take beyond the limit: the last log line, and the end of a process on a busy machine."""
-FORCED = "did not stop in order"
+FORCED = "did not stop within"
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ def test_who_is_no_member_any_more_writes_nothing_and_has_to_open_again(kafka, w
                 await it.commit([b"b"], 2)
             assert it.cluster.sent[-1] == "EndTxn"  # at once: the new owner waits for it
             it.membership = membership
-            with pytest.raises(OutcomeUnknown, match="call init first"):
+            with pytest.raises(OutcomeUnknown, match="call init before commit"):
                 await it.commit([b"c"], 3)
             assert (await it.offset(), await it.visible()) == ((1, ""), [b"a"])
 
@@ -290,7 +290,7 @@ def test_6_a_commit_that_is_cancelled_needs_init_and_is_not_seen(kafka, held):
             with pytest.raises(asyncio.CancelledError):
                 await committing
             it.cluster.held = None
-            with pytest.raises(OutcomeUnknown, match="call init first"):
+            with pytest.raises(OutcomeUnknown, match="call init before commit"):
                 await it.commit([b"b"], 2)
             await it.producer.init()
             assert await it.offset() is None
@@ -326,7 +326,7 @@ def test_4_what_may_not_be_repeated_is_sent_once_and_its_outcome_is_unknown(kafk
             assert it.cluster.sent.count(lost) == 1
             assert it.cluster.sent[-1] == lost or lost != "EndTxn"
             assert it.cluster.sent.count("EndTxn") == (lost == "EndTxn")  # (3) no abort in this epoch
-            with pytest.raises(OutcomeUnknown, match="call init first"):
+            with pytest.raises(OutcomeUnknown, match="call init before commit"):
                 await it.commit([b"c"], 3)
             await it.producer.init()
             assert ((await it.offset())[0], await it.visible()) == outcome

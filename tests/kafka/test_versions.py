@@ -95,7 +95,7 @@ def test_too_old_kafka_ends_the_worker_with_one_line(tmp_path):
         status, said, topics = asyncio.run(scenario())
         assert (status, topics) == (1, [])
         assert said == (
-            f"Error: Kafka at {cluster.bootstrap_servers} is too old: it does not answer InitProducerId, AddPartitionsToTxn, "
+            f"Error: Kafka at {cluster.bootstrap_servers} is too old: it does not support InitProducerId, AddPartitionsToTxn, "
             "AddOffsetsToTxn, EndTxn, TxnOffsetCommit. The worker needs Kafka 3.1 or newer: upgrade the brokers, or set "
             "SESSION_WORKER_BROKERS to newer ones"
         )

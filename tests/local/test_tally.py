@@ -1,4 +1,4 @@
-"""The counts of a live run: when a record is due, what is still on its way, what is not as foretold, how long it took."""
+"""The counts of a live run: when a record is due, what is still on its way, what is not as expected, how long it took."""
 
 import random
 from statistics import quantiles
@@ -95,22 +95,22 @@ def test_what_comes_as_foretold_is_no_flaw_and_not_on_the_way(words):
 @pytest.mark.parametrize(
     ("words", "flaw"),
     [
-        ([(">", 7, "snapshot")], "partition 0, offset 7: foretold snapshot, but nothing came of it"),
+        ([(">", 7, "snapshot")], "partition 0, offset 7: expected snapshot, but there is no output"),
         (
             [(">", 7, "snapshot"), ("<", 7, "snapshot"), ("<", 7, "snapshot")],
-            "partition 0, offset 7: snapshot came of it that was not foretold",
+            "partition 0, offset 7: the outcome snapshot was not expected",
         ),
         (
             [(">", 7, "duplicate"), ("<", 7, "snapshot")],
-            "partition 0, offset 7: snapshot came of it that was not foretold",
+            "partition 0, offset 7: the outcome snapshot was not expected",
         ),
         (
             [(">", 7, "snapshot"), ("<", 7, "rejected.invalid_state")],
-            "partition 0, offset 7: foretold snapshot, but it is rejected.invalid_state",
+            "partition 0, offset 7: expected snapshot, but the outcome is rejected.invalid_state",
         ),
         (
             [("<", 7, "rejected.unknown_item"), (">", 7, "rejected.invalid_state")],
-            "partition 0, offset 7: foretold rejected.invalid_state, but it is rejected.unknown_item",
+            "partition 0, offset 7: expected rejected.invalid_state, but the outcome is rejected.unknown_item",
         ),
     ],
 )

@@ -48,7 +48,7 @@ def test_in_a_terminal_all_figures_are_seen(tally):
     words = " ".join(text_of(console).replace("│", " ").split())
     for told in (
         *("running, 7 s Kafka at 127.0.0.1:9", "records in 4", "snapshots out 1", "rejections 1", "dry runs 0"),
-        *("on the way 1", "lag 3", "p50 27.1 ms, p99 27.1 ms", "partially returned 1", "unknown_item 1"),
+        *("in flight 1", "lag 3", "p50 27.1 ms, p99 27.1 ms", "partially returned 1", "unknown_item 1"),
     ):
         assert told in words
 
@@ -63,16 +63,16 @@ def test_a_whole_run_ends_with_its_counts(tally):
     tally.receive((0, 1), "snapshot", "closed", 1.1)
     *_, latency, last = reported(tally)
     assert latency == "12.3 s, from send to receipt p50 27.1 ms, p99 100.0 ms"
-    assert last == "4 records in: 2 snapshots, 1 rejection, 0 dry runs, 1 duplicate: as foretold"
+    assert last == "4 records in: 2 snapshots, 1 rejection, 0 dry runs, 1 duplicate: as expected"
 
 
 def test_a_run_that_was_broken_off_says_what_is_on_its_way(tally):
-    assert reported(tally, is_whole=False)[-1].endswith("1 rejection, 0 dry runs; 1 still on their way")
+    assert reported(tally, is_whole=False)[-1].endswith("1 rejection, 0 dry runs; 1 in flight")
 
 
 def test_flaws_are_named_but_not_all_of_many(tally):
     *_, head, one = reported(tally, ["it is wrong"])
-    assert head == "4 records in: 1 snapshot, 1 rejection, 0 dry runs: NOT as foretold"
+    assert head == "4 records in: 1 snapshot, 1 rejection, 0 dry runs: NOT as expected"
     assert one == "it is wrong"
     lines = reported(tally, [f"flaw {number}" for number in range(1020)])
     assert lines[-2:] == ["flaw 19", "… and 1,000 more"]

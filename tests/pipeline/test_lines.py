@@ -116,7 +116,7 @@ def nested(depth: int) -> bytes:
 
 def test_a_line_may_nest_512_levels_deep_on_every_python():
     assert back(nested(512)).value == b'{"a":' * 511 + b"1" + b"}" * 511
-    with pytest.raises(BadLine, match=r"^line 1: it nests deeper than 512 levels; write such a value as text"):
+    with pytest.raises(BadLine, match=r"^line 1: the line nests deeper than 512 levels; write the value as a string"):
         back(nested(513))
 
 
@@ -144,29 +144,32 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "Latin-1": ('{"key": "\xfc"}'.encode("latin-1"), "this is not UTF-8; save the file as UTF-8"),
     "array": (
         b"[" + GOOD + b"]\n",
-        "this is a JSON array, not JSON Lines; each record is one line: `jq -c '.[]'` makes it so",
+        "this is a JSON array, not JSON Lines; each record is one line: `jq -c '.[]'` converts the file",
     ),
     "array, pretty": (
         b"[\n",
-        "this is a JSON array, not JSON Lines; each record is one line: `jq -c '.[]'` makes it so",
+        "this is a JSON array, not JSON Lines; each record is one line: `jq -c '.[]'` converts the file",
     ),
-    "pretty": (b"{\n", "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` makes it so"),
+    "pretty": (
+        b"{\n",
+        "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` converts the file",
+    ),
     "pretty, later": (
         b'{ "key": "s-1",\n',
-        "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` makes it so",
+        "this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` converts the file",
     ),
-    "end of pretty": (b"},\n", "this is no JSON object"),
+    "end of pretty": (b"},\n", "this is not a JSON object"),
     "body": (
         BODY.encode(),
-        'this is the body of a request, not a record; put it under "value", beside "key" and "timestamp"',
+        'this is the body of a request, not a record; put the body under "value", beside "key" and "timestamp"',
     ),
     "bare body": (
         b'{"cartItems": []}',
-        'this is the body of a request, not a record; put it under "value", beside "key" and "timestamp"',
+        'this is the body of a request, not a record; put the body under "value", beside "key" and "timestamp"',
     ),
     "output": (
         b'{"topic": "t", "value": {}, "timestamp": 0}',
-        "this is a record that replay has published, with its topic; the input holds update records",
+        "this is an output record of replay, with its topic; the input must contain update records",
     ),
     "pandas": (
         b'{"value": {}, "timestamp": 1795372800000.0}',
@@ -188,32 +191,32 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "true offset": (b'{"value": {}, "timestamp": 0, "offset": true}', '"offset" is true; write an integer'),
     "no time": (b'{"value": {}}', '"timestamp" is missing'),
     "nothing": (b"{}", '"value" and "timestamp" are missing'),
-    "misspelt": (b'{"value": {}, "timestamp": 0, "Key": "s-1"}', 'there is no field "Key" in a line'),
+    "misspelt": (b'{"value": {}, "timestamp": 0, "Key": "s-1"}', '"Key" is not a field of a line'),
     "array as value": (
         b'{"value": [], "timestamp": 0}',
-        '"value" is a JSON array; `session-worker send --split` makes a record of each of its elements',
+        '"value" is a JSON array; `session-worker send --split` sends each element as one record',
     ),
-    "number as value": (b'{"value": 5, "timestamp": 0}', "value is neither an object nor a string nor null"),
+    "number as value": (b'{"value": 5, "timestamp": 0}', "value must be an object, a string or null"),
     "key of another type": (
         b'{"key": 5, "value": {}, "timestamp": 0}',
         "Expected `str | null`, got `int` - at `$.key`",
     ),
-    "partition": (b'{"value": {}, "timestamp": 0, "partition": -1}', "partition -1 is not one of 0 to 8191"),
-    "offset": (b'{"value": {}, "timestamp": 0, "offset": -1}', "offset -1 is not one of 0 to 2^40 - 1"),
+    "partition": (b'{"value": {}, "timestamp": 0, "partition": -1}', "partition -1 is outside 0 to 8191"),
+    "offset": (b'{"value": {}, "timestamp": 0, "offset": -1}', "offset -1 is outside 0 to 2^40 - 1"),
     "Excel": (b"PK\x03\x04\x14\x00", "this is an Excel workbook or another ZIP archive; export its rows as JSON Lines"),
     "old Excel": (b"\xd0\xcf\x11\xe0\xa1", "this is an Excel workbook; export its rows as JSON Lines"),
     "Parquet": (b"PAR1\x15\x04", "this is a Parquet file; export its rows as JSON Lines"),
-    "bzip2": (b"BZh91AY", "this is a bzip2 file; decompress it, or use gzip or zstd"),
-    "tar": (b"updates.jsonl" + bytes(244) + b"ustar", "this is a tar archive; extract the file from it"),
-    "binary": (b"\x7fELF\x02\x00\x00", "this is no text"),
+    "bzip2": (b"BZh91AY", "this is a bzip2 file; decompress the file, or use gzip or zstd"),
+    "tar": (b"updates.jsonl" + bytes(244) + b"ustar", "this is a tar archive; extract the file from the archive"),
+    "binary": (b"\x7fELF\x02\x00\x00", "this is not text"),
     "HTML": (b"<html>\n", "this is XML or HTML"),
     "BOM in the middle": (
         b"\xef\xbb\xbf{}",
-        "this is text with a byte order mark, which may only be at the beginning of the file",
+        "this is text with a byte order mark, which is only allowed at the beginning of the file",
     ),
-    "Python": (b"{'key': 's-1'}", "this is a Python dict, not JSON: write it with json.dumps"),
-    "text": (b"hello\n", "this is no JSON object"),
-    "number": (b"5\n", "this is no JSON object"),
+    "Python": (b"{'key': 's-1'}", "this is a Python dict, not JSON; write the record with json.dumps"),
+    "text": (b"hello\n", "this is not a JSON object"),
+    "number": (b"5\n", "this is not a JSON object"),
     "cut off": (b'{"key": "s-1', "Input data was truncated"),
     "two on a line": (GOOD + GOOD, "JSON is malformed: trailing characters (byte 44)"),
 }
@@ -274,7 +277,7 @@ def tuple_of(line: Line) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("value", [[1], '["a"]', [{}, None]])
 def test_split_refuses_an_element_that_is_no_object(value):
-    with pytest.raises(BadLine, match=r"^line 1: element [12] of the array is no JSON object\. A valid line"):
+    with pytest.raises(BadLine, match=r"^line 1: element [12] of the array is not a JSON object\. A valid line"):
         list(read([json.dumps({"value": value, "timestamp": 0}).encode()], is_split=True))
 
 

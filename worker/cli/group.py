@@ -1,13 +1,13 @@
 """The command line: `session-worker`, the same as `python -m worker`.
 
-Every command ends the same way (`_Commands`): what it cannot do is one line on standard error and a status that is not 0.
+Every command ends the same way (`_Commands`): a failure is one line on standard error and a status other than 0.
 
 | status | when |
 | --- | --- |
-| 0 | all is done; `run`, `tail` and `kafka`: a signal has ended them |
+| 0 | success; `run`, `tail` and `kafka`: a signal has ended the command |
 | 1 | Kafka, an output or this machine failed |
-| 2 | a setting, an option or an input is wrong; nothing that follows it was done |
-| 128 + n | signal n has ended the command: 129 SIGHUP, 130 SIGINT, 143 SIGTERM; 141: the reader of its output has ended |
+| 2 | a setting, an option or an input is invalid; nothing after it was processed |
+| 128 + n | signal n has ended the command: 129 SIGHUP, 130 SIGINT, 143 SIGTERM; 141: the reader of the output has ended |
 """
 
 import gc
@@ -38,20 +38,20 @@ from worker.tools.topics import NoSuchTopic
 
 T = TypeVar("T")
 _COLLECTED_EVERY = 50_000
-"""Objects made and not freed before garbage is looked for: what records are made of has no cycles."""
+"""Number of live new objects that starts a garbage collection; records contain no reference cycles."""
 _UNTIL_A_SIGNAL = {"run", "tail", "kafka"}
 _NO_READER_STATUS = 128 + 13
 """The exit status of a command that SIGPIPE ends, as shells show it."""
 
 
 class BadInput(click.ClickException):
-    """What the user gave is wrong; one line says what."""
+    """A setting, an option or an input is invalid; the message is one line."""
 
     exit_code = 2
 
 
 class _Commands(click.Group):
-    """The commands, of which none ends with a traceback because of a signal or because its output cannot be written."""
+    """The commands. A signal or an unwritable output ends a command without a traceback."""
 
     def main(self, *arguments: Any, **keywords: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -63,7 +63,7 @@ class _Commands(click.Group):
             status = _shown_error(error)
         except click.Abort:
             status = 128 + signal.SIGINT
-        except SystemExit as end:  # click's own, where nobody reads the output
+        except SystemExit as end:  # click raises this if nobody reads the output
             status = _NO_READER_STATUS if isinstance(end.__context__, BrokenPipeError) else end.code
         except OSError as error:
             status = _shown_error(click.ClickException(_unwritten(error)))
@@ -104,7 +104,7 @@ def _unwritten(error: OSError) -> str:
 
 
 def _flush_failure(stream: Any) -> OSError | None:
-    """Flush a stream at the end; what it cannot write goes nowhere, so that Python does not try again."""
+    """Flush a stream and return the error; redirect the stream to /dev/null then, so that Python does not retry."""
     try:
         if stream is not None:
             stream.flush()
@@ -116,7 +116,7 @@ def _flush_failure(stream: Any) -> OSError | None:
 
 @contextmanager
 def files_as_errors() -> Iterator[None]:
-    """Say in one line what keeps a file from being read or written."""
+    """Convert errors of files to errors of one line."""
     try:
         yield
     except BadFile as error:
@@ -125,7 +125,7 @@ def files_as_errors() -> Iterator[None]:
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Say how to get what is not installed with every worker."""
+    """Convert a missing optional package to an error with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -134,7 +134,7 @@ def extra(name: str) -> Iterator[None]:
 
 
 def check_store(option: str, store: str) -> None:
-    """Refuse tables on disk, before anything is opened, if the package for them is not installed."""
+    """Raise BadInput if the package for tables on disk is not installed."""
     if store.startswith("rocksdb"):
         try:
             with extra("rocksdb"):
@@ -144,7 +144,7 @@ def check_store(option: str, store: str) -> None:
 
 
 def reachable_settings(ending: Ending) -> Settings:
-    """Read the settings; fail with one line that says what is wrong when their brokers cannot be reached."""
+    """Return the settings. Raise ClickException with the cause if the brokers are unreachable."""
     settings = loaded_settings()
     with kafka_as_errors():
         ending.run(partial(check_brokers, settings))
@@ -152,7 +152,7 @@ def reachable_settings(ending: Ending) -> Settings:
 
 
 def run_watched(ending: Ending, settings: Settings, function: Callable[[], Awaitable[T]]) -> T:
-    """Run a coroutine that uses Kafka, until a signal, or until brokers have refused the login for a minute."""
+    """Run a coroutine that uses Kafka until it ends, a signal arrives, or brokers refuse the login for a minute."""
     return ending.run(lambda: watched(function(), settings))
 
 
@@ -165,7 +165,7 @@ def loaded_settings() -> Settings:
 
 @contextmanager
 def kafka_as_errors() -> Iterator[None]:
-    """Say in one line what keeps Kafka from being used; the client's log would say it in many."""
+    """Convert errors of Kafka to errors of one line, and silence the log of the client."""
     for name in ("aiokafka", "worker.kafka.connection"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:

@@ -12,16 +12,16 @@ from worker.cli.group import check_store, extra, kafka_as_errors, main
 
 @main.command()
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), default=500, show_default=True, help="Records a second."
+    "--rate", type=click.FloatRange(0, min_open=True), default=500, show_default=True, help="Records per second."
 )
-@click.option("--count", type=click.IntRange(min=1), help="How many records; without it, until Ctrl-C.")
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same records.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of records; by default until Ctrl-C.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed; equal seeds generate equal records.")
 @click.option("--store", default="memory://", show_default=True, help="Where the worker keeps its tables.")
 def local(rate: float, count: int | None, seed: int, store: str) -> None:
-    """Run the whole thing on this machine: a Kafka, a worker, and a shop that sends; show what comes of it.
+    """Run Kafka, a worker and a simulated shop here.
 
-    The worker has default settings, and the Kafka goes when the run ends. Exit status 1 when a record did not become
-    what it should.
+    The command shows the records in, the snapshots out and the latency. The worker has default settings. The data of
+    Kafka is deleted at the end of the run. The exit status is 1 if an output differs from the expected one.
     """
     check_store("--store", store)
     with extra("local"):
@@ -37,11 +37,26 @@ def local(rate: float, count: int | None, seed: int, store: str) -> None:
 
 
 @main.command()
-@click.option("--brokers", type=click.Choice(["1", "3"]), default="1", show_default=True, help="Three replicate.")
-@click.option("--port", type=click.IntRange(0, 65533), default=9092, show_default=True, help="Of the first; 0: any.")
-@click.option("--data", type=click.Path(path_type=Path), help="Its folder; the user's cache by default.")
+@click.option(
+    "--brokers",
+    type=click.Choice(["1", "3"]),
+    default="1",
+    show_default=True,
+    help="Number of brokers; three replicate topics.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65533),
+    default=9092,
+    show_default=True,
+    help="Port of the first broker; 0: any free port.",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Data folder; by default in the user's cache.")
 def kafka(brokers: str, port: int, data: Path | None) -> None:
-    """Run a real Apache Kafka on this machine until Ctrl-C; needs neither Docker nor Java."""
+    """Run Apache Kafka here until Ctrl-C.
+
+    The command needs neither Docker nor Java.
+    """
     with extra("local"):
         from worker.local.kafka import KafkaFailed, serve  # noqa: PLC0415
     try:

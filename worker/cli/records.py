@@ -1,4 +1,4 @@
-"""Commands on update records: replay, send, dump, tail, simulate."""
+"""Commands for records: replay, send, dump, tail, simulate."""
 
 import sys
 import time
@@ -32,13 +32,14 @@ from worker.tools.topics import NotRead
 
 @main.command()
 @click.argument("source", metavar="INPUT")
-@click.option("--output", default="-", help="Where to write; standard output by default.")
-@click.option("--summary", is_flag=True, help="Print what came of it to standard error.")
+@click.option("--output", default="-", help="Output file; by default standard output.")
+@click.option("--summary", is_flag=True, help="Print a summary to standard error.")
 def replay(source: str, output: str, *, summary: bool) -> None:
-    """Fold INPUT, update records as JSON Lines (-: standard input), without Kafka: the same code, the same bytes.
+    """Process a file of update records without Kafka.
 
-    INPUT may be compressed with gzip or zstd. A line that is not in the form ends the command with status 2: standard
-    output has what the lines before it publish, an output file stays as it was.
+    INPUT contains update records as JSON Lines (-: standard input), optionally compressed with gzip or zstd. The command
+    runs the code of the worker and writes the same bytes. An invalid line ends the command with status 2: standard output
+    then has the outputs of the lines before it, and an output file is unchanged.
     """
     settings = loaded_settings()
     run = Replay(settings.rules(), settings.v1_topic)
@@ -60,14 +61,15 @@ def replay(source: str, output: str, *, summary: bool) -> None:
 
 @main.command()
 @click.argument("source", metavar="FILE")
-@click.option("--topic", help="Where to; by default where the worker reads update records.")
-@click.option("--split", is_flag=True, help="Make a record of each element of a value that is a JSON array or NDJSON.")
+@click.option("--topic", help="Topic; by default the input topic of the worker.")
+@click.option("--split", is_flag=True, help="Send each element of a JSON array or of NDJSON as one record.")
 @click.pass_obj
 def send(ending: Ending, source: str, topic: str | None, *, split: bool) -> None:
-    """Put FILE, update records as JSON Lines (-: standard input), on the input topic.
+    """Send a file of update records to a topic.
 
-    FILE may be compressed with gzip or zstd. A line that is not in the form, or a record that the topic refuses, ends the
-    command with status 2; nothing that follows it in its partition is sent.
+    FILE contains update records as JSON Lines (-: standard input), optionally compressed with gzip or zstd. An invalid
+    line, or a record that the broker refuses, ends the command with status 2. The command sends no later record of the
+    same partition.
     """
     with files_as_errors(), kafka_as_errors(), opened_input(source) as file:
         settings = reachable_settings(ending)
@@ -82,25 +84,32 @@ def send(ending: Ending, source: str, topic: str | None, *, split: bool) -> None
 
 @main.command()
 @click.argument("topic")
-@click.option("--out", default="-", help="Where to write; standard output by default.")
+@click.option("--out", default="-", help="Output file; by default standard output.")
 @click.pass_obj
 def dump(ending: Ending, topic: str, out: str) -> None:
-    """Write what is committed on TOPIC, up to its end as it is now, as JSON Lines, for send and replay."""
+    """Write the records of a topic as JSON Lines.
+
+    The command writes the committed records from the beginning of TOPIC to its current end. The commands send and replay
+    read this form.
+    """
     settings = reachable_settings(ending)
     with files_as_errors(), kafka_as_errors(), opened_output(out) as file:
         open_at = run_watched(ending, settings, partial(console.dump, settings.connection(), topic, file))
     for partition, offset in open_at.items():
-        click.echo(f"partition {partition} ends at offset {offset}: there a transaction is open", err=True)
+        click.echo(f"partition {partition}: the output ends at offset {offset}, where a transaction is open", err=True)
 
 
 @main.command()
-@click.option("--key", help="Of this integrationId alone.")
-@click.option("--topic", help="Of which topic; by default that of the snapshots.")
-@click.option("--from-beginning", is_flag=True, help="Begin with what is there, not with what comes.")
-@click.option("--json", "as_json", is_flag=True, help="Print values as they are, a deleted session's as null.")
+@click.option("--key", help="Only records of this integrationId.")
+@click.option("--topic", help="Topic; by default the topic of snapshots.")
+@click.option("--from-beginning", is_flag=True, help="Start at the first record, not at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the value of each record; null for a deleted session.")
 @click.pass_obj
 def tail(ending: Ending, key: str | None, topic: str | None, *, from_beginning: bool, as_json: bool) -> None:
-    """Print snapshots as they come, until Ctrl-C: time, what happened, integrationId, state, total, updateCount."""
+    """Print snapshots as they arrive, until Ctrl-C.
+
+    Each line has the time, the event, the integrationId, the state, the total and the updateCount.
+    """
     settings = reachable_settings(ending)
     topic = topic or settings.sessions_topic
 
@@ -123,17 +132,20 @@ def tail(ending: Ending, key: str | None, topic: str | None, *, from_beginning: 
 
 
 @main.command()
-@click.option("--count", type=click.IntRange(min=1), required=True, help="How many update records.")
-@click.option("--seed", type=int, required=True, help="The same seed gives the same records.")
-@click.option("--out", default="-", help="Where to write; standard output by default.")
+@click.option("--count", type=click.IntRange(min=1), required=True, help="Number of update records.")
+@click.option("--seed", type=int, required=True, help="Seed; equal seeds generate equal records.")
+@click.option("--out", default="-", help="Output file; by default standard output.")
 def simulate(count: int, seed: int, out: str) -> None:
-    """Write a retailer's day of update records as JSON Lines, for replay."""
+    """Write a simulated day of update records.
+
+    The output is JSON Lines, which the commands send and replay read.
+    """
     with files_as_errors(), opened_output(out) as file:
         file.writelines(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in simulated(count, seed))
 
 
 def with_progress(source: Input, doing: str) -> Iterable[bytes]:
-    """Read lines, with a progress bar on standard error when that is a terminal and the size is known."""
+    """Return the lines; show a progress bar if standard error is a terminal and the size is known."""
     size = source.size_bytes
     if size is None or sys.stderr is None or not sys.stderr.isatty():
         return source.lines()

@@ -1,4 +1,4 @@
-"""Commands of a worker: run, settings, schemas, offsets."""
+"""Commands for a worker: run, settings, schemas, offsets."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -29,7 +29,10 @@ from worker.tools.files import write_files
 @main.command()
 @click.pass_obj
 def run(ending: Ending) -> None:
-    """Run a worker until Ctrl-C or SIGTERM: update records in, snapshots out, exactly once."""
+    """Run a worker until Ctrl-C or SIGTERM.
+
+    The worker reads update records and writes snapshots, exactly once.
+    """
     settings = loaded_settings()
     check_store("SESSION_WORKER_STORE", settings.store)
     ending.stop_seconds = settings.stop_seconds
@@ -48,16 +51,19 @@ def run(ending: Ending) -> None:
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default="schemas", show_default=True)
 def schemas(out: Path) -> None:
-    """Write the JSON Schemas and the AsyncAPI document of every topic into a folder."""
+    """Write the JSON Schemas and the AsyncAPI document."""
     with files_as_errors():
         for file in write_files(out, documents()):
             click.echo(file)
 
 
 @main.command()
-@click.option("--example", is_flag=True, help="Print a TOML file to start from instead.")
+@click.option("--example", is_flag=True, help="Print an example TOML file instead.")
 def settings(*, example: bool) -> None:
-    """Print the settings in force and where each comes from; secrets are masked."""
+    """Print each setting, its value and its source.
+
+    Secrets are masked.
+    """
     if example:
         click.echo(example_file())
         return
@@ -69,16 +75,19 @@ def settings(*, example: bool) -> None:
 
 @main.group()
 def offsets() -> None:
-    """Judge the offsets that the workers' group has committed."""
+    """Check the committed offsets of the worker's group."""
 
 
 @offsets.command()
-@click.option("--yes", is_flag=True, help="Accept them; without it nothing is changed, and the exit status is 1.")
+@click.option(
+    "--yes", is_flag=True, help="Accept the offsets; by default the command changes nothing, and the exit status is 1."
+)
 @click.pass_obj
 def accept(ending: Ending, *, yes: bool) -> None:
-    """Show what the offsets that no worker committed would skip or fold again; with --yes, let workers go on from them.
+    """Accept offsets that no worker committed.
 
-    All workers must be stopped. To choose another offset use Kafka's kafka-consumer-groups.sh --reset-offsets before.
+    The command shows the records that these offsets would skip or process again. With --yes, workers continue at these
+    offsets. Stop all workers first. To choose other offsets, run Kafka's kafka-consumer-groups.sh --reset-offsets first.
     """
     settings = reachable_settings(ending)
     connection, group, topology = settings.connection(), settings.app_id, settings.topology(None)
@@ -90,16 +99,20 @@ def accept(ending: Ending, *, yes: bool) -> None:
         due = [finding for finding in findings if finding.accepted is not None]
         if yes and due:
             run_watched(ending, settings, partial(committed.accept, connection, group, due, stream))
-            click.echo(f"{len(due)} offsets are accepted.")
+            click.echo(f"{len(due)} offsets accepted.")
     wrong = sum(finding.is_wrong for finding in findings)
     if wrong:
-        raise click.ClickException(f"{wrong} offsets cannot be accepted: set other ones")
+        raise click.ClickException(
+            f"{wrong} offsets cannot be accepted: set other offsets with kafka-consumer-groups.sh --reset-offsets"
+        )
     if due and not yes:
-        raise click.ClickException("nothing was changed; session-worker offsets accept --yes accepts these offsets")
+        raise click.ClickException(
+            "no offset was changed; to accept these offsets run session-worker offsets accept --yes"
+        )
 
 
 async def _stream(connection: Mapping[str, Any], topology: Topology) -> bytes:
-    """Read which cluster and topics a worker's state is built from now (rule L7 of pipeline/ledger.py)."""
+    """Return the identity of the cluster and topics of the worker's state (rule L7 of pipeline/ledger.py)."""
     async with Cluster(connection) as cluster:
         names = topology.state().values()
         return stream_of(await cluster.identity(names), names)

@@ -1,1 +1,1 @@
-"""Bytes to domain and back: the only room that knows JSON and headers."""
+"""Convert bytes to domain objects and back: the only room that knows JSON and headers."""

@@ -1,4 +1,4 @@
-"""Claims, verdicts and a profile's first claim, as bytes."""
+"""Encode and decode claims, verdicts and a profile's first claim."""
 
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ Answer = Literal["first", "later", "demoted"]
 
 
 class ClaimMessage(Struct, frozen=True, gc=False):
-    """A session's claim on *profile_id*; a dry one only asks."""
+    """A session's claim to be the first of *profile_id*; a dry claim asks and changes nothing."""
 
     profile_id: str
     claim: Claim
@@ -23,7 +23,7 @@ class ClaimMessage(Struct, frozen=True, gc=False):
 
 
 class VerdictMessage(Struct, frozen=True, gc=False):
-    """The answer to a claim, or word to a session that another one demoted; *cause* is the claiming record's."""
+    """The answer to a claim, or the notice that another session demoted this one; *cause* is that of the claiming record."""
 
     profile_id: str
     claim: Claim
@@ -46,7 +46,7 @@ def _cause_from_headers(record: ConsumerRecord) -> Cause:
 
 
 def encode_claim(topic: str, partition: int, message: ClaimMessage) -> ProducerRecord:
-    """Write a claim, keyed by the profileId."""
+    """Return the record of a claim; its key is the profileId."""
     created, integration_id = message.claim
     value = encode_json({"integrationId": integration_id, "created": created, "dry": message.dry})
     key = message.profile_id.encode()
@@ -54,7 +54,7 @@ def encode_claim(topic: str, partition: int, message: ClaimMessage) -> ProducerR
 
 
 def decode_claim(record: ConsumerRecord) -> ClaimMessage | None:
-    """Read a claim; None for a record that no stage wrote."""
+    """Return the claim in a record; None if no worker wrote the record."""
     try:
         value = orjson.loads(record.value or b"")
         claim = Claim(value["created"], value["integrationId"])
@@ -64,7 +64,7 @@ def decode_claim(record: ConsumerRecord) -> ClaimMessage | None:
 
 
 def encode_verdict(topic: str, partition: int, message: VerdictMessage) -> ProducerRecord:
-    """Write a verdict, keyed by the integrationId."""
+    """Return the record of a verdict; its key is the integrationId."""
     created, integration_id = message.claim
     value = encode_json(
         {"profileId": message.profile_id, "created": created, "dry": message.dry, "answer": message.answer}
@@ -74,7 +74,7 @@ def encode_verdict(topic: str, partition: int, message: VerdictMessage) -> Produ
 
 
 def decode_verdict(record: ConsumerRecord) -> VerdictMessage | None:
-    """Read a verdict; None for a record that no stage wrote."""
+    """Return the verdict in a record; None if no worker wrote the record."""
     try:
         value = orjson.loads(record.value or b"")
         claim = Claim(value["created"], (record.key or b"").decode())
@@ -84,11 +84,11 @@ def decode_verdict(record: ConsumerRecord) -> VerdictMessage | None:
 
 
 def encode_first_claim(claim: Claim) -> bytes:
-    """Write a profile's first claim as the profiles table and its changelog hold it."""
+    """Return a profile's first claim in the form of the profiles table and of its changelog."""
     return encode_json({"integrationId": claim.integration_id, "created": claim.created})
 
 
 def decode_first_claim(entry: bytes) -> Claim:
-    """Read back a profile's first claim."""
+    """Return the first claim in an entry of the profiles table."""
     value: dict[str, Any] = orjson.loads(entry)
     return Claim(value["created"], value["integrationId"])

@@ -1,4 +1,4 @@
-"""The headers of what the worker writes: of snapshots, of strays and of rejections."""
+"""Encode the headers of the records that the worker writes: snapshots, strays and rejections."""
 
 from collections.abc import Iterable
 from typing import Final, Literal
@@ -15,7 +15,7 @@ _MAX_TOPIC: Final = 249
 
 
 def encode_stray(topic: str, partition: int, key: bytes, value: bytes | None, origin: Origin) -> ProducerRecord:
-    """Send a stray, unchanged, to where it belongs, its origin in the last headers."""
+    """Return a stray unchanged for the partition of its session, with the origin in the last headers."""
     place = f"{origin.topic}/{origin.partition}/{origin.offset}/{origin.timestamp}"
     headers = [*origin.headers, (_ORIGIN, place.encode())]
     if origin.key is not None:
@@ -24,7 +24,7 @@ def encode_stray(topic: str, partition: int, key: bytes, value: bytes | None, or
 
 
 def origin_of_stray(record: ConsumerRecord) -> Origin | None:
-    """Read the origin of a record that was forwarded; None when its last headers do not tell it."""
+    """Return the origin of a forwarded record; None if the last headers contain no origin."""
     *headers, last = record.headers or (("", b""),)
     key = None
     if last[0] == _ORIGIN_KEY and headers:
@@ -50,11 +50,11 @@ _CONTENT_TYPE: Final = ("content-type", b"application/json")
 TRACE_PARENT: Final = "traceparent"
 _MAX_TRACE_PARENT_BYTES: Final = 512
 TYPES: Final = "customersession."
-"""What ce_type begins with; after it stands what happened."""
+"""The prefix of ce_type; the event follows."""
 
 
 class Cause(Struct, frozen=True, gc=False):
-    """What the headers of a snapshot tell: CloudEvents' id and time, the record's timestamp, and the trace."""
+    """The update record behind a snapshot: its CloudEvents id and time, its timestamp, and its trace."""
 
     event_id: str
     time: str
@@ -63,12 +63,12 @@ class Cause(Struct, frozen=True, gc=False):
 
 
 def cause_of(origin: Origin, time: str) -> Cause:
-    """Tell what an update record brings about."""
+    """Return the cause that the outputs of an update record name."""
     return Cause(origin.event_id, time, origin.timestamp, _trace(origin.headers) if origin.headers else None)
 
 
 def _trace(headers: Headers) -> bytes | None:
-    """Find the trace that came in; a value that no traceparent has is left behind, lest headers outgrow a record."""
+    """Return the last traceparent of a record; None if the value is too long to be one."""
     for name, value in reversed(headers):
         if name == TRACE_PARENT and value is not None:
             return value if len(value) <= _MAX_TRACE_PARENT_BYTES else None
@@ -76,7 +76,7 @@ def _trace(headers: Headers) -> bytes | None:
 
 
 class SnapshotHeaders:
-    """Writes the headers of snapshot records: CloudEvents 1.0 in binary mode."""
+    """Encoder of the headers of snapshot records: CloudEvents 1.0 in binary mode."""
 
     def __init__(self, application_id: int) -> None:
         self._source = ("ce_source", f"/applications/{application_id}".encode())
@@ -90,7 +90,7 @@ class SnapshotHeaders:
         events: bytes = b"",
         dry: bool = False,
     ) -> list[tuple[str, bytes]]:
-        """Write the headers of the snapshot that *cause* brought about; *events* are the remembered eventIds."""
+        """Return the headers of the snapshot that *cause* brought about; *events* are the remembered eventIds."""
         suffix = ".dry_run" if dry else ""
         headers = [
             _SPEC_VERSION,
@@ -104,13 +104,13 @@ class SnapshotHeaders:
             headers.append((TRACE_PARENT, cause.traceparent))
         if ignored:
             headers.append(("ignored-fields", ",".join(ignored).encode()))
-        if events:  # always the last one, where `entry_from_changelog` looks for it
+        if events:  # always the last header: `entry_from_changelog` reads the last one
             headers.append((EVENTS_HEADER, events))
         return headers
 
 
 def v1_headers(headers: Headers) -> list[tuple[str, bytes]]:
-    """Turn the headers of a snapshot into those of its v1 view."""
+    """Return the headers of a snapshot's v1 view."""
     return [(name, b"v1." + value if name == "ce_type" else value) for name, value in headers]
 
 
@@ -127,21 +127,21 @@ REJECTION_HEADERS: Final = (
 _CUT: Final = "rejection-cut"
 _REPLACED: Final = frozenset((*REJECTION_HEADERS, _CUT))
 _MAX_POINTER: Final = 1000
-"""A longer pointer, into attributes with long names, is shortened to the nearest place above that is not."""
+"""Upper bound in characters of a pointer in a header; a longer pointer is cut to its longest parent that fits."""
 
 
 def encode_rejection(
     topic: str, partition: int, value: bytes | None, origin: Origin, why: Rejection, max_record_bytes: int
 ) -> ProducerRecord:
-    """Write a rejection: the record as it arrived, and why it was refused.
+    """Return a rejection: the record as it arrived, and why the worker refused it.
 
-    A record that would not fit the output topic is cut, and the header `rejection-cut` names what was: its value to
-    *max_record_bytes*, its headers are left out, its key to its first bytes. The origin leads to the whole record.
+    A record that does not fit the output topic is cut: its value to *max_record_bytes*, its headers completely, its key
+    to its first bytes. The header `rejection-cut` names the parts that were cut. The origin leads to the whole record.
     """
     pointer = why.pointer
     while len(pointer) > _MAX_POINTER:
         pointer = pointer.rpartition("/")[0]
-    told = (
+    texts = (
         why.code,
         pointer,
         why.message,
@@ -163,7 +163,7 @@ def encode_rejection(
         if key is not None and len(key) > MAX_FRAME_BYTES:
             key = key[:MAX_FRAME_BYTES]
             cut.append("key")
-    headers = kept + [(name, text.encode()) for name, text in zip(REJECTION_HEADERS, told, strict=True)]
+    headers = kept + [(name, text.encode()) for name, text in zip(REJECTION_HEADERS, texts, strict=True)]
     if cut:
         headers.append((_CUT, ",".join(cut).encode()))
     return ProducerRecord(topic, partition, key, value, origin.timestamp, headers)

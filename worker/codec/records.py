@@ -1,4 +1,4 @@
-"""Records as they come from Kafka and go there, and where an update record came from."""
+"""Kafka records as plain data, and the origin of an update record."""
 
 import re
 from base64 import b64decode
@@ -11,9 +11,9 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 class ConsumerRecord(Struct, frozen=True, gc=False):
-    """A record as it was fetched; *timestamp* in milliseconds since 1970.
+    """A fetched record; *timestamp* is in milliseconds since 1970.
 
-    Every record makes five such objects on its way; a Struct is made in 60 ns, a NamedTuple in 250.
+    Each record creates five such objects: a Struct takes 60 ns, a NamedTuple 250 ns.
     """
 
     offset: int
@@ -24,7 +24,7 @@ class ConsumerRecord(Struct, frozen=True, gc=False):
 
 
 class ProducerRecord(Struct, frozen=True, gc=False):
-    """A record to be published, into a partition that is known already."""
+    """A record to publish, with its partition."""
 
     topic: str
     partition: int
@@ -35,7 +35,7 @@ class ProducerRecord(Struct, frozen=True, gc=False):
 
 
 class Origin(Struct, frozen=True, gc=False):
-    """Where and how an update record arrived first, before any re-keying."""
+    """The place at which an update record first arrived, and its key, timestamp and headers there."""
 
     topic: str
     partition: int
@@ -46,17 +46,17 @@ class Origin(Struct, frozen=True, gc=False):
 
     @property
     def session_id(self) -> int:
-        """The id of a session that this record creates: unique, below 2^53, the same in every replay."""
+        """The id of a session that this record creates: unique, below 2^53, equal in every replay."""
         return (self.partition << 40) + self.offset + 1
 
     @property
     def event_id(self) -> str:
-        """The ce_id of what this record brings about."""
+        """The ce_id of the outputs that this record causes."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
 def partition_of_session(session_id: int) -> int:
-    """Name the partition of the record that created a session."""
+    """Return the partition of the record that created a session."""
     return session_id - 1 >> 40
 
 
@@ -64,9 +64,9 @@ _BASE64: Final = re.compile("(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0
 
 
 def from_base64(text: str) -> bytes:
-    """Return what a text of standard Base64 (RFC 4648, section 4) encodes; raise ValueError for any other text.
+    """Return the bytes of standard Base64 text (RFC 4648, section 4). Raise ValueError for any other text.
 
-    Python's own decoder takes more padding than is due, except from 3.13 on.
+    The decoder of Python before 3.13 accepts excess padding.
     """
     if not _BASE64.fullmatch(text):
         raise ValueError("not standard Base64")
@@ -74,18 +74,18 @@ def from_base64(text: str) -> bytes:
 
 
 MAX_FRAME_BYTES: Final = 64 << 10
-"""What a record's key and headers may take together where they are passed on; half of what outputs leave for headers."""
+"""Upper bound in bytes of the key and headers of a record that is passed on: half of the room of outputs for headers."""
 _BATCH_BYTES: Final = 61 + 31
-"""Of a batch and of its first record, with lengths as long as they can be."""
+"""Upper bound in bytes of the header of a batch and of the fields of its first record."""
 _HEADER_BYTES: Final = 6
-"""Of the two lengths of a header."""
+"""Upper bound in bytes of a header's two varint lengths."""
 
 
 def frame_bytes(key: bytes | None, headers: Headers) -> int:
-    """Count the bytes of a record's key and headers."""
+    """Return the size in bytes of a record's key and headers."""
     return len(key or b"") + sum(len(name) + len(value or b"") for name, value in headers)
 
 
 def batch_bytes(key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> int:
-    """Count the bytes of a batch with this one record, as a broker judges them; at most a hundred too many."""
+    """Return the size in bytes of a batch with this one record as a broker counts it, or up to 100 bytes more."""
     return _BATCH_BYTES + len(value) + frame_bytes(key, headers) + _HEADER_BYTES * len(headers)

@@ -1,4 +1,4 @@
-"""Snapshots as bytes, and a session's table entry: the snapshot with the remembered eventIds."""
+"""Encode and decode snapshots and table entries; an entry is a snapshot and the remembered eventIds."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
@@ -18,21 +18,21 @@ _DIGEST_BYTES: Final = 12  # 16 characters of base64
 
 
 def join_entry(snapshot: bytes, events: bytes) -> bytes:
-    """Make one table entry of a snapshot and its private header: compact JSON holds no newline, so one parts them.
+    """Return the table entry of a snapshot and its private header, separated by a newline, which compact JSON lacks.
 
-    One bytes object an entry, rather than a tuple of two, is 90 bytes a session less.
+    One bytes object an entry takes 90 bytes a session less than a tuple of two.
     """
     return snapshot + _NEWLINE + events if events else snapshot
 
 
 def split_entry(entry: bytes) -> tuple[bytes, bytes]:
-    """Part a table entry again: the snapshot's bytes, and the remembered eventIds in their header's form."""
+    """Return the two parts of a table entry: the snapshot, and the remembered eventIds in the form of their header."""
     snapshot, _newline, events = entry.partition(_NEWLINE)
     return snapshot, events
 
 
 def entry_from_changelog(record: ConsumerRecord) -> bytes | None:
-    """Give the table entry that a record of the changelog stands for; None for a tombstone."""
+    """Return the table entry in a record of the changelog; None for a tombstone."""
     if record.value is None:
         return None
     last = record.headers[-1] if record.headers else None
@@ -44,34 +44,34 @@ _buffer: Final = bytearray()
 
 
 def encode_json(value: object) -> bytes:
-    """Return a session, its v1 view, a table entry or a message as JSON, in an object of just its size.
+    """Return a session, its v1 view, a table entry or a message as JSON, without spare memory; for one thread at a time.
 
-    For one thread at a time. Tables and cycles keep what this returns. What the encoders of msgspec and orjson return
-    keeps the buffer that they wrote into: 86 bytes more a snapshot, 4 KB for a claim's 70 bytes or a profile's 53.
-    Writing into one buffer and copying costs 0.05 µs.
+    Tables and cycles keep the returned object. The encoders of msgspec and orjson return objects that keep the whole output
+    buffer: 86 more bytes a snapshot, 4 KB for a claim's 70 bytes or a profile's 53. The copy from a shared buffer costs
+    0.05 µs.
     """
     _encoder.encode_into(value, _buffer)
     return bytes(_buffer)
 
 
 decode_session: Final = Decoder(Session).decode
-"""Read a snapshot's value that this worker wrote."""
+"""Decode a snapshot's value that this worker wrote."""
 _FIRST: Final = b'"firstSession":true,"updateCount":'
 _NOT_FIRST: Final = b'"firstSession":false,"updateCount":'
 
 
 def as_first_session(snapshot: bytes) -> bytes:
-    """Turn firstSession from false to true in a snapshot's bytes.
+    """Return a snapshot's bytes with firstSession set from false to true.
 
-    Behind it stand only numbers and a time, so its last occurrence is the field, whatever the attributes hold. It is
-    0.3 µs where decoding and encoding take 3.
+    Only numbers and a time follow the field, so the last occurrence of its name is the field, whatever the attributes
+    contain. The replacement takes 0.3 µs; decoding and encoding take 3 µs.
     """
     before, _found, after = snapshot.rpartition(_NOT_FIRST)
     return before + _FIRST + after
 
 
 def event_entry(event_id: str, value: bytes) -> bytes:
-    """Write an eventId and the value it came with as 32 characters: a digest of each."""
+    """Return an eventId and the record's value as 32 characters: a digest of each."""
     return urlsafe_b64encode(_digest(event_id.encode()) + _digest(value))
 
 
@@ -80,7 +80,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def check_event_id(events: bytes, entry: bytes) -> Literal["new", "duplicate", "reused"]:
-    """Tell whether the eventId of *entry* is remembered, and with the same value."""
+    """Return whether the eventId of *entry* is new, or remembered with the same value or with another one."""
     half = _ENTRY // 2
     if entry[:half] not in events:
         return "new"
@@ -91,14 +91,14 @@ def check_event_id(events: bytes, entry: bytes) -> Literal["new", "duplicate", "
 
 
 def add_event_id(events: bytes, entry: bytes) -> bytes:
-    """Add an accepted eventId to those remembered; the oldest goes when there are too many."""
+    """Return *events* with an accepted eventId appended; the oldest is removed if there are too many."""
     return (events + entry)[-MAX_REMEMBERED_EVENTS * _ENTRY :]
 
 
 def newest_origin(records: Iterable[ConsumerRecord], place: bytes) -> int:
-    """Return the largest offset among the origins of snapshots that begin with *place*, `<topic>/<partition>/`; or -1.
+    """Return the largest offset of the origins that begin with *place*, `<topic>/<partition>/`; -1 if there is none.
 
-    Of a reclassified session the ce_id names a record that may not be done yet, so it does not count. 0.2 µs a record.
+    A reclassified snapshot does not count: its ce_id names a record that may not be processed yet. 0.2 µs a record.
     """
     start, newest = len(place), -1
     for record in records:

@@ -1,8 +1,8 @@
-"""The types of an update record as msgspec's Structs, derived from the TypedDicts of `model`.
+"""The types of an update record as Structs of msgspec, derived from the TypedDicts of `model`.
 
-msgspec reads a record's bytes into Structs in a fifth of the time that pydantic takes to validate them, and writes a
-snapshot's cart from them. They take nothing that the TypedDicts do not take, limit by limit; what they do not take,
-like `2.0` for the integer 2, is pydantic's to judge. A field that is left out or null is None, and is not written.
+msgspec decodes a record's bytes into Structs in a fifth of the time that pydantic takes to validate them, and encodes a
+snapshot's cart from the Structs. The Structs accept only values that the TypedDicts accept. pydantic judges the values
+that the Structs refuse, such as `2.0` for the integer 2. A field that is omitted or null is None and is not written.
 """
 
 from functools import cache, reduce
@@ -21,7 +21,7 @@ _LIMITS = ("min_length", "max_length", "ge", "gt", "lt", "pattern")
 
 @cache
 def struct_of(typed_dict: type, *, forbid_unknown_fields: bool = True) -> type[Struct]:
-    """Derive the Struct of a TypedDict, and of those in it; its fields keep their order."""
+    """Return the Struct of a TypedDict and of the TypedDicts in it; the fields keep their order."""
     required: frozenset[str] = typed_dict.__required_keys__  # type: ignore[attr-defined]
     fields: list[tuple[str, Any] | tuple[str, Any, None]] = []
     for name, hint in get_type_hints(typed_dict, include_extras=True).items():
@@ -50,22 +50,22 @@ def _derived(hint: Any, *, forbid: bool) -> Any:
     if origin is Annotated:
         limits = _limits(hint.__metadata__)
         derived = _derived(arguments[0], forbid=forbid)
-        if any(isinstance(it, EmptyArray) for it in hint.__metadata__):
+        if any(isinstance(mark, EmptyArray) for mark in hint.__metadata__):
             return derived | Annotated[list[Any], Meta(max_length=0)]
         return Annotated[derived, limits] if limits is not None else derived
     return hint
 
 
 def _limits(metadata: tuple[object, ...]) -> Meta | None:
-    """Gather the limits of pydantic's fields; those of an integer, which pydantic has in a schema, are a Meta already."""
+    """Return the limits of pydantic's fields as a Meta; an integer, whose limits are in a schema, has a Meta already."""
     given: dict[str, Any] = {}
-    for it in metadata:
-        if isinstance(it, Meta):
-            return it
-        if isinstance(it, FieldInfo):
+    for mark in metadata:
+        if isinstance(mark, Meta):
+            return mark
+        if isinstance(mark, FieldInfo):
             given |= {
                 name: value
-                for limit in it.metadata
+                for limit in mark.metadata
                 for name in _LIMITS
                 if (value := getattr(limit, name, None)) is not None
             }

@@ -1,7 +1,7 @@
-"""Reads an update record's value: a Request, or the Rejection of the first failing row.
+"""Read an update record's value: the result is a Request, or the Rejection of the first rule that fails.
 
-The good path is one call of msgspec from bytes to Structs, then the few rules that types cannot say. What that does not
-take is parsed a second time, exactly and slowly, and pydantic judges every rule, so that the first failing row is found.
+The fast path is one call of msgspec from bytes to Structs, then the few rules that types cannot express. A record that
+the fast path refuses is parsed again, exactly and slowly. pydantic then checks every rule to find the first that fails.
 """
 
 import json
@@ -67,10 +67,10 @@ from worker.domain.rejections import (
 )
 
 FUTURE_MILLISECONDS = HOUR_MILLISECONDS
-"""How far occurredAt may lie after the record's Kafka timestamp."""
+"""Upper bound in milliseconds of occurredAt after the record's Kafka timestamp."""
 
 Envelope = Mapping[str, tuple[Any, str]]
-"""What an event gives of the fields of Head, each with its place in the record that arrived."""
+"""The fields of Head that an event supplies, each with its pointer in the record that arrived."""
 
 _RECORD: TypeAdapter[Any] = TypeAdapter(UpdateRecord)
 _Record: Any = struct_of(PlainUpdateRecord)
@@ -86,9 +86,9 @@ _decode_bare: Callable[[bytes], Any] = Decoder(struct_of(BareBody)).decode
 _decode_known_bare: Callable[[bytes], Any] = Decoder(struct_of(BareBody, forbid_unknown_fields=False)).decode
 _AS_THEY_ARE: dict[str, str] = {}
 _BARE = {"/customerSession": ""}
-"""The places of a bare body: it is what a customerSession would be."""
+"""The places of a bare body: the pointer of customerSession is the whole value."""
 _WHOLE = frozenset(("type", "customerSession", "return"))
-"""The fields of which a bare body has none."""
+"""The fields that a bare body cannot have."""
 _ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
     (outer, inner): (TypeAdapter(element), frozenset(getattr(element, "__annotations__", ())))
     for outer, inner, element in (
@@ -99,9 +99,9 @@ _ELEMENTS: dict[tuple[str, str], tuple[TypeAdapter[Any], frozenset[str]]] = {
         ("return", "returnedCartItems", ReturnedCartItem),
     )
 }
-"""The lists that may be long, with the type of their elements and the fields that it knows."""
+"""The lists that can be long, with the type of their elements and the known fields of this type."""
 _NESTED = frozenset(("product", "additionalCosts"))
-"""The fields of an element that are objects with known fields themselves."""
+"""The fields of an element that are objects with known fields."""
 
 _KINDS = ("update", "return", "reopen")
 
@@ -109,9 +109,10 @@ _KINDS = ("update", "return", "reopen")
 def read(
     value: bytes | None, key: bytes | None, timestamp: int, rules: Rules, envelope: Envelope | None = None
 ) -> Request | Rejection:
-    """Read the *value* and *key* of an update record whose Kafka timestamp (its origin's) is *timestamp* milliseconds.
+    """Return the request in the *value* and *key* of an update record, or its rejection.
 
-    What the record and the key leave out, the *envelope* gives.
+    *timestamp* is the Kafka timestamp of the record's origin in milliseconds. The *envelope* supplies fields that the
+    record and the key lack.
 
     >>> read(b'{"customerSession": {"cartItems": []}}', b"s-1", 1795372800000, Rules()).kind
     'update'
@@ -127,7 +128,7 @@ def read(
         if is_nested_too_deep(value):
             return _judge(value, key, timestamp, rules, envelope)
         if rules.unknown_fields == "ignore":
-            value.decode()  # where a field is passed over, nobody looks whether it is UTF-8
+            value.decode()  # msgspec does not check the UTF-8 of a field that it skips
             record = _decode_known(value)
             if record.type is None and record.customerSession is None and _returned(record) is None:
                 record, places = _from_bare(_decode_known_bare(value)), _BARE
@@ -146,17 +147,17 @@ def read(
 
 
 _Text = tuple[bytes, dict[str, str]]
-"""An update record as it arrived: its bytes, and where they have the fields that are not in their place."""
+"""An update record as it arrived: its bytes, and the pointers of fields that are in another place."""
 
 
 def _must_be(text: _Text, pointer: str, rule: str, code: str = "invalid_field") -> Rejection:
-    """Refuse what the text has at *pointer*."""
+    """Return the rejection of the value at *pointer*."""
     place = placed(pointer, text[1])
     return must_be(place, rule, shown_at(text[0], place), code)
 
 
 def too_large(value: bytes, rules: Rules) -> Rejection:
-    """Refuse a value over the limit."""
+    """Return the rejection of a value over the limit."""
     allowed = f"at most {rules.max_record_bytes} bytes (SESSION_WORKER_MAX_RECORD_BYTES)"
     return Rejection("record_too_large", "", f"The value must have {allowed}, but it has {len(value)}.")
 
@@ -175,18 +176,18 @@ def _deletion(key: bytes | None, timestamp: int) -> Request | Rejection:
 
 
 def _in_another_form(value: bytes) -> tuple[Any, dict[str, str]]:
-    """Read a record with fields that are ignored, or a bare body; also return its places."""
+    """Return a record with ignored fields or a bare body as an update record, and its places."""
     try:
         record = _decode_echoed(value)
     except msgspec.ValidationError:
         return _from_bare(_decode_bare(value)), _BARE
-    if record.customerSession is not None:  # of a field that is named twice, the last may be null
+    if record.customerSession is not None:  # JSON can repeat a name, and the last value can be null
         record.customerSession = _Changes(**{name: getattr(record.customerSession, name) for name in _CHANGES})
     return record, _AS_THEY_ARE
 
 
 def _from_bare(bare: Any) -> Any:
-    """Return a bare body as an update record; raise ValueError for an object that is none."""
+    """Return a bare body as an update record. Raise ValueError for an object that is not a bare body."""
     changes = _Changes(**{name: getattr(bare, name) for name in _CHANGES})
     if changes == _Changes():
         raise ValueError("no field of a customerSession")
@@ -194,7 +195,7 @@ def _from_bare(bare: Any) -> Any:
 
 
 def _complete(record: Any, key: bytes | None, envelope: Envelope, places: dict[str, str]) -> dict[str, str]:
-    """Give *record* what only its envelope has, in place; return the places then. Raise ValueError for what is wrong."""
+    """Write the fields that only the envelope has into *record*; return the places. Raise ValueError for a bad value."""
     missing = _missing({name: getattr(record, name) for name in _HEAD}, key, envelope)
     msgspec.convert(missing, _Head)
     for name, given in missing.items():
@@ -203,7 +204,7 @@ def _complete(record: Any, key: bytes | None, envelope: Envelope, places: dict[s
 
 
 def _missing(given: dict[str, Any], key: bytes | None, envelope: Envelope) -> dict[str, Any]:
-    """Return what the envelope has to give: fields that neither the record nor its key gives."""
+    """Return the fields that the envelope supplies because neither the record nor its key has them."""
     return {
         name: field
         for name, (field, _place) in envelope.items()
@@ -214,7 +215,7 @@ def _missing(given: dict[str, Any], key: bytes | None, envelope: Envelope) -> di
 def _in_its_place(
     document: dict[str, Any], key: bytes | None, envelope: Envelope | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return any document as an update record, and the places where it has what that moved."""
+    """Return any document as an update record, and the places of the fields that moved."""
     places = {}
     body = document.get("customerSession")
     if type(body) is dict:
@@ -243,7 +244,7 @@ def _is_bare(document: dict[str, Any]) -> bool:
 
 
 def _settle(record: Any, key: bytes | None, timestamp: int, rules: Rules, text: _Text) -> Request | Rejection:
-    """Judge the rest of a record whose types are right."""
+    """Return the request of a record with correct types, or the rejection of the first rule that fails."""
     kind, integration_id = _kind(record), _identity(record, key)
     refused = _head(record, kind, integration_id, key, timestamp, rules, text)
     return refused or _body(record, kind, integration_id, timestamp, text)
@@ -252,7 +253,7 @@ def _settle(record: Any, key: bytes | None, timestamp: int, rules: Rules, text: 
 def _judge(
     value: bytes, key: bytes | None, timestamp: int, rules: Rules, envelope: Envelope | None = None
 ) -> Request | Rejection:
-    """Read a doubtful record again, every rule in its row."""
+    """Return the result of a record that the fast path refused, with every rule checked in order."""
     extra: Literal["forbid", "ignore"] = "ignore" if rules.unknown_fields == "ignore" else "forbid"
     parsed = parse(value)
     if isinstance(parsed, Rejection):
@@ -270,7 +271,7 @@ def _judge(
 
 
 def _unchecked(document: dict[str, Any]) -> Any:
-    """Put the known fields of a document where those of a record are, whatever they hold."""
+    """Return a record with the known fields of a document, whatever their types are."""
     record = _Record(**{name: document[name] for name in _Record.__struct_fields__ if name in document})
     if type(changes := record.customerSession) is dict:
         record.customerSession = _Changes(**{name: changes[name] for name in _CHANGES if name in changes})
@@ -278,7 +279,7 @@ def _unchecked(document: dict[str, Any]) -> Any:
 
 
 class _Finding(NamedTuple):
-    """What pydantic found: a code, its place in the record's table, and pydantic's details."""
+    """An error of pydantic: the rejection code, the place in the contract's table, and the details of pydantic."""
 
     code: str
     path: tuple[str | int, ...]
@@ -286,10 +287,11 @@ class _Finding(NamedTuple):
 
 
 def _findings(document: dict[str, Any], extra: Literal["forbid", "ignore"]) -> Iterator[_Finding]:
-    """Find everything that pydantic holds against *document*.
+    """Yield every error that pydantic finds in *document*.
 
-    The types stop at a list's first failing element. Here the elements are judged one at a time, and once one of them
-    is invalid, only those that may have an unknown field: a megabyte of broken ones must not hold up its partition.
+    The types stop at the first failing element of a list. So this function validates the elements one at a time. After
+    the first invalid element it validates only elements that can have an unknown field: a megabyte of invalid elements
+    must not delay its partition.
     """
     shell = {**document}
     for (outer, inner), (element_type, known) in _ELEMENTS.items():
@@ -324,9 +326,9 @@ def _details(error: ValidationError) -> list[ErrorDetails]:
 def _head(
     record: Any, kind: str | None, integration_id: Any, key: bytes | None, timestamp: int, rules: Rules, text: _Text
 ) -> Rejection | None:
-    """Judge identity, type, application and fields that exclude each other, in the order of their rows.
+    """Check identity, type, application and fields that exclude each other, in the order of the rules.
 
-    The record may be an unchecked one, so nothing here trusts a type.
+    The record may be unchecked, so this function trusts no type.
     """
     if integration_id == "":
         return _no_identity(record, key)
@@ -334,42 +336,42 @@ def _head(
         return _no_kind(record, text)
     changes, returned, application_id = record.customerSession, _returned(record), record.applicationId
     if application_id is not None and application_id != rules.application_id and type(application_id) in (int, float):
-        rule = f"{rules.application_id}, the worker's own (SESSION_WORKER_APPLICATION_ID)"
+        rule = f"{rules.application_id}, the application of this worker (SESSION_WORKER_APPLICATION_ID)"
         return _must_be(text, "/applicationId", rule, "wrong_application")
     if changes is not None and kind != "update":
-        return _must_be(text, "/customerSession", f"left out of a {kind}", "ambiguous_field")
+        return _must_be(text, "/customerSession", f"omitted in a {kind}", "ambiguous_field")
     if returned is not None and kind != "return":
-        return _must_be(text, "/return", f"left out of a record of type {kind}", "ambiguous_field")
+        return _must_be(text, "/return", f"omitted in a record of type {kind}", "ambiguous_field")
     if kind == "update":
         if changes is None:
             return Rejection("invalid_field", "/customerSession", _NEEDED.format("An update", "customerSession"))
         for old, new in _V1_NAMES if isinstance(changes, Struct) else ():
             if getattr(changes, old) is not None and getattr(changes, new) is not None:
-                rule = f"left out where {new} is given, since it is the v1 name of that"
+                rule = f"omitted if {new} is present, because it is the v1 name of {new}"
                 return _must_be(text, f"/customerSession/{old}", rule, "ambiguous_field")
     elif kind == "return" and returned is None:
         return Rejection("invalid_field", "/return", _NEEDED.format("A return", "return"))
     if record.occurredAt is None and timestamp < 0:
-        needed = f"a time, since the record's Kafka timestamp is {timestamp} and so gives none"
+        needed = f"a time, because the record's Kafka timestamp {timestamp} is not a valid time"
         return must_be(placed("/occurredAt", text[1]), needed, "null")
     is_too_long = type(integration_id) is str and len(integration_id) > MAX_TEXT
     return _long_identity(integration_id, text[1]) if is_too_long else None
 
 
-_NEEDED = "{} must have an object {}, but that is missing or null."
+_NEEDED = "{} must have an object {}, but the field is missing or null."
 
 
 def _no_identity(record: Any, key: bytes | None) -> Rejection:
     if record.integrationId is None:
         message = (
-            f"integrationId must be in the record or be its key, but it is missing and the key is {_shown_key(key)}."
+            f"A record needs an integrationId or a key, but integrationId is missing and the key is {_shown_key(key)}."
         )
         return Rejection("missing_integration_id", "", message)
     return must_be("/integrationId", "a string of 1 to 1000 characters", '""', "missing_integration_id")
 
 
 def _shown_key(key: bytes | None) -> str:
-    """Write a key that names no session."""
+    """Return a key that names no session, for a message."""
     return "null" if key is None else f"not UTF-8 (0x{key[:40].hex()})" if key else '""'
 
 
@@ -378,10 +380,10 @@ def _no_kind(record: Any, text: _Text) -> Rejection:
         return _must_be(text, "/type", '"update", "return" or "reopen"', "unknown_type")
     has = shown(names(text[0]))
     if record.customerSession is not None:
-        message = f"With both customerSession and return a record must have a type, but it has only the fields {has}."
+        message = f"A record with customerSession and return must have a type, but its fields are {has}."
     else:
         needs = "a type, a customerSession, a return, or fields of a session such as cartItems"
-        message = f"A record must have {needs}, but the fields that it has are {has}."
+        message = f"A record must have {needs}, but its fields are {has}."
     return Rejection("unknown_type", "/type", message)
 
 
@@ -389,7 +391,7 @@ _V1_NAMES = (("coupon", "couponCodes"), ("referral", "referralCode"))
 
 
 def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, text: _Text) -> Request | Rejection:
-    """Judge numbers, counts, time and the entries of a return, in the order of their rows, and make the request."""
+    """Return the request after checks of numbers, counts, time and return entries, in the order of the rules."""
     changes: dict[str, Any] = {}
     asked = record.customerSession
     cart = cost_total = None
@@ -408,7 +410,7 @@ def _body(record: Any, kind: Kind | None, integration_id: str, timestamp: int, t
                 return _must_be(text, unfit, _FIT, "number_out_of_range")
         elif attributes is not None:
             asked.attributes = {}
-        if units > MAX_ITEMS and (refused := _judge_counts(len(items), units, text)):  # no item has less than one unit
+        if units > MAX_ITEMS and (refused := _judge_counts(len(items), units, text)):  # each item has at least one unit
             return refused
         asked.cartItems = None
         changes = to_builtins(asked)
@@ -445,10 +447,10 @@ def _judge_counts(items: int, units: int, text: _Text) -> Rejection | None:
 
 
 def _read_entries(record: Any, text: _Text) -> Sequence[ReturnedCartItem] | Rejection:
-    """Return the entries of a return; a reopen has none."""
+    """Return the entries of a return; a reopen has no entries."""
     returned, where = _returned(record), "/return/returnedCartItems"
     if returned is None:
-        return _must_be(text, "/dry", "false or left out of a reopen", "dry_not_supported") if record.dry else ()
+        return _must_be(text, "/dry", "false or omitted in a reopen", "dry_not_supported") if record.dry else ()
     entries: Sequence[ReturnedCartItem] = to_builtins(returned.returnedCartItems)
     if not entries:
         return _must_be(text, where, "an array of at least one entry", "empty_return")
@@ -465,7 +467,7 @@ def _read_entries(record: Any, text: _Text) -> Sequence[ReturnedCartItem] | Reje
 
 
 def _read_cart(items: list[Any]) -> tuple[Cart, int, str]:
-    """Write valid *items* as a snapshot does; also return their units, and where an unfit number is."""
+    """Return the cart of valid *items*, the sum of their units, and the pointer of the first unfit number."""
     item_total = item_costs = units = fine_total = fine_costs = 0
     for position, item in enumerate(items):
         quantity: int = item.quantity
@@ -475,7 +477,7 @@ def _read_cart(items: list[Any]) -> tuple[Cart, int, str]:
         item.remainingQuantity = quantity
         item.position = position
         scaled = round(price * 1e9)
-        if -1e6 < price < 1e6 and scaled / 1e9 == price:  # as nanos() has it, without the call
+        if -1e6 < price < 1e6 and scaled / 1e9 == price:  # like nanos(), without the call
             if not scaled:
                 item.price = 0.0
         else:
@@ -503,7 +505,7 @@ _encode = Encoder().encode
 
 
 def _read_rare(item: Any) -> str:
-    """Bring the rarer fields of an *item* to the snapshot's form, in place; return where an unfit number is."""
+    """Convert the rare fields of an *item* to the snapshot's form in place; return the pointer of an unfit number."""
     for name in IGNORED_ITEM_FIELDS:
         setattr(item, name, None)
     for name in DIMENSIONS:
@@ -518,7 +520,7 @@ def _read_rare(item: Any) -> str:
 
 
 def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
-    """Add up additional costs, as `rounded` takes a sum, and write them without a negative zero, in place."""
+    """Return the sum of additional costs as arguments of `rounded`; replace each negative zero in place."""
     total = fine_total = 0
     for cost in costs.values():
         scaled = nanos(cost.price)
@@ -531,9 +533,9 @@ def _read_costs(costs: dict[str, Any]) -> tuple[int, int]:
 
 
 def _fit(values: Any, where: str) -> str:
-    """Bring the numbers below *values* to the form in which they are kept, in place.
+    """Convert the numbers in *values* to the stored form in place.
 
-    Return where the first number is that neither 64 bits nor a double can hold; empty when there is none.
+    Return the pointer of the first number that neither 64 bits nor a double can hold; empty if all fit.
     """
     for name, inner in values.items() if type(values) is dict else enumerate(values):
         kind = type(inner)
@@ -553,7 +555,9 @@ def _fit(values: Any, where: str) -> str:
 
 
 _ALWAYS_FIT = frozenset((str, bool, type(None)))
-_FIT = f"a number that a double can hold, and if it is an integer, {INTEGER} or one of which a double keeps all digits"
+_FIT = (
+    f"a number that a double can hold; if it is an integer, {INTEGER} or an integer of which a double keeps all digits"
+)
 
 
 def _is_kept_by_a_double(number: int) -> bool:
@@ -577,15 +581,15 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def parse(value: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any] | Rejection:
-    """Parse JSON as the contract understands it, integers of any length and all."""
+    """Return the JSON object in *value*, with integers of any length, or its rejection."""
     if not value:
         return malformed("it is empty", value)
     if is_nested_too_deep(value, max_depth):
-        return malformed(f"it is nested more than {MAX_DEPTH} levels deep, or breaks off before its end", value)
+        return malformed(f"it nests more than {MAX_DEPTH} levels deep, or is truncated", value)
     try:
         text = value.decode()
         if _LONE.search(_PAIRS.sub("", text)):
-            return malformed("a string in it has a lone surrogate", value)
+            return malformed("a string in the value has a lone surrogate", value)
         document = json.loads(text, parse_constant=_no_constant, parse_int=_whole)
     except UnicodeDecodeError as error:
         return malformed(f"byte {error.start + 1} (0x{value[error.start]:02x}) is not UTF-8", value)
@@ -598,16 +602,16 @@ def parse(value: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any] | Rejectio
 
 def _json_error(text: str, error: json.JSONDecodeError) -> str:
     if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
-        return "it breaks off before its end"
-    return "it begins with a byte order mark" if text[0] == "\ufeff" else f"character {error.pos + 1} is no JSON"
+        return "it is truncated"
+    return "it begins with a byte order mark" if text[0] == "\ufeff" else f"character {error.pos + 1} is not valid JSON"
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _whole(digits: str) -> int | float:
-    """Read an integer; one that no double holds is infinite, since only its being out of range matters."""
+    """Return an integer; infinity for an integer that no double can hold, because only "out of range" matters."""
     if len(digits) < _FEW_DIGITS:
         return int(digits)
     number = float(digits)
@@ -615,17 +619,17 @@ def _whole(digits: str) -> int | float:
 
 
 _FEW_DIGITS = 300
-"""A double holds every integer of fewer digits."""
+"""Number of digits from which a double may not hold an integer."""
 
 
 def is_nested_too_deep(value: bytes, max_depth: int = MAX_DEPTH) -> bool:
-    """Tell whether a JSON document is nested deeper than allowed; for anything else the answer means nothing."""
+    """Return True if a JSON document nests deeper than allowed; undefined for any other text."""
     if value.count(b"{") + value.count(b"[") <= max_depth:
         return False
     without_escapes = value.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = b"".join(without_escapes.split(b'"')[::2]).translate(_TO_BRACES, _NO_BRACKETS)
     for _level in range(max_depth):
-        brackets = brackets.replace(b"{}", b"")  # takes the innermost level off
+        brackets = brackets.replace(b"{}", b"")  # removes the innermost level
     return bool(brackets)
 
 
@@ -633,7 +637,7 @@ def is_nested_too_deep(value: bytes, max_depth: int = MAX_DEPTH) -> bool:
 
 
 def _finding(details: ErrorDetails, where: tuple[str | int, ...]) -> _Finding:
-    """Name the code and the place of what pydantic found in the part of the record at *where*."""
+    """Return the code and the place of an error of pydantic in the part of the record at *where*."""
     path, given = where + details["loc"], details["input"]
     error, last = details["type"], path[-1]
     if path == ("type",):
@@ -650,7 +654,7 @@ def _finding(details: ErrorDetails, where: tuple[str | int, ...]) -> _Finding:
 
 
 def _rejection(found: _Finding, text: _Text, envelope: Envelope | None) -> Rejection:
-    """Write what was found, with the value that was given."""
+    """Return the rejection of a finding, with the offending value."""
     code, path, details = found
     pointer = "".join(f"/{escaped(name)}" for name in path)
     place = placed(pointer, text[1])
@@ -664,7 +668,7 @@ _NEVER_NEGATIVE = {"quantity", "position", *DIMENSIONS}
 
 
 def _is_out_of_range(given: object, name: int | str) -> bool:
-    """Tell whether a number that failed is one that the contract's numbers cannot hold, however it is meant."""
+    """Return True if an invalid number is outside the range of the contract's numbers."""
     if type(given) not in (int, float) or not isinstance(given, int | float):
         return False
     if given < 0 and name in _NEVER_NEGATIVE:
@@ -675,7 +679,7 @@ def _is_out_of_range(given: object, name: int | str) -> bool:
 
 
 def _kind(record: Any) -> Kind | None:
-    """Tell an update record's type, from its field or from what else it has; None when nothing tells it."""
+    """Return an update record's type, from the field `type` or from the other fields; None if it is ambiguous."""
     kind: Kind | None = record.type
     if kind is None:
         changes, returned = record.customerSession, _returned(record)
@@ -686,7 +690,7 @@ def _kind(record: Any) -> Kind | None:
 
 
 def _identity(record: Any, key: bytes | None) -> Any:
-    """Give the integrationId: the record's own, or its key; empty when there is none."""
+    """Return the integrationId of the record, or its key; empty if it has neither."""
     return text_of(key) if record.integrationId is None else record.integrationId
 
 
@@ -695,7 +699,7 @@ def _long_identity(integration_id: str, places: dict[str, str]) -> Rejection:
 
 
 def text_of(key: bytes | None) -> str:
-    """Return a key as text, empty when it names no session."""
+    """Return a key as text; empty if it names no session."""
     try:
         return key.decode() if key else ""
     except UnicodeDecodeError:

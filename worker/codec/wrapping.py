@@ -1,16 +1,16 @@
-"""Takes the wrappings of an update record off: a Confluent frame, compression, a CloudEvents envelope.
+"""Unwrap an update record from a Confluent frame, from compression, or from a CloudEvents envelope.
 
-Theory of operation. A producer's serializer or connector may wrap the JSON. What is inside is read as if it had come
-bare; a rejection and a forwarded stray carry the value as it arrived.
+Theory of operation. A producer's serializer or connector may wrap the JSON. The worker reads the JSON inside as if it had
+arrived without a wrapping. A rejection and a forwarded stray carry the value as it arrived.
 
-W1. The first byte decides. No JSON begins with the byte 0 (a frame), nor with the magic number of gzip or zstd.
-W2. A frame may be outside a compressed value, not inside: what was inflated is not looked at again.
-W3. Nothing is inflated beyond the limit of a record: the output of each step is bounded, and one byte too many ends it.
-    A window of zstd is at most 128 MiB of address space, of which only what the output needs is ever touched. More
+W1. The first byte decides. No JSON begins with the byte 0 (a frame) or with the magic number of gzip or zstd.
+W2. A frame can be outside a compressed value, not inside: the inflated bytes are not unwrapped again.
+W3. Inflation stops at the limit of a record: the output of each step is bounded, and the first excess byte ends it.
+    A window of zstd takes at most 128 MiB of address space, and only the pages that the output needs are touched. More
     than 1,000 members or frames are refused: each costs a decoder, 40 µs, but only 9 bytes of a value.
-W4. The header `content-type` tells a structured event, whose object is the envelope. `ce_id` tells a binary one, if the
-    operator has set that the worker reads these.
-W5. An envelope's id, time and subject stand in for fields that the record lacks, so they are judged only then.
+W4. The header `content-type` marks a structured event, whose object is the envelope. The header `ce_id` marks a binary
+    event, if SESSION_WORKER_CLOUDEVENTS is true.
+W5. The envelope's id, time and subject replace fields that the record lacks. They are checked only if they are used.
 """
 
 import sys
@@ -26,7 +26,7 @@ from worker.codec.update import Envelope, parse, too_large
 from worker.domain.limits import MAX_DEPTH, Rules
 from worker.domain.rejections import Rejection, malformed, must_be, not_an_object, shown
 
-if sys.version_info >= (3, 14):  # pragma: no cover - the same module, there in the standard library
+if sys.version_info >= (3, 14):  # pragma: no cover - the same module in the standard library
     from compression import zstd
 else:
     from backports import zstd
@@ -37,18 +37,18 @@ _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _FIRST_BYTES: Final = frozenset((_FRAME, _GZIP[0], _ZSTD[0]))
 _PIECE_BYTES: Final = 1 << 16
-"""How much of a value a decoder gets at a time; it copies what lies behind the end of a member."""
+"""Size in bytes of the pieces that a decoder reads; a decoder copies the bytes after the end of a member."""
 MAX_MEMBERS: Final = 1000
 _WINDOW_LOG: Final = 27
 _STRUCTURED: Final = b"application/cloudevents+json"
 
 
 Unwrapped = tuple[bytes, Envelope | None]
-"""The update record's own bytes, and what its envelope gives."""
+"""The bytes of the update record, and the fields of its envelope."""
 
 
 def unwrap(value: bytes, headers: Headers, rules: Rules) -> Unwrapped | Rejection:
-    r"""Return what is wrapped in *value*. Without headers, a value that begins with `{` is not wrapped.
+    r"""Return the update record inside *value*. Without headers, a value that begins with `{` is not wrapped.
 
     >>> unwrap(b"\x00\x00\x00\x00\x07{}", (), Rules())
     (b'{}', None)
@@ -69,7 +69,7 @@ def unwrap(value: bytes, headers: Headers, rules: Rules) -> Unwrapped | Rejectio
 
 
 class _GzipDecoder:
-    """One member of gzip, with the names of zstd's decoder."""
+    """Decoder of one member of gzip, with the interface of zstd's decoder."""
 
     def __init__(self) -> None:
         self._decoder = zlib.decompressobj(wbits=31)
@@ -91,29 +91,29 @@ def _zstd_decoder() -> Any:
 
 
 def _inflated(value: bytes, rules: Rules) -> bytes | Rejection:
-    """Inflate *value* if it is compressed, within the limit of a record."""
+    """Return *value* inflated if it is compressed, within the limit of a record."""
     try:
         if value.startswith(_GZIP):
             return _members(value, _GzipDecoder, rules)
         if value.startswith(_ZSTD):
             return _members(value, _zstd_decoder, rules)
     except (zlib.error, zstd.ZstdError):
-        return malformed("as a compressed value it is damaged", value)
+        return malformed("the compressed data is corrupt", value)
     return value
 
 
 def _members(value: bytes, decoder_of: Callable[[], Any], rules: Rules) -> bytes | Rejection:
-    """Inflate the members of a compressed value, one after the other (W3)."""
+    """Return the inflated members of a compressed value, joined (W3)."""
     rest, text, left = memoryview(value), [], rules.max_record_bytes
     members = 0
     while rest:
         members += 1
         if members > MAX_MEMBERS:
-            return malformed(f"as a compressed value it has more than {MAX_MEMBERS} members or frames", value)
+            return malformed(f"the compressed data has more than {MAX_MEMBERS} members or frames", value)
         decoder = decoder_of()
         while not decoder.eof:
             if not rest:
-                return malformed("as a compressed value it breaks off before its end", value)
+                return malformed("the compressed data is truncated", value)
             piece = rest[:_PIECE_BYTES]
             text.append(decoder.decompress(piece, left + 1))
             left -= len(text[-1])
@@ -129,7 +129,7 @@ def _members(value: bytes, decoder_of: Callable[[], Any], rules: Rules) -> bytes
 
 
 def _is_structured(headers: Headers) -> bool:
-    """Return True if the last header `content-type` names an event as JSON (W4)."""
+    """Return True if the last header `content-type` is that of a structured event in JSON (W4)."""
     content = None
     for name, given in headers:
         if len(name) == _NAME_LENGTH and given is not None and name.lower() == _CONTENT_TYPE:
@@ -168,7 +168,7 @@ def _structured(value: bytes) -> Unwrapped | Rejection:
 
 
 def _binary(headers: Headers) -> Envelope | None:
-    """Read the headers of an event in binary mode; what they give has the pointers of the record's own fields."""
+    """Return the envelope in the headers of a binary event; its fields have the pointers of the record's fields."""
     given = {name: text for name, text in headers if text is not None}
     if "ce_id" not in given:
         return None
@@ -179,5 +179,5 @@ def _binary(headers: Headers) -> Envelope | None:
         if subject := given.get("ce_subject", b"").decode():
             envelope["integrationId"] = subject, "/integrationId"
     except UnicodeDecodeError:
-        pass  # like a key that is not UTF-8, it names no session
+        pass  # a subject that is not UTF-8 names no session, like a key
     return envelope

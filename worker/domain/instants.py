@@ -6,11 +6,11 @@ from functools import lru_cache
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR_MILLISECONDS = 3_600_000
 LATEST_MILLISECONDS = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z, the last instant that an RFC 3339 time can name."""
+"""9999-12-31T23:59:59.999Z in milliseconds since 1970: the last instant that RFC 3339 can express."""
 
 
 def instant(milliseconds: int) -> str:
-    """Write *milliseconds* since 1970 the way snapshots do; times that RFC 3339 cannot name are moved to its nearest.
+    """Return *milliseconds* since 1970 in the snapshot's form; a time outside RFC 3339 becomes the nearest one inside.
 
     Times in this form compare as strings.
 
@@ -30,15 +30,15 @@ _OF_AN_HOUR = tuple(f":{minute:02}:{second:02}" for minute in range(60) for seco
 
 @lru_cache(maxsize=4096)
 def to_the_hour(hours: int) -> str:
-    """Write *hours* since 1970 without the end of an instant; it sorts before every instant in that hour."""
+    """Return *hours* since 1970 as the beginning of an instant, which sorts before every instant in that hour."""
     moment = EPOCH + timedelta(hours=min(max(hours, 0), LATEST_MILLISECONDS // HOUR_MILLISECONDS))
     return moment.isoformat()[:13]
 
 
 def to_instant(text: str) -> str:
-    """Bring an RFC 3339 time to the snapshot's form: UTC, cut to milliseconds.
+    """Return an RFC 3339 time in the snapshot's form: UTC, truncated to milliseconds.
 
-    Raises ValueError for a time that does not exist (a leap second, hour 24) or lies outside 1970 to 9999 in UTC.
+    Raise ValueError for a time that does not exist (a leap second, hour 24) or is outside 1970 to 9999 in UTC.
 
     >>> to_instant("2026-11-22t21:00:00.9999+01:00")
     '2026-11-22T20:00:00.999Z'

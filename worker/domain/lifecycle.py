@@ -1,7 +1,7 @@
-"""The one table of states and allowed moves.
+"""The table of states and allowed moves.
 
-A move is (state before, what asks, state after); a session that does not exist has the state None. What is not in
-the table is refused, with the codes that `refusal` gives.
+A move is (state before, kind of update record, state after). A session that does not exist has the state None.
+A move that is not in the table is refused with the code that `refusal` returns.
 """
 
 from typing import Literal
@@ -25,7 +25,7 @@ MOVES: dict[tuple[State | None, Kind, State], Event] = {
 
 
 def refusal(state: State | None, kind: Kind, asked: State) -> str:
-    """Name the code that refuses a move which is not in the table.
+    """Return the code that refuses a move which is not in the table.
 
     >>> refusal(None, "return", "partially_returned"), refusal("closed", "update", "open")
     ('unknown_session', 'session_not_open')

@@ -1,4 +1,4 @@
-"""The limits of the contract, and those that an operator sets."""
+"""The limits of the contract, and the rules that an operator can set."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,12 +11,12 @@ MAX_DEPTH = 64
 MAX_REMEMBERED_EVENTS = 32
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
 AMOUNT_LIMIT = 10**12
-"""Prices and item dimensions have a magnitude below this."""
+"""Exclusive upper bound of the magnitude of prices and item dimensions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What an operator may set of the contract's rules; sizes in bytes."""
+    """The rules of the contract that an operator can set; sizes are in bytes."""
 
     application_id: int = 1
     other_applications: Literal["reject", "skip"] = "reject"

@@ -1,7 +1,7 @@
 """The nouns of the contract as TypedDicts with their limits.
 
-pydantic judges update records by these types, `structs` derives from them what reads records fast, and `schemas/` is
-generated from them, so a limit stands here and nowhere else. Fields are declared in the order in which a snapshot has them.
+pydantic validates update records with these types. `structs` derives its fast decoders from these types, and `schemas/`
+is generated from these types, so each limit is written once. The order of the fields is the order in a snapshot.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
-from typing_extensions import TypedDict, get_type_hints  # pydantic wants these before Python 3.12
+from typing_extensions import TypedDict, get_type_hints  # pydantic requires these before Python 3.12
 
 from worker.domain.instants import to_instant
 from worker.domain.limits import AMOUNT_LIMIT, INTEGER_MAX, INTEGER_MIN, MAX_ITEMS, MAX_TEXT, MAX_UNITS
@@ -31,7 +31,7 @@ Kind = Literal["update", "return", "reopen"]
 
 
 def _integer(minimum: int = INTEGER_MIN) -> GetPydanticSchema:
-    """Take `2`, `2.0` and `2e0` for the integer 2, but neither `"2"` nor `true`."""
+    """Return a schema that accepts `2`, `2.0` and `2e0` as the integer 2, and refuses `"2"` and `true`."""
     limits: dict[str, Any] = {"ge": minimum, "le": INTEGER_MAX}
 
     def schema(_source: Any, _handler: Any) -> CoreSchema:
@@ -78,20 +78,20 @@ Instant = Annotated[
 Attributes = Annotated[
     dict[str, Any],
     Field(
-        description="Free-form; an integer has 64 bits, or a double keeps all its digits; any other number is a double."
+        description="Free-form. An integer fits 64 bits, or a double keeps all its digits. Any other number is a double."
     ),
 ]
 
 
 class EmptyArray:
-    """Marks an object that may arrive as an empty array, because PHP writes empty objects that way."""
+    """Mark an object that may arrive as an empty array: PHP writes empty objects as `[]`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Read `[]` as `{}`."""
         return core_schema.no_info_before_validator_function(_as_object, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Describe both forms."""
+        """Return a schema of both forms."""
         return {"anyOf": [handler(schema), {"type": "array", "maxItems": 0}]}
 
 
@@ -122,7 +122,7 @@ class Product(TypedDict):
 
 @with_config(_FORBID)
 class CartItem(TypedDict, total=False):
-    """A line of the cart as it arrives."""
+    """A cart item of an update record."""
 
     name: Text | None
     sku: Required[Sku]
@@ -167,7 +167,7 @@ class ExperimentVariantAllocation(TypedDict):
 
 
 class Changes(TypedDict, total=False):
-    """What an update may ask of a session."""
+    """The fields of a session that an update can set."""
 
     profileId: Text1000 | None
     storeIntegrationId: Annotated[Text1000, Field(min_length=1)] | None
@@ -182,14 +182,14 @@ class Changes(TypedDict, total=False):
     identifiers: Annotated[list[Text], Field(max_length=5)] | None
     attributes: Annotated[GivenAttributes, Field(description="Merged key by key; null removes a key.")] | None
     coupon: (
-        Annotated[Text100, Field(description="The v1 name: one couponCode, or none when empty; the first one is kept.")]
+        Annotated[Text100, Field(description="The v1 name of the first couponCode; an empty string removes all codes.")]
         | None
     )
     referral: Annotated[Text100, Field(description="The v1 name of referralCode.")] | None
 
 
 class _Echoed(Changes, total=False):
-    """And what a client sends back that received a session."""
+    """The fields that an update can set, and the fields that a client echoes from a snapshot."""
 
     id: Annotated[Any, _IGNORED]
     created: Annotated[Any, _IGNORED]
@@ -206,20 +206,20 @@ class _Echoed(Changes, total=False):
 
 @with_config(_FORBID)
 class CustomerSession(_Echoed, total=False):
-    """What an update asks of a session; omitted or null keeps what the session has."""
+    """The changes of an update to a session; a field that is omitted or null keeps its value."""
 
     integrationId: Annotated[Any, _IGNORED]
     applicationId: Annotated[Any, _IGNORED]
 
 
 SESSION_FIELDS = frozenset(get_type_hints(Changes))
-"""What an update may ask of a session. One of these makes an object a bare body."""
+"""The names of the fields that an update can set. An object with one of these names is a bare body."""
 IGNORED_SESSION_FIELDS = frozenset(get_type_hints(CustomerSession)) - SESSION_FIELDS
 
 
 @with_config(_FORBID)
 class ReturnedCartItem(TypedDict, total=False):
-    """Names a line by `position` or by `sku`; without `quantity`, all that remains of it."""
+    """A cart item that is returned, by `position` or by `sku`; without `quantity`, all remaining units."""
 
     position: NaturalNumber | None
     sku: Sku | None
@@ -231,34 +231,37 @@ class Return(TypedDict):
     returnedCartItems: Annotated[list[ReturnedCartItem], Field(fail_fast=True, json_schema_extra={"minItems": 1})]
 
 
-_SESSION_KEY = Field(json_schema_extra={"minLength": 1}, description="Left out: the Kafka key. It wins over the key.")
-_EVENT_ID = "Makes the record idempotent among the last 32 accepted of its session."
+_SESSION_KEY = Field(json_schema_extra={"minLength": 1}, description="Default: the Kafka key. This field overrides it.")
+_EVENT_ID = "Makes the record idempotent among the last 32 accepted eventIds of its session."
 _ReturnField = TypedDict("_ReturnField", {"return": Return | None}, total=False)
 _NoReturnField = TypedDict("_NoReturnField", {"return": None}, total=False)
-"""A field named by a keyword of Python can only be declared this way."""
+"""TypedDicts in functional form: `return` is a keyword of Python and cannot be a class attribute."""
 
 
 class Head(TypedDict, total=False):
-    """What stands beside the body of every update record."""
+    """The fields beside the body of every update record."""
 
     integrationId: Annotated[Text1000, _SESSION_KEY] | None
     eventId: Annotated[Text, Field(min_length=1, max_length=255, description=_EVENT_ID)] | None
-    occurredAt: Annotated[Instant, Field(description="Left out: the record's Kafka timestamp.")] | None
-    applicationId: Annotated[Integer, Field(description="Must be the worker's own.")] | None
-    dry: Annotated[Flag, Field(description="Evaluate and change nothing; not on a reopen.")] | None
+    occurredAt: Annotated[Instant, Field(description="Default: the record's Kafka timestamp.")] | None
+    applicationId: Annotated[Integer, Field(description="Must be the applicationId of the worker.")] | None
+    dry: (
+        Annotated[Flag, Field(description="Evaluate the update record and change nothing; not allowed in a reopen.")]
+        | None
+    )
     responseContent: Annotated[Any, Field(description="Accepted and ignored.")]
 
 
 @with_config(_FORBID)
 class UpdateRecord(Head, _ReturnField, total=False):
-    """The value of an update record; a Kafka record without a value deletes the session of its key."""
+    """The value of an update record. A Kafka record with a key and without a value deletes the session of the key."""
 
-    type: Annotated[Kind, Field(description="May be left out when customerSession or return tells it.")] | None
+    type: Annotated[Kind, Field(description="Optional if the record has customerSession or return.")] | None
     customerSession: CustomerSession | None
 
 
 class PlainUpdateRecord(Head, _ReturnField, total=False):
-    """An update record without what is accepted and ignored in a customerSession: what is read in one go."""
+    """An update record without the ignored fields of a customerSession, for decoding in one pass."""
 
     type: Kind | None
     customerSession: Changes | None
@@ -266,7 +269,7 @@ class PlainUpdateRecord(Head, _ReturnField, total=False):
 
 @with_config(_FORBID)
 class BareBody(Head, _Echoed, _NoReturnField, total=False):
-    """A session as the value of an update record: what would be inside customerSession, and the record's own fields."""
+    """A session as the value of an update record: the fields of customerSession and of the record in one object."""
 
     type: None
     customerSession: None
@@ -280,7 +283,7 @@ Total = Annotated[float, Field(description="An exact decimal of at most 15 signi
 
 @with_config(_FORBID)
 class SnapshotItem(TypedDict):
-    """A line of a session's cart: what was sold, what was returned of it, what remains."""
+    """A cart item of a session: the units sold, the units returned, and the units that remain."""
 
     name: NotRequired[str]
     sku: Sku
@@ -301,7 +304,7 @@ class SnapshotItem(TypedDict):
 
 @with_config(_FORBID)
 class Snapshot(TypedDict):
-    """CustomerSessionV2: the state of a session after an update record, totals before discounts and as sold."""
+    """CustomerSessionV2: the state of a session after an update record. Totals exclude discounts and ignore returns."""
 
     id: Annotated[
         int, Field(gt=0, lt=2**53, description="partition * 2^40 + offset + 1 of the record that created the session.")
@@ -333,7 +336,7 @@ class Snapshot(TypedDict):
 
 @with_config(_FORBID)
 class SnapshotV1(TypedDict):
-    """CustomerSession v1: the same session in the older form, for readers that have not moved on."""
+    """CustomerSession v1: the same session in the older form, for consumers that still read v1."""
 
     integrationId: Annotated[Text1000, Field(min_length=1)]
     created: Time
@@ -353,9 +356,9 @@ class SnapshotV1(TypedDict):
 
 
 class Session(Struct, kw_only=True, omit_defaults=True, gc=False):
-    """The fold's state: a Snapshot, field by field in its order; one that is None is not written.
+    """The state of a session: the fields of a Snapshot in the same order. A field that is None is not written.
 
-    The cart stays as it is written: an update replaces it or keeps it, and only a return looks at it.
+    The cart stays encoded: an update replaces or keeps the whole cart, and only a return decodes it.
     """
 
     id: int
@@ -388,7 +391,7 @@ class Session(Struct, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Cart(Struct, frozen=True, gc=False):
-    """A whole cart as a snapshot writes it, with its totals in billionths of the currency's unit, each rounded once."""
+    """An encoded cart, and its totals in billionths of the currency's unit, each rounded once."""
 
     items: Raw
     item_total: int
@@ -396,10 +399,11 @@ class Cart(Struct, frozen=True, gc=False):
 
 
 class Request(Struct, gc=False):
-    """An update record that no rule without the session's state refuses.
+    """An update record that passed all rules which need no session.
 
-    *occurred_at* is in the snapshot's form. *changes* is what an update gives, without cartItems, which *cart* holds; *cost_total* is the sum of its additionalCosts in billionths, rounded once. *returned* are a return's entries. *places*
-    is where the record has its fields, if it arrived in another form than the contract's table.
+    *occurred_at* is in the snapshot's form. *changes* are the fields that an update sets, without cartItems; *cart* holds
+    the cartItems. *cost_total* is the sum of the additionalCosts in billionths, rounded once. *returned* are the entries
+    of a return. *places* maps the pointers of the contract's table to the pointers of a record in another form.
     """
 
     kind: Kind | Literal["delete"]

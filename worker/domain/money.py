@@ -1,8 +1,8 @@
-"""Adds prices exactly, and rounds a total once.
+"""Add prices exactly, and round each total once.
 
-Amounts are integers of billionths (nanos) of the currency's unit: every decimal with at most nine decimal places is
-one, sums are exact, and no Decimal is built (0.2 µs a price instead of 0.9). A price with more decimal places is an
-integer of billionths of a billionth (attos), 18 decimal places. A sum of such prices is rounded to billionths at its end.
+Amounts are integers in billionths (nanos) of the currency's unit. Every decimal with at most nine decimal places is such
+an integer, so sums are exact without a Decimal (0.2 µs a price instead of 0.9). A price with more decimal places is an
+integer in billionths of a billionth (attos, 18 decimal places). A sum of such prices is rounded to billionths at the end.
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -10,14 +10,14 @@ from decimal import ROUND_HALF_EVEN, Decimal
 NANOS = 10**9
 ATTOS_IN_A_NANO = 10**9
 MAX_DIGITS = 15
-"""Any decimal of at most this many significant digits survives the way into a double and back."""
+"""Upper bound in significant digits of a decimal that a conversion to a double and back always preserves."""
 
 PROVEN = 10**MAX_DIGITS
-"""Below this, a quotient by 10^9 that gives a double back is its one decimal of at most 15 digits: the shortest."""
+"""Exclusive upper bound of an integer n for which n / 10^9 == price proves that n is the shortest decimal of price."""
 
 
 def nanos(price: float) -> int | None:
-    """Read *price* as the shortest decimal that denotes it, in billionths; None if this takes more than one division.
+    """Return the shortest decimal of *price* in billionths; None if one division cannot prove it.
 
     >>> nanos(0.1), nanos(-2.5), nanos(0.1 + 0.2), nanos(1e-10)
     (100000000, -2500000000, None, None)
@@ -30,7 +30,7 @@ def nanos(price: float) -> int | None:
 
 
 def attos(price: float) -> int:
-    """Read *price* as the shortest decimal that denotes it, in billionths of a billionth; the rest is rounded half even.
+    """Return the shortest decimal of *price* in billionths of a billionth; further digits are rounded half even.
 
     >>> attos(0.1 + 0.2), attos(5e-19), attos(1.5e-18)
     (300000000000000040, 0, 2)
@@ -39,7 +39,7 @@ def attos(price: float) -> int:
 
 
 def rounded(whole: int, fine: int) -> int:
-    """Return *whole* billionths and *fine* billionths of a billionth as billionths, rounded half even.
+    """Return the sum of *whole* billionths and *fine* billionths of a billionth in billionths, rounded half even.
 
     >>> rounded(3, 500_000_000), rounded(4, 500_000_000), rounded(4, -500_000_001)
     (4, 4, 3)
@@ -52,7 +52,7 @@ def rounded(whole: int, fine: int) -> int:
 
 
 def total_nanos(total: float) -> int:
-    """Read back a total that `amount` wrote, in billionths; totals may be larger than prices may.
+    """Return a total that `amount` wrote in billionths; totals can be larger than prices.
 
     >>> total_nanos(0.3), total_nanos(9e15)
     (300000000, 9000000000000000000000000)
@@ -62,7 +62,7 @@ def total_nanos(total: float) -> int:
 
 
 def amount(total: int) -> float | None:
-    """Write *total* billionths as the double whose shortest decimal it is; None when that needs over 15 digits.
+    """Return the double whose shortest decimal is *total* billionths; None if *total* has more than 15 digits.
 
     >>> amount(3 * 100_000_000), amount(10**24), amount(10**15 + 1)
     (0.3, 1000000000000000.0, None)
@@ -73,7 +73,7 @@ def amount(total: int) -> float | None:
 
 
 def decimal(total: int) -> str:
-    """Write *total* billionths in full, for a person to read.
+    """Return *total* billionths as a decimal with all digits, for messages.
 
     >>> decimal(1_500_000_000), decimal(-1)
     ('1.5', '-0.000000001')

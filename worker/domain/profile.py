@@ -1,13 +1,13 @@
-"""Decides which session is a profile's first."""
+"""Decide which session is the first session of a profile."""
 
 from typing import NamedTuple
 
 
 class Claim(NamedTuple):
-    """A session's claim on a profile. Claims compare by time, then by integrationId.
+    """A session's claim to be the first of a profile. Claims compare by time, then by integrationId.
 
-    *created* is in the snapshot's form, which sorts as the times do; strings of Python compare by code point, which is
-    the order of their UTF-8 bytes.
+    *created* is in the snapshot's form, which sorts like the times. Python compares strings by code point, which is the
+    order of their UTF-8 bytes.
     """
 
     created: str
@@ -15,14 +15,14 @@ class Claim(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Whether the claim is the profile's first now, and whom it demoted (None: nobody)."""
+    """The answer to a claim: whether it is the first now, and the claim that it demoted (None: no claim)."""
 
     is_first: bool
     demoted: Claim | None
 
 
 def decide(first: Claim | None, claim: Claim) -> Decision:
-    """Hold *claim* against the smallest that was ever made on the profile.
+    """Compare *claim* with *first*, the smallest claim on the profile until now.
 
     >>> decide(None, Claim("2026-11-22T10:00:00.000Z", "s-1"))
     Decision(is_first=True, demoted=None)

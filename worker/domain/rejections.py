@@ -1,6 +1,7 @@
-"""The codes of rejections in the order in which they are checked, and the messages.
+"""The rejection codes in the order in which the rules are checked, and the rejection messages.
 
-A message says what would be right and shows the offending value as JSON. It speaks of JSON and of the contract, and repeats nothing that a library says.
+A message states the rule and shows the offending value as JSON. It uses the words of JSON and of the contract, and
+contains no text of a library.
 """
 
 import json
@@ -45,14 +46,14 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("unknown_item", "return_exceeds_remaining"),
     ("session_too_large",),
 )
-"""Every rejection code, row by row in the order in which they are checked: the first failing row names the code."""
+"""Every rejection code, one row for each rule, in the order of the checks. The first rule that fails sets the code."""
 ROW_OF = {code: row for row, codes in enumerate(ROWS) for code in codes}
 
 
 class Rejection(NamedTuple):
-    """Why an update record is refused: a client's fault, so a value and no exception.
+    """The reason why an update record is refused: an expected result, so a value and not an exception.
 
-    *pointer* is a JSON Pointer (RFC 6901) into the record's value, empty for the whole of it.
+    *pointer* is a JSON Pointer (RFC 6901) into the record's value, empty for the whole value.
     """
 
     code: str
@@ -63,7 +64,7 @@ class Rejection(NamedTuple):
 _MAX_SHOWN = 100
 """Upper bound in characters of a value, or of a pointer, in a message."""
 _MAX_COMPARED = 50
-"""Upper bound in characters of a field's name for which a message looks for a similar one."""
+"""Upper bound in characters of an unknown field's name for which a message suggests a similar name."""
 
 INTEGER = "an integer of 64 bits (-2^63 to 2^63-1)"
 OBJECT = "The value must be one JSON object in UTF-8"
@@ -78,7 +79,7 @@ _REQUIRED = {
     "variantID": "an integer",
     "returnedCartItems": "an array of objects",
 }
-"""What a required field must be, by its name."""
+"""The rule of each required field, by the field's name."""
 _OBJECTS: dict[str, Any] = {
     "customerSession": CustomerSession,
     "return": Return,
@@ -87,19 +88,19 @@ _OBJECTS: dict[str, Any] = {
     "experimentVariantAllocations": ExperimentVariantAllocation,
     "returnedCartItems": ReturnedCartItem,
 }
-"""The objects with known fields, by the name of the field that holds the object or an array of it."""
+"""The types of objects with known fields, by the name of the field that holds the object or an array of it."""
 
 
 # ------------------------------------------------------------------------------------------------ pointers and values
 
 
 def escaped(name: object) -> str:
-    """Write a name as part of a JSON Pointer (RFC 6901)."""
+    """Return a name as a reference token of a JSON Pointer (RFC 6901)."""
     return str(name).replace("~", "~0").replace("/", "~1")
 
 
 def placed(pointer: str, places: dict[str, str]) -> str:
-    """Return where the record that arrived has what *pointer* names, by the *places* of a Request.
+    """Return *pointer* as a pointer into the record that arrived, by the *places* of a Request.
 
     >>> placed("/customerSession/cartItems/0", {"/customerSession": ""}), placed("/eventId", {"/eventId": "/id"})
     ('/cartItems/0', '/id')
@@ -111,7 +112,7 @@ def placed(pointer: str, places: dict[str, str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """Write a value as JSON, cut to 100 characters.
+    """Return a value as JSON, cut to 100 characters.
 
     >>> shown("Größe"), shown(None), shown({"a": True})
     ('"Größe"', 'null', '{"a":true}')
@@ -123,14 +124,14 @@ def shown(value: Any) -> str:
 
 
 def shown_text(text: bytes) -> str:
-    """Write bytes that need not be JSON as a JSON string, cut to 100 characters."""
+    """Return arbitrary bytes as a JSON string, cut to 100 characters."""
     return shown(text[: 4 * _MAX_SHOWN].decode(errors="replace"))
 
 
 def shown_at(value: bytes, pointer: str) -> str:
-    """Write what *pointer* names in the JSON object *value* as it was written there, cut to 100 characters.
+    """Return the text at *pointer* in the JSON object *value*, cut to 100 characters.
 
-    A number that no double holds has its digits only there.
+    Only this text has all the digits of a number that no double can hold.
 
     >>> shown_at(b'{"a": [1, 1e400]}', "/a/1"), shown_at(b'{"a": [1, 2]}', "/a")
     ('1e400', '[1,2]')
@@ -154,7 +155,7 @@ def names(value: bytes) -> list[str]:
 
 
 def must_be(pointer: str, rule: str, value: str, code: str = "invalid_field") -> Rejection:
-    """Refuse *value*, shown already, at *pointer*."""
+    """Return the rejection of *value* at *pointer*; `shown` wrote *value*."""
     return Rejection(code, pointer, f"{_cut_pointer(pointer)} must be {rule}, but it is {value}.")
 
 
@@ -163,13 +164,13 @@ def _cut_pointer(pointer: str) -> str:
 
 
 def malformed(why: str, value: bytes) -> Rejection:
-    """Refuse a value that is no JSON object."""
+    """Return the rejection of a value that is not a JSON object."""
     shows = f": {shown_text(value)}" if value else ""
     return Rejection("malformed_json", "", f"{OBJECT}, but {why}{shows}.")
 
 
 def not_an_object(value: bytes) -> Rejection:
-    """Refuse JSON that is no object."""
+    """Return the rejection of JSON that is not an object."""
     text = format(value, indent=-1)
     advice = "; `session-worker send --split` sends each entry as one record" if text.startswith(b"[") else ""
     what = "an array" if advice else "another value"
@@ -180,12 +181,10 @@ def not_an_object(value: bytes) -> Rejection:
 def unlike_its_type(
     details: ErrorDetails, code: str, path: Sequence[str | int], pointer: str, value: bytes
 ) -> Rejection:
-    """Refuse a field that is not what the contract's table says; *path* is its place in the table."""
+    """Return the rejection of a field that breaks the contract's table; *path* is its place in the table."""
     error, last = details["type"], str(path[-1])
     if code == "unknown_field":
-        message = (
-            f"{_cut_pointer(pointer)} is no field that the contract knows{_meant(path, pointer)}, and its value is "
-        )
+        message = f"{_cut_pointer(pointer)} is not a field of the contract{_meant(path, pointer)}, and its value is "
         setting = "to accept and ignore unknown fields, set SESSION_WORKER_UNKNOWN_FIELDS=ignore"
         return Rejection(code, pointer, f"{message}{shown_at(value, pointer)}; {setting}.")
     if error == "missing":
@@ -197,36 +196,36 @@ def unlike_its_type(
 
 
 def _advice(error: str, path: Sequence[str | int], given: object) -> str:
-    """Return how PHP came to write an object for an array, or an array for an object, and what to do; empty if it did not.
+    """Return how PHP writes an object for an array, or the reverse, and the remedy; empty if PHP is not the cause.
 
     >>> _advice("list_type", ["couponCodes"], {"0": "A", "2": "B"}), _advice("list_type", ["cartItems"], {"sku": "a"})
-    ('; PHP writes an array with gaps in its keys as an object: array_values removes the gaps', '')
+    ('; PHP writes an array with gaps in its keys as an object: remove the gaps with array_values', '')
     """
     if error == "list_type" and type(given) is dict:
         if not given:
-            return "; PHP writes an empty array as an object with JSON_FORCE_OBJECT: leave that flag out"
+            return "; PHP with JSON_FORCE_OBJECT writes an empty array as an object: remove the flag"
         if all(map(_PHP_INDEX.fullmatch, given)):
-            return "; PHP writes an array with gaps in its keys as an object: array_values removes the gaps"
+            return "; PHP writes an array with gaps in its keys as an object: remove the gaps with array_values"
     if error == "dict_type" and given == []:
-        return "; PHP writes an empty array as []: cast it to (object)"
+        return "; PHP writes an empty array as []: cast the array to (object)"
     if error == "dict_type" and path[-1] in _MAPS and path[-2] != "additionalCosts" and type(given) is list:
         return (
-            "; PHP writes an array with the keys 0 to n as a JSON array: use names as keys, or cast it to (object) "
-            "(JSON_FORCE_OBJECT would also turn the arrays of the record into objects)"
+            "; PHP writes an array with the keys 0 to n as a JSON array: use names as keys, or cast the array to "
+            "(object) (do not use JSON_FORCE_OBJECT: it turns every array of the record into an object)"
         )
     return ""
 
 
 _MAPS = ("additionalCosts", "attributes")
-"""The fields that hold an object with names of the sender's choice."""
+"""The fields that hold an object whose names the sender chooses."""
 _PHP_INDEX = re.compile(r"-?[0-9]+")
 
 
 def expected(details: ErrorDetails, code: str, last: str) -> str:
-    """Return what would be right."""
+    """Return the rule that the value breaks."""
     error, limits = details["type"], details.get("ctx", {})
     if code == "number_out_of_range":
-        return INTEGER if error == "integer" else f"a number of a magnitude below {AMOUNT_LIMIT}"
+        return INTEGER if error == "integer" else f"a number with a magnitude below {AMOUNT_LIMIT}"
     if error == "integer":
         return "an integer" if limits["minimum"] == INTEGER_MIN else f"an integer of at least {limits['minimum']}"
     if last == "occurredAt":
@@ -235,7 +234,7 @@ def expected(details: ErrorDetails, code: str, last: str) -> str:
         return f"a string of at most {limits['max_length']} characters"
     if error == "too_long":
         return f"an array of at most {limits['max_length']} entries"
-    return _RULES.get(error, "what the contract says")
+    return _RULES.get(error, "a value that the contract allows")
 
 
 _RULES = {
@@ -249,27 +248,27 @@ _RULES = {
     "bool_type": "true or false",
     "literal_error": _STATES,
 }
-"""What would be right, by pydantic's name of what is wrong."""
+"""The rule that a value breaks, by the error type of pydantic."""
 
 
 def _meant(path: Sequence[str | int], pointer: str) -> str:
-    """Name the field that was probably meant by an unknown one."""
+    """Return a suggestion of the known field that the sender probably meant, or an empty string."""
     name = str(path[-1])
     known = _known(path, pointer)
     if name in CustomerSession.__annotations__ and "customerSession" in known:
-        return " (it belongs into customerSession)"
+        return " (move it into customerSession)"
     likenesses = {_plain(field): field for field in known}
     near = get_close_matches(_plain(name), likenesses, n=1) if len(name) <= _MAX_COMPARED else []
     return f" (did you mean {likenesses[near[0]]}?)" if near else ""
 
 
 def _plain(name: str) -> str:
-    """Leave out of a name in what people differ: capitals, dashes and underscores."""
+    """Return a name in lower case without dashes, underscores and spaces."""
     return re.sub(r"[-_ ]", "", name).lower()
 
 
 def _known(path: Sequence[str | int], pointer: str) -> frozenset[str]:
-    """Return the fields of the object in which an unknown one is."""
+    """Return the known fields of the object that has an unknown field at *path*."""
     if pointer.count("/") == 1:
         of: Any = UpdateRecord if len(path) == 1 else BareBody
     elif len(path) > 2 and path[-3] == "additionalCosts":

@@ -1,4 +1,4 @@
-"""Takes returned units off a cart, all or none."""
+"""Apply a return to a cart, all units or none."""
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ Line = dict[str, Any]
 
 
 def take_back(lines: Sequence[Line], entries: Sequence[ReturnedCartItem]) -> list[Line] | Rejection:
-    """Return what *entries* name, in their order, from the lines of a cart; without a quantity, all that remains.
+    """Return the lines of a cart after a return of *entries*, or the rejection of an entry.
 
-    An entry by sku takes from the lines that carry it, first line first. The lines given are not changed: a refused
-    return must leave no trace. The cost grows with lines and entries, never with their product.
+    An entry by sku takes units from the lines with this sku, first line first. An entry without a quantity takes all
+    remaining units. *lines* are not changed. The cost grows with the sum of lines and entries, not with their product.
 
     >>> mugs = [{"sku": "mug", "quantity": 2, "returnedQuantity": 0, "remainingQuantity": 2}]
     >>> take_back(mugs, [{"sku": "mug", "quantity": 1}])[0]["remainingQuantity"]
@@ -37,13 +37,13 @@ def take_back(lines: Sequence[Line], entries: Sequence[ReturnedCartItem]) -> lis
             sku, queue, rest = line["sku"], deque((line,)), line["remainingQuantity"]
         else:
             name = f"sku {shown(sku)}" if position is None else f"position {position}"
-            message = f"A return must name a line of the cart, but the cart of {len(after)} lines has none with {name}."
+            message = f"A return must name an item of the cart, but no item of {len(after)} has {name}."
             return Rejection("unknown_item", _pointer(index), message)
         quantity = entry.get("quantity") or rest
         if not 0 < quantity <= rest:
-            asked = quantity or "all that remains"
+            asked = f"{quantity} units" if quantity else "all remaining units"
             message = (
-                f"A return must take no more than the {rest} units of {shown(sku)} that remain, but it takes {asked}."
+                f"A return must take at most the {rest} remaining units of {shown(sku)}, but the entry takes {asked}."
             )
             return Rejection("return_exceeds_remaining", _pointer(index), message)
         remaining[sku] -= quantity

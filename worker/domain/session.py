@@ -1,6 +1,6 @@
-"""Folds one request into a session: the new session, or a Rejection.
+"""Fold one request into a session: the result is the new session or a Rejection.
 
-Pure: the session given is never changed, parts of it are shared with the new one.
+The functions are pure. They never change the given session; the new session shares parts with it.
 """
 
 from typing import Any
@@ -16,10 +16,10 @@ from worker.domain.returns import take_back
 
 
 class FoldResult(Struct, frozen=True, gc=False):
-    """An accepted request: the session after it, what happened, and what of the request was not applied.
+    """The result of an accepted request: the new session, the event, and the names of ignored fields.
 
-    *claims* tells that the session has a profile whose first session is not known to be this one or another; its
-    firstSession is False until a verdict says so.
+    *claims* is True if the session has a profile and must claim to be its first session. Its firstSession stays False
+    until a verdict arrives.
     """
 
     session: Session
@@ -29,7 +29,7 @@ class FoldResult(Struct, frozen=True, gc=False):
 
 
 def fold(session: Session | None, request: Request, session_id: int, rules: Rules) -> FoldResult | Rejection:
-    """Fold an update, return or reopen into *session* (None: there is none, then *session_id* becomes its id).
+    """Return the result of an update, return or reopen on *session*; None creates a session with the id *session_id*.
 
     >>> request = Request("update", "s-1", "2026-11-22T10:00:00.000Z", changes={"profileId": ""})
     >>> folded = fold(None, request, 1, Rules())
@@ -44,11 +44,11 @@ def fold(session: Session | None, request: Request, session_id: int, rules: Rule
         return _return(session, request)
     if request.kind == "reopen":
         return _moved(session, request, "open")
-    raise ValueError("a deletion leaves no session to fold into")
+    raise ValueError("a deletion cannot be folded into a session")
 
 
 def v1_view(session: Session) -> dict[str, Any]:
-    """Show a session in the older form, a SnapshotV1."""
+    """Return a session in the older form, a SnapshotV1."""
     return {
         "integrationId": session.integrationId,
         "created": session.created,
@@ -140,7 +140,7 @@ def _return(session: Session | None, request: Request) -> FoldResult | Rejection
 
 
 def _moved(session: Session | None, request: Request, asked: State) -> FoldResult | Rejection:
-    """Move a session to the state *asked* and count the request, or refuse the move."""
+    """Return the session in the state *asked* with the request counted, or the rejection of the move."""
     kind: Kind = request.kind  # type: ignore[assignment]
     state = session.state if session else None
     event = MOVES.get((state, kind, asked))
@@ -157,11 +157,13 @@ def _refused(request: Request, state: State | None, asked: State) -> Rejection:
     if code == "unknown_session":
         name = shown(request.integration_id)
         return Rejection(
-            code, "", f"A {kind} must be for a session that an update created, but there is none of id {name}."
+            code, "", f"A {kind} must name an existing session, but no session has the integrationId {name}."
         )
     if code == "invalid_transition":
         states = " or ".join(shown(before) for before in states_before(kind, asked))
-        return Rejection(code, "", f"A {kind} must be for a session whose state is {states}, but it is {shown(state)}.")
+        return Rejection(
+            code, "", f"A {kind} needs a session whose state is {states}, but the state is {shown(state)}."
+        )
     if code == "invalid_state":
         allowed = (
             '"open" or "closed" in a new session' if state is None else '"open", "closed" or "cancelled" in an update'
@@ -174,7 +176,7 @@ def _refused(request: Request, state: State | None, asked: State) -> Rejection:
 
 
 def _apply(session: Session, request: Request) -> Rejection | None:
-    """Write what an update asks into *session*, in place; refuse a total that no double carries."""
+    """Write the changes of an update into *session* in place; return a rejection if no double can hold a total."""
     for name, value in request.changes.items():
         if name == "state":
             continue
@@ -196,7 +198,7 @@ def _apply(session: Session, request: Request) -> Rejection | None:
 
 
 def _write_totals(session: Session, request: Request) -> Rejection | None:
-    """Put a new cart and the totals into *session*, in place; what the request leaves alone keeps its total."""
+    """Write a new cart and the totals into *session* in place; a part that the request omits keeps its total."""
     cart, cost_total = request.cart, request.cost_total
     if cart is not None:
         session.cartItems, item_total, item_cost_total = cart.items, cart.item_total, cart.cost_total

@@ -1,1 +1,1 @@
-"""Speaks Kafka, and knows nothing of sessions."""
+"""Clients and requests of Kafka; this room knows nothing of sessions."""

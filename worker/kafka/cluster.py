@@ -1,7 +1,8 @@
-"""One connection to the Kafka cluster, and what the worker asks of it outside of transactions.
+"""A client of the Kafka cluster for all requests outside transactions.
 
-A question that has no answer yet, because a broker is away, a leader moved or a transaction is open, is asked again
-until it has one or its task is cancelled; the operator is told now and then. What no repetition mends is Refused.
+The client retries a request while a broker is unreachable, a leader moves or a transaction is open. It retries until it
+has a response or its task is cancelled, and logs the retries at intervals. An error that is not retriable raises
+BrokerError.
 """
 
 import asyncio
@@ -38,9 +39,9 @@ from worker.kafka.retry import Backoff
 from worker.kafka.throttles import Throttles
 
 REQUEST_SECONDS: Final = 5
-"""How long an answer may take before its connection is given up; well below a transaction's timeout."""
+"""Upper bound in milliseconds of a response, then the connection is closed; well below a transaction's timeout."""
 SERVER_SECONDS: Final = 3
-"""How long a broker may wait for replicas; less, so that its answer still finds us waiting."""
+"""Upper bound in milliseconds of a broker's wait for replicas; below that of a response, so that this client gets it."""
 _REFRESH_SECONDS: Final = 1.0
 _TOPIC: Final = 2
 _MAX_MESSAGE_BYTES: Final = "max.message.bytes"
@@ -55,44 +56,44 @@ _UNSTABLE: Final = Code.UNSTABLE_OFFSET_COMMIT
 _NOTHING: Final[Mapping[Any, Any]] = {}
 _T = TypeVar("_T")
 _INVISIBLE: Final = frozenset({Code.UNKNOWN_TOPIC_OR_PARTITION, Code.TOPIC_AUTHORIZATION_FAILED})
-"""What a broker answers for a topic that is not there, or that the worker may not see."""
+"""Error codes for a topic that does not exist, or that the worker may not describe."""
 
 
 class Membership(NamedTuple):
-    """A place in a consumer group, as it was when the assignment came."""
+    """A membership of a consumer group at the time of an assignment."""
 
     group: str
     generation: int
     member: str
 
     def check(self) -> None:
-        """Raise ValueError unless it names a generation and a member.
+        """Raise ValueError unless the membership has a generation and a member id.
 
-        The coordinator takes generation -1 and an empty member id for a commit from outside of any group, and lets it
-        pass: a worker that woke from a freeze would overwrite the offsets of the new owner.
+        The coordinator accepts a commit with generation -1 and an empty member id from outside the group: a worker that
+        resumes after a freeze would overwrite the offsets of the new owner.
         """
         if not self.group or self.generation < 0 or not self.member:
-            raise ValueError(f"{self} commits past every check of the group: pin the membership when assigned")
+            raise ValueError(f"{self} bypasses every check of the group: keep the membership of the assignment")
 
     def mark(self, transactional_id: str) -> str:
-        """Return the metadata that records this member, with its *transactional_id*, as the owner of a partition."""
+        """Return the offset metadata that marks this member and its *transactional_id* as the owner of a partition."""
         return f"{transactional_id} {self.member} {self.generation}"
 
 
 class TopicIdentity(NamedTuple):
-    """Which topic a name stands for, and its number of partitions; the id is empty for brokers before Kafka 2.8."""
+    """The id of a topic and its number of partitions; the id is empty for brokers before Kafka 2.8."""
 
     id: str
     partitions: int
 
 
 def _count(partitions: int | Collection[Any]) -> int:
-    """Return the number of a topic's partitions, which the answer of older brokers lists."""
+    """Return the number of a topic's partitions; older brokers list them."""
     return partitions if isinstance(partitions, int) else len(partitions)
 
 
 class Identity(NamedTuple):
-    """Which cluster answers, and which topics are there, by name."""
+    """The id of the cluster, and the topics that exist, by name."""
 
     cluster_id: str
     topics: Mapping[str, TopicIdentity]
@@ -107,28 +108,28 @@ class Unstable(NamedTuple):
 
 
 def by_topic(values: Mapping[TopicPartition, _T]) -> list[tuple[str, list[tuple[int, _T]]]]:
-    """Arrange what is known by partition in the form of most requests: rows by topic."""
+    """Return values by partition as rows by topic, the form of most requests."""
     topics = groupby(sorted(values), key=lambda tp: tp.topic)
     return [(topic, [(tp.partition, values[tp]) for tp in tps]) for topic, tps in topics]
 
 
 class Cluster:
-    """A client of the cluster that *settings*, those of AIOKafkaClient, lead to.
+    """A client of the cluster at *settings*, the arguments of AIOKafkaClient.
 
-    It belongs to the event loop that starts it.
+    Use it only in the event loop that starts it.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = {"request_timeout_ms": REQUEST_SECONDS * 1000} | dict(settings)
-        self._client: Any  # Client, whose base has no types
+        self._client: Any  # Client; its base class has no types
         self.throttles: Throttles
-        """What brokers answer about quotas."""
+        """The throttle times of brokers' quotas."""
         self._coordinators: dict[tuple[CoordinationType, str], int] = {}
         self.unstable: Unstable | None = None
         """What `stable_offsets` waits for."""
 
     async def start(self) -> None:
-        """Connect; raises aiokafka's KafkaConnectionError when no broker answers."""
+        """Connect. Raise aiokafka's KafkaConnectionError if no broker responds."""
         self._client = Client(**self._settings)
         self.throttles = Throttles(self._client.send)
         self._client.send = self.throttles.send
@@ -154,11 +155,11 @@ class Cluster:
     async def stable_offsets(
         self, group: str, tps: Iterable[TopicPartition], known: Mapping[TopicPartition, tuple[int, str]] = _NOTHING
     ) -> dict[TopicPartition, tuple[int, str] | None]:
-        """Read committed offsets and their metadata, once no open transaction can change them; None where there is none.
+        """Return committed offsets and their metadata after no open transaction can change them; None if not committed.
 
-        While a group has members its offsets do not go back. A coordinator that answers with less than what is *known*
-        has lost a part of the offsets, or has not read it yet: it is asked again. An offset without metadata is another
-        client's: it is returned as it is.
+        Offsets of a group with members do not decrease. If a coordinator returns a lower offset than the *known* one, it
+        has lost offsets or has not loaded them yet, and the client asks again. An offset without metadata is from another
+        client and is returned unchanged.
         """
         partitions = by_topic(dict.fromkeys(tps))
         if not partitions:
@@ -181,8 +182,8 @@ class Cluster:
                     yield code, f"{topic}[{partition}] of {group}"
                     least, _ = known.get(TopicPartition(topic, partition), (offset, ""))
                     if offset < least and (metadata or offset == _NO_OFFSET):
-                        told = f"{topic}[{partition}] of {group}: {least} was committed before, {offset} is told"
-                        yield Code.OFFSET_NOT_AVAILABLE, told
+                        moved_back = f"{topic}[{partition}] of {group}: {least} was committed, but the coordinator returned {offset}"
+                        yield Code.OFFSET_NOT_AVAILABLE, moved_back
 
         try:
             response = await self.coordinate(
@@ -201,7 +202,7 @@ class Cluster:
         }
 
     async def watermarks(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-        """Give where each partition's log starts and its high watermark, open transactions and markers included."""
+        """Return the log start offset and the high watermark of each partition."""
         wanted = list(tps)
 
         def request(topics: list[tuple[str, list[tuple[int, int]]]]) -> Request[Any]:
@@ -211,14 +212,14 @@ class Cluster:
             return partition, code, offset
 
         starts, ends = await asyncio.gather(
-            self._ask_leaders(dict.fromkeys(wanted, _EARLIEST), request, row, "asking where partitions start"),
-            self._ask_leaders(dict.fromkeys(wanted, _LATEST), request, row, "asking where partitions end"),
+            self._ask_leaders(dict.fromkeys(wanted, _EARLIEST), request, row, "reading log start offsets"),
+            self._ask_leaders(dict.fromkeys(wanted, _LATEST), request, row, "reading high watermarks"),
         )
         return {tp: (starts[tp], ends[tp]) for tp in wanted}
 
     async def identity(self, topics: Iterable[str]) -> Identity:
-        """Read which cluster this is and what is there of some topics, without creating them."""
-        backoff = Backoff("reading which topics are there")
+        """Return the identity of the cluster and of the topics that exist, without creating topics."""
+        backoff = Backoff("reading the metadata of topics")
         while True:
             try:
                 return await self._identity(self._any_node(), topics)
@@ -228,11 +229,11 @@ class Cluster:
     async def identities(
         self, topics: Iterable[str], tps: Collection[TopicPartition], deadline: float
     ) -> list[Identity]:
-        """Read the same from each broker that leads one of the partitions: a leader knows the topic that it serves.
+        """Return the identity from each broker that leads one of the partitions: a leader knows its own topic.
 
-        Another broker may be a moment behind. Raises DeadlineExceeded when not all have answered by the deadline.
+        The metadata of other brokers may lag. Raise DeadlineExceeded if a broker has not responded by the deadline.
         """
-        backoff = Backoff("reading which topics are there", deadline)
+        backoff = Backoff("reading the metadata of topics", deadline)
 
         async def ask(node: int | None) -> Identity | RequestFailed:
             try:
@@ -242,20 +243,20 @@ class Cluster:
 
         while True:
             answers = await asyncio.gather(*(ask(node) for node in {self.leader(tp) for tp in tps}))
-            identities = [it for it in answers if isinstance(it, Identity)]
+            identities = [answer for answer in answers if isinstance(answer, Identity)]
             if len(identities) == len(answers):
                 return identities
-            await self.overcome([it for it in answers if isinstance(it, RequestFailed)], tps, backoff)
+            await self.overcome([answer for answer in answers if isinstance(answer, RequestFailed)], tps, backoff)
 
     async def _identity(self, node: int, topics: Iterable[str]) -> Identity:
         response = await self.send(node, TopicsRequest(sorted(topics)))
-        found = [it for it in response.to_object()["topics"] if it["error_code"] not in _INVISIBLE]
-        check((it["error_code"], it["topic"]) for it in found)
-        known = {it["topic"]: TopicIdentity(it.get("topic_id", ""), _count(it["partitions"])) for it in found}
+        found = [row for row in response.to_object()["topics"] if row["error_code"] not in _INVISIBLE]
+        check((row["error_code"], row["topic"]) for row in found)
+        known = {row["topic"]: TopicIdentity(row.get("topic_id", ""), _count(row["partitions"])) for row in found}
         return Identity(response.cluster_id or "", known)
 
     async def largest_batch_bytes(self, topic: str) -> int:
-        """Read a topic's max.message.bytes, by which brokers judge batches; any broker knows it."""
+        """Return a topic's max.message.bytes, the upper bound of a batch; any broker knows it."""
         request = DescribeConfigsRequest([(_TOPIC, topic, [_MAX_MESSAGE_BYTES])])
         backoff = Backoff(f"reading {_MAX_MESSAGE_BYTES} of {topic}")
         while True:
@@ -269,13 +270,13 @@ class Cluster:
                 return next(int(value) for name, value, *_ in entries if name == _MAX_MESSAGE_BYTES)
 
     async def members(self, group: str) -> set[str]:
-        """Give the ids of a group's members; none when there is no such group."""
+        """Return the ids of a group's members; empty if the group does not exist."""
         response = await self.coordinate(
             CoordinationType.GROUP,
             group,
-            DescribeGroupsRequest([group]),  # one: aiokafka reads only the first in an answer of version 3
+            DescribeGroupsRequest([group]),  # one group: aiokafka reads only the first in a response of version 3
             lambda response: ((code, group) for code, *_ in response.groups),
-            Backoff(f"asking for the members of {group}"),
+            Backoff(f"reading the members of {group}"),
         )
         ((_code, _group, _state, _type, _protocol, members, *_),) = response.groups
         return {member for member, *_ in members}
@@ -283,7 +284,7 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------- commands
 
     async def commit(self, membership: Membership, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
-        """Commit offsets with their metadata, without a transaction; raises NotMember when the generation is over."""
+        """Commit offsets with their metadata, without a transaction. Raise NotMember if the generation has ended."""
         membership.check()
         group, generation, member = membership
         topics = [(topic, [(partition, *value) for partition, value in rows]) for topic, rows in by_topic(offsets)]
@@ -302,7 +303,7 @@ class Cluster:
             raise
 
     async def verify(self, membership: Membership) -> None:
-        """Raise NotMember when the membership is over, and change nothing."""
+        """Raise NotMember if the membership has ended; change nothing."""
         membership.check()
         try:
             await self.coordinate(
@@ -310,14 +311,14 @@ class Cluster:
                 membership.group,
                 HeartbeatRequest(*membership),
                 lambda response: [(response.error_code, membership.group)],
-                Backoff(f"asking whether {membership.group} still has this member"),
+                Backoff(f"checking the membership of {membership.group}"),
             )
         except BrokerError as refusal:
             raise_when_not_member(refusal)
             raise
 
     async def purge(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Delete the records below the offsets."""
+        """Delete the records before the offsets."""
 
         def request(topics: list[tuple[str, list[tuple[int, int]]]]) -> Request[Any]:
             return DeleteRecordsRequest(topics, SERVER_SECONDS * 1000)
@@ -330,25 +331,25 @@ class Cluster:
     # --------------------------------------------------------------------------------- what transactions build on
 
     def leader(self, tp: TopicPartition) -> int | None:
-        """Give the broker that leads a partition, as far as is known; `overcome` asks anew."""
+        """Return the known leader of a partition; `overcome` refreshes it."""
         node = self._client.cluster.leader_for_partition(tp)
         return None if node == _NO_LEADER else node
 
     async def ask_leader(self, tp: TopicPartition, request: Request[Any]) -> Any:
-        """Send one request, once, to the broker that leads a partition; raises what `send` raises."""
+        """Send one request once to the leader of a partition. Raise the errors of `send`."""
         node = self.leader(tp)
         if node is None:
             raise BrokerError(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]")
         return await self.send(node, request)
 
     def nodes(self) -> list[int]:
-        """Return the brokers that are known."""
+        """Return the ids of the known brokers."""
         return [broker.nodeId for broker in self._client.cluster.brokers()]
 
     async def overcome(
         self, failures: Collection[RequestFailed], tps: Iterable[TopicPartition], backoff: Backoff
     ) -> None:
-        """Pause after questions to the leaders of partitions that failed, and ask anew who leads them if need be."""
+        """Pause after failed requests to leaders, and refresh the metadata if a failure invalidates it."""
         if not failures:
             return
         await backoff.pause(min(failures, key=lambda failure: failure.is_retriable))
@@ -360,7 +361,7 @@ class Cluster:
                     await self._client.force_metadata_update()
 
     async def send(self, node: int, request: Request[Any], group: ConnectionGroup = ConnectionGroup.DEFAULT) -> Any:
-        """Send one request, once; raises NotSent, NoResponse, or BrokerError when the broker is too old to understand it."""
+        """Send one request once. Raise NotSent, NoResponse, or BrokerError if the broker does not support it."""
         try:
             return await self._client.send(node, request, group=group)
         except NodeNotReadyError as error:
@@ -380,10 +381,10 @@ class Cluster:
         *,
         repeatable: bool = True,
     ) -> Any:
-        """Ask the coordinator of a group or a transactional.id until it answers well.
+        """Send a request to the coordinator of a group or a transactional.id until it succeeds.
 
-        Raises BrokerError when it never will, DeadlineExceeded when the backoff has a deadline, and Unanswered when an answer is
-        lost to a request that is not *repeatable*.
+        Raise BrokerError for an error that is not retriable, and DeadlineExceeded at the deadline of the backoff. Raise
+        NoResponse if the response to a request that is not *repeatable* is lost.
         """
         while True:
             try:
@@ -405,7 +406,7 @@ class Cluster:
         return node
 
     async def _coordinator(self, role: CoordinationType, key: str) -> int:
-        """Find the broker that coordinates a group or a transactional.id, and remember it."""
+        """Return the coordinator of a group or a transactional.id, and cache it."""
         node = self._coordinators.get((role, key))
         if node is None:
             try:
@@ -423,9 +424,9 @@ class Cluster:
         row: Callable[..., tuple[int, int, int]],
         what: str,
     ) -> dict[TopicPartition, int]:
-        """Ask each partition's leader for one number, by *request*, until all have answered.
+        """Return one number from the leader of each partition, by *request*, after all have responded.
 
-        *row* puts a row of the response in the order partition, error code, number.
+        *row* returns a row of the response as partition, error code, number.
         """
         found: dict[TopicPartition, int] = {}
         backoff = Backoff(what)
@@ -437,7 +438,7 @@ class Cluster:
                 response = await self.send(node, request(by_topic({tp: wanted[tp] for tp in tps})))
                 errors = []
                 for topic, rows, *_ in response.topics:
-                    for partition, code, number in (row(*it) for it in rows):
+                    for partition, code, number in (row(*fields) for fields in rows):
                         if code == Code.NONE:
                             found[TopicPartition(topic, partition)] = number
                         errors.append((code, f"{topic}[{partition}]"))
@@ -451,5 +452,5 @@ class Cluster:
             for tp in missing:
                 led[self.leader(tp)].append(tp)
             answers = await asyncio.gather(*(ask(node, tps) for node, tps in led.items()))
-            await self.overcome([it for it in answers if it is not None], missing, backoff)
+            await self.overcome([answer for answer in answers if answer is not None], missing, backoff)
         return found

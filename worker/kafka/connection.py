@@ -1,19 +1,18 @@
-"""What every Kafka client of the project does beyond aiokafka: it bootstraps again, and logs in with what its files hold.
+"""Extend every Kafka client of the project: it bootstraps again, and it reads secrets for each login.
 
-aiokafka's consumer, producer and admin client each make a client of their own, and that makes connections of its own. So
-both classes are replaced in aiokafka, once, when this module is imported. The other
-modules take aiokafka's clients from it.
+aiokafka's consumer, producer and admin client each create their own client, and a client creates its own connections. So
+the import of this module replaces both classes in aiokafka. The other modules import aiokafka's clients from here.
 
-K1. When no known broker answers within KNOWN_SECONDS, a client asks the bootstrap servers (Kafka's KIP-899 and KIP-1102).
-    All brokers may have moved. Connections to addresses that are no broker's any more are closed.
-K2. A bootstrap server that does not answer within NEXT_SECONDS does not hold up the next one. The same is true of the
-    addresses that a name resolves to.
-K3. A client talks to one cluster. If another cluster answers, the client sends nothing more: OtherCluster.
+K1. If no known broker responds within KNOWN_SECONDS, a client asks the bootstrap servers (Kafka's KIP-899 and KIP-1102):
+    all brokers may have moved. The client closes connections to addresses that no broker has any more.
+K2. If a bootstrap server does not respond within NEXT_SECONDS, the client asks the next one too. The same rule applies to
+    the addresses of a name.
+K3. A client uses one cluster. If another cluster responds, the client stops with OtherCluster.
 K4. Passwords, tokens, certificates and keys are read from their files for each new connection.
-K5. A broker that refuses a login, or whose certificate is refused, may do so while files are replaced. The refusals of
-    each address are kept until it lets the client in; REFUSED_SECONDS later `failure` returns them, for the process to end.
-    Clients may not ask an address for long. So the minute begins again where the last refusal is older than that.
-K6. While brokers start, they may name no broker at all. Such an answer counts as none: a client would know nobody to ask.
+K5. A login or a certificate may be refused for a moment while files are replaced. The refusals of each address are kept
+    until a login succeeds. After REFUSED_SECONDS `failure` returns the refusal, and the process ends.
+    A client may ask an address rarely. So the minute begins again after REFUSED_SECONDS without a refusal.
+K6. Brokers that start may name no broker at all. The client treats such a response as none.
 """
 
 import asyncio
@@ -45,20 +44,20 @@ from aiokafka.protocol.metadata import MetadataRequest
 from worker.kafka.credentials import PasswordFile, TokenFile, UnusableFile
 
 CONNECT_SECONDS: Final = 10.0
-"""Upper bound in seconds for a new connection, its login included."""
+"""Upper bound in seconds of a new connection, its login included."""
 NEXT_SECONDS: Final = 3.0
-"""How long a client waits for one address before it also tries the next one."""
+"""Wait in seconds for one address before a client also tries the next one."""
 KNOWN_SECONDS: Final = 5.0
-"""How long a client tries the brokers that it knows before it asks the bootstrap servers."""
+"""Wait in seconds for the known brokers before a client asks the bootstrap servers."""
 REFUSED_SECONDS: Final = 60.0
-"""How long a broker may refuse a login before the process ends."""
+"""Upper bound in seconds of refused logins at a broker before the process ends."""
 _ALERT: Final = "_ALERT_"
-"""In the reason of an SSLError: the broker has refused the client's certificate."""
+"""Text in the reason of an SSLError if the broker has refused the client's certificate."""
 _log: Final = logging.getLogger(__name__)
 
 
 class OtherCluster(Exception):
-    """The brokers belong to another cluster than before; the message says what to do."""
+    """The brokers belong to another cluster than before; the message has the remedy."""
 
 
 class Refusal(Exception):
@@ -71,7 +70,7 @@ class Refusal(Exception):
 
 
 class _Refusals:
-    """The addresses that refuse a login, each since when (K5). Clients in several threads report to it."""
+    """The addresses that refuse a login, and the time of the first refusal (K5). It is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -100,12 +99,12 @@ _refusals: Final = _Refusals()
 
 
 def failure() -> Refusal | OtherCluster | None:
-    """Return what ends every client: another cluster, or the refusal of a login that has lasted for REFUSED_SECONDS."""
+    """Return the error that ends every client: another cluster, or a login refused for REFUSED_SECONDS."""
     return _refusals.other or next(_refusals.lasting(), None)
 
 
 def refused_by(error: BaseException | None) -> BaseException | None:
-    """Return the error with which one side refused the other, found among the causes of *error*; None if it may pass."""
+    """Return the refusal of a login or a certificate among the causes of *error*; None if the error is retriable."""
     while error is not None:
         match error:
             case SaslAuthenticationFailed() | UnsupportedSaslMechanismError() | IllegalSaslStateError():
@@ -119,22 +118,22 @@ def refused_by(error: BaseException | None) -> BaseException | None:
 
 
 def _report(what: str, host: str, port: int, error: Exception) -> None:
-    """Log why there is no connection; where one side has refused the other, aiokafka's own error may not say so."""
+    """Log the cause of a failed connection; a refusal may be hidden among the causes of aiokafka's error."""
     if cause := refused_by(error):
-        _log.warning("%s at %s:%s: a login or a certificate is refused: %s. Trying again", what, host, port, cause)
+        _log.warning("%s at %s:%s: the login or a certificate was refused: %s. Retrying", what, host, port, cause)
     else:
         reason = str(error) or type(error).__name__
-        _log.warning("%s at %s:%s cannot be reached: %s. Trying again", what, host, port, reason)
+        _log.warning("%s at %s:%s is unreachable: %s. Retrying", what, host, port, reason)
 
 
 class _Login(OAuthAuthenticator):
-    """Waits for the answer to a token: a broker that refuses it says so only after one more step (RFC 7628, 3.2.3).
+    """A login that waits for the result of a token: a broker refuses a token in a second step (RFC 7628, 3.2.3).
 
-    aiokafka takes its first answer for the end, and finds the connection closed a moment later.
+    aiokafka takes the first response for success, and then finds the connection closed.
     """
 
     async def step(self, payload: bytes | None) -> Any:
-        """Send the token, and where that is answered with an error, what asks for the end."""
+        """Send the token; after an error response, send the message that ends the exchange."""
         if self._token_sent and payload:
             return b"\x01", True
         go_on: Any = super().step
@@ -142,7 +141,7 @@ class _Login(OAuthAuthenticator):
 
 
 class _AddressesInTurn:
-    """An event loop that tries the next address of a name when one does not answer within NEXT_SECONDS (K2)."""
+    """An event loop that tries the next address of a name if one does not respond within NEXT_SECONDS (K2)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -156,16 +155,16 @@ class _AddressesInTurn:
 
 
 class Connection(AIOKafkaConnection):
-    """A connection to a broker, with the secrets of now (K4)."""
+    """A connection to a broker, with the current secrets (K4)."""
 
     @property
     def versions(self) -> Mapping[int, tuple[int, int]]:
-        """The requests that the broker answers: the oldest and the newest version, by API key."""
+        """The requests that the broker supports: the oldest and the newest version, by API key."""
         found: Mapping[int, tuple[int, int]] = self._versions
         return found
 
     async def connect(self) -> Any:
-        """Connect and log in within CONNECT_SECONDS; note whether the login was refused (K5)."""
+        """Connect and log in within CONNECT_SECONDS; record a refusal (K5)."""
         address = f"{self.host}:{self.port}"
         try:
             if isinstance(self._sasl_plain_password, PasswordFile):
@@ -183,23 +182,23 @@ class Connection(AIOKafkaConnection):
         return opened
 
     def authenticator_oauth(self) -> Any:
-        """Return what logs in with a token."""
+        """Return the authenticator for a token."""
         create: Any = _Login
         return create(sasl_oauth_token_provider=self._sasl_oauth_token_provider)
 
 
 class _Metadata(ClusterMetadata):
-    """What a client knows of the cluster, which stays the same one (K3)."""
+    """The metadata of a client, which must stay those of one cluster (K3)."""
 
     cluster_id: str | None = None
 
     def update_metadata(self, metadata: Any) -> None:
-        """Take an answer; raises OtherCluster."""
+        """Update from a response. Raise OtherCluster."""
         answered = getattr(metadata, "cluster_id", None)
         if self.cluster_id and answered and answered != self.cluster_id:
             raise OtherCluster(
                 f"the brokers belong to the cluster {answered}, and the client started on {self.cluster_id}: set "
-                f"SESSION_WORKER_BROKERS to the cluster that holds its topics"
+                f"SESSION_WORKER_BROKERS to the cluster that has its topics"
             )
         self.cluster_id = answered or self.cluster_id
         update: Any = super().update_metadata
@@ -218,7 +217,7 @@ class Client(AIOKafkaClient):
         self._opening: dict[tuple[Any, ...], asyncio.Task[Any]] = {}
 
     async def bootstrap(self) -> None:
-        """Ask the bootstrap servers for the brokers; raises KafkaConnectionError when none answers."""
+        """Read the brokers from the bootstrap servers. Raise KafkaConnectionError if none responds."""
         metadata = await self._ask_bootstrap_servers(MetadataRequest([]))
         if metadata is None:
             raise KafkaConnectionError(f"Unable to bootstrap from {self.hosts}")
@@ -228,14 +227,14 @@ class Client(AIOKafkaClient):
             self._sync_task = asyncio.ensure_future(synchronize())
 
     async def close(self) -> None:
-        """Close all connections, those too that are being opened."""
+        """Close all connections, also those that are being opened."""
         for task in self._opening.values():
             task.cancel()
         close: Any = super().close
         await close()
 
     async def _metadata_update(self, cluster_metadata: Any, topics: Any) -> bool:
-        """Ask a known broker, and else the bootstrap servers."""
+        """Read the metadata from a known broker, or else from the bootstrap servers."""
         if self._other is not None:
             return False
         ask_known: Any = super()._metadata_update
@@ -255,18 +254,18 @@ class Client(AIOKafkaClient):
             for connection in self._conns.values():
                 connection.close(reason=CloseReason.SHUTDOWN, exc=error)
             return False
-        brokers = ", ".join(f"{it[1]}:{it[2]}" for it in metadata.brokers)
-        _log.info("No known broker answered. A bootstrap server names these: %s", brokers)
+        brokers = ",".join(f"{broker[1]}:{broker[2]}" for broker in metadata.brokers)
+        _log.info("Brokers: no known broker responded; a bootstrap server returned brokers=%s", brokers)
         self._close_former()
         return True
 
     def _refresh(self) -> None:
-        """Have the metadata asked for again, in the background."""
+        """Request a refresh of the metadata in the background."""
         refresh: Any = self.force_metadata_update
         refresh()
 
     def _close_former(self) -> None:
-        """Close the connections to addresses that are no broker's any more, and open none to them."""
+        """Close the connections to addresses that no broker has any more, and open no new ones."""
         for (node, _group), connection in self._conns.items():
             if self._address(node) != (connection.host, connection.port):
                 connection.close(reason=CloseReason.SHUTDOWN)
@@ -279,9 +278,9 @@ class Client(AIOKafkaClient):
         return None if broker is None else (broker.host, broker.port)
 
     async def _get_conn(self, node_id: Any, *, group: Any = ConnectionGroup.DEFAULT, no_hint: bool = False) -> Any:  # noqa: ARG002
-        """Return the connection to a broker, opened if need be; None when this is not possible.
+        """Return the connection to a broker, and open it if necessary; None if this fails.
 
-        aiokafka's own opens one connection at a time. An address that does not answer would hold up all others.
+        aiokafka's method opens one connection at a time: an address that does not respond would delay all others.
         """
         connection = self._conns.get((node_id, group))
         if connection is not None and connection.connected():
@@ -311,14 +310,14 @@ class Client(AIOKafkaClient):
         return connection
 
     async def send(self, node_id: Any, request: Any, **group: Any) -> Any:
-        """Send a request; raises OtherCluster."""
+        """Send a request. Raise OtherCluster."""
         if self._other is not None:
             raise self._other
         send: Any = super().send
         return await send(node_id, request, **group)
 
     async def _ask_bootstrap_servers(self, request: MetadataRequest) -> Any:
-        """Return the first answer of a bootstrap server; None when none answers (K2)."""
+        """Return the first response of a bootstrap server; None if none responds (K2)."""
         hosts = list(self.hosts)
         asking: set[asyncio.Future[Any]] = set()
         try:
@@ -338,7 +337,7 @@ class Client(AIOKafkaClient):
             await asyncio.gather(*asking, return_exceptions=True)
 
     async def _ask(self, host: str, port: int, request: MetadataRequest) -> Any:
-        """Return the answer of one bootstrap server; None when it does not answer."""
+        """Return the response of one bootstrap server; None if it does not respond."""
         connection = self._connection(host, port)
         try:
             await connection.connect()
@@ -354,7 +353,7 @@ class Client(AIOKafkaClient):
         return answer
 
     def _connection(self, host: str, port: int, **keywords: Any) -> Any:
-        create: Any = Connection  # which has no types
+        create: Any = Connection  # the class has no types
         return create(
             host,
             port,
@@ -378,4 +377,4 @@ AbstractTokenProvider.register(TokenFile)
 AdminClient = aiokafka.admin.client.AIOKafkaAdminClient
 Consumer = aiokafka.consumer.consumer.AIOKafkaConsumer
 Producer = aiokafka.producer.producer.AIOKafkaProducer
-"""aiokafka's clients with the connections of this module; the other modules take them from here."""
+"""aiokafka's clients with the connections of this module; the other modules import them from here."""

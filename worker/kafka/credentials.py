@@ -1,4 +1,4 @@
-"""Passwords, tokens and certificates, read from their files for each new connection."""
+"""Read passwords, tokens and certificates from their files for each new connection."""
 
 import ssl
 from collections.abc import Callable
@@ -11,7 +11,7 @@ class UnusableFile(OSError):
 
 
 class PasswordFile(str):  # noqa: SLOT000 (a str takes no slots of an object)
-    """The password that a file held when the settings were read; `read` returns what the file holds now."""
+    """The password in a file at the time of the settings; `read` returns the current one."""
 
     _file: Path
 
@@ -21,17 +21,17 @@ class PasswordFile(str):  # noqa: SLOT000 (a str takes no slots of an object)
         return password
 
     def read(self) -> str:
-        """Return the password; raises UnusableFile, after which a client tries again."""
+        """Return the password. Raise UnusableFile; a client then retries."""
         return _line(self._file)
 
 
 class FreshContext(ssl.SSLContext):
-    """A context for TLS that loads its certificates again for each connection, by *load*."""
+    """A TLS context that loads its certificates with *load* for each connection."""
 
     load: Callable[[], ssl.SSLContext]
 
     def wrap_bio(self, *arguments: Any, **keywords: Any) -> ssl.SSLObject:
-        """Begin a connection; raises UnusableFile."""
+        """Begin a connection. Raise UnusableFile."""
         try:
             fresh = self.load()
         except ValueError as error:
@@ -39,12 +39,12 @@ class FreshContext(ssl.SSLContext):
         return fresh.wrap_bio(*arguments, **keywords)
 
     def get_ca_certs(self, *arguments: Any, **keywords: Any) -> Any:
-        """Return the authorities of the next connection."""
+        """Return the certificate authorities of the next connection."""
         return self.load().get_ca_certs(*arguments, **keywords)
 
 
 def _line(file: Path) -> str:
-    """Return what a file holds, without the end of the line."""
+    """Return the content of a file without the end of the line."""
     try:
         text = file.read_text("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -52,18 +52,18 @@ def _line(file: Path) -> str:
     except OSError as error:
         raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: cannot be read: {error.strerror}") from error
     if not text:
-        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: there is no password in it")
+        raise UnusableFile(f"SESSION_WORKER_SASL_PASSWORD_FILE={file}: the file contains no password")
     return text
 
 
 class TokenFile:
-    """The token provider of OAUTHBEARER: each login takes the token that the file holds at that moment."""
+    """The token provider of OAUTHBEARER: each login uses the current token in the file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     async def token(self) -> str:
-        """Read the token; raises UnusableFile, after which a client tries again."""
+        """Return the token. Raise UnusableFile; a client then retries."""
         try:
             return self._file.read_text("ascii", "replace").strip()
         except OSError as error:

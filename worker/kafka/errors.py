@@ -1,12 +1,12 @@
-"""What a request to a broker can fail with, by Kafka's error codes."""
+"""The errors of requests to brokers, by Kafka's error codes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from worker.kafka.protocol import Code
 
-GRANT: Final = "grant the worker's principal what the README lists under Security"
-"""What mends that a broker denies the worker what it asks for."""
+GRANT: Final = "grant the worker's principal the rights that the README lists in its section Security"
+"""The remedy for an authorization error."""
 DENIED: Final = frozenset(
     {
         Code.TOPIC_AUTHORIZATION_FAILED,
@@ -56,16 +56,16 @@ _NOT_MEMBER: Final = frozenset(
 
 
 class RequestFailed(Exception):
-    """A request without a good answer."""
+    """A request failed."""
 
     is_retriable = True
-    """Whether the same request may be answered well in a moment."""
+    """True if the same request may succeed after a pause."""
     invalidates_metadata = True
-    """Whether another broker may have to be asked."""
+    """True if another broker may be the right one."""
 
 
 class BrokerError(RequestFailed):
-    """A broker answered with an error; *code* is Kafka's, *subject* what it is about."""
+    """A broker returned an error; *code* is Kafka's, *subject* is the object of the request."""
 
     def __init__(self, code: int, subject: str) -> None:
         self.code = code
@@ -75,40 +75,40 @@ class BrokerError(RequestFailed):
 
 
 class NotSent(RequestFailed):
-    """No broker could be asked."""
+    """No broker received the request."""
 
 
 class NoResponse(RequestFailed):
-    """A broker was asked and its answer is lost: it may have done it, or may do it yet."""
+    """The response is lost: the request is in doubt, and the broker may still execute it."""
 
 
 class NotMember(Exception):
-    """The group knows no such member in this generation: the assignment is another's."""
+    """The group does not have this member in this generation: the assignment is revoked."""
 
 
 class DeadlineExceeded(Exception):
-    """No good answer came before the deadline."""
+    """The request did not succeed before the deadline."""
 
 
 Errors = Callable[[Any], Iterable[tuple[int, str]]]
-"""Finds the error codes in a response, each with what it is about."""
+"""Function that yields the error codes in a response, each with its subject."""
 
 
 def each_partition(topics: Iterable[Any]) -> Iterator[tuple[int, str]]:
-    """Give the error codes of rows that begin with the partition and its code, as most do."""
+    """Yield the error codes of rows that begin with the partition and its code, like most responses."""
     for topic, rows, *_tags in topics:
         for partition, code, *_rest in rows:
             yield code, f"{topic}[{partition}]"
 
 
 def check(errors: Iterable[tuple[int, str]]) -> None:
-    """Raise BrokerError for the gravest of the errors."""
+    """Raise BrokerError for the most severe error."""
     found = [BrokerError(*error) for error in errors if error[0] != Code.NONE]
-    for refusal in sorted(found, key=lambda it: (it.code == Code.OPERATION_NOT_ATTEMPTED, it.is_retriable)):
+    for refusal in sorted(found, key=lambda error: (error.code == Code.OPERATION_NOT_ATTEMPTED, error.is_retriable)):
         raise refusal
 
 
 def raise_when_not_member(refusal: BrokerError) -> None:
-    """Raise NotMember when that is what the coordinator of a group refused a commit for."""
+    """Raise NotMember if the coordinator of a group refused a commit for this reason."""
     if refusal.code in _NOT_MEMBER:
         raise NotMember(str(refusal)) from refusal

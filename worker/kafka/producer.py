@@ -1,32 +1,32 @@
-"""One transaction at a time: records and offsets become visible together, or not at all.
+"""A transactional producer: the records and offsets of a transaction become visible together, or not at all.
 
-Theory of operation. aiokafka's own producer commits although a send failed, dies of an AssertionError when fenced, and
-waits 20 to 100 ms between transactions; so this one speaks the protocol itself. A transaction is two chains side by
-side, each started by asking the transaction's coordinator, and an end:
+Theory of operation. aiokafka's producer commits after a failed send, raises AssertionError when it is fenced, and waits
+20 to 100 ms between transactions. So this producer implements the protocol. A transaction is two parallel chains, each of
+which begins with a request to the transaction coordinator, and an end:
 
     AddPartitionsToTxn, then Produce, one request for each leader      |
                                                                        | then EndTxn
-    AddOffsetsToTxn, then TxnOffsetCommit, as the member pinned        |
+    AddOffsetsToTxn, then TxnOffsetCommit, as the given member         |
 
-1. EndTxn is sent only when both chains have ended, so nothing of a transaction is under way when it ends.
-2. It commits only when every request before it was answered well. Once a commit was sent nothing else is: the outcome
-   is that commit, or Unknown.
-3. It aborts only when every Produce and TxnOffsetCommit was answered. One whose answer is lost may be carried out late,
-   behind the abort or in the next transaction of the same epoch. So that is Unknown without an EndTxn: `init` raises
-   the epoch, which ends the transaction and shuts out what is late.
-4. What may be sent again when its answer is lost. Produce: its sequence number makes it count once. AddPartitionsToTxn
-   and AddOffsetsToTxn: late, they add to the next transaction, or begin, what gets a marker more and is no harm. Never
-   TxnOffsetCommit: late, it takes an offset back. Never EndTxn: late, it ends the next transaction half done. An answer
-   that says "not now" is an answer; after it, each may be sent again.
-5. Sequence numbers go on from the last batch that was answered well. After an abort they are known, because (3) each
-   batch was either written or refused before it was; one that may have been written counts as a lost answer.
-   Where a quota delays a further Produce beyond the deadline, the transaction is aborted: every one before was answered.
-6. From the first request of a transaction to its known end the producer is not open, and a use of it is Unknown. So a
-   cancelled commit, whichever step it was at, needs `init` too.
-7. A membership without generation or member id is refused before anything is sent: the coordinator would let it pass.
+1. EndTxn is sent only after both chains have ended, so no request of a transaction is in flight at its end.
+2. EndTxn commits only after every request before it succeeded. After a commit was sent no other EndTxn is sent: the
+   outcome is this commit, or OutcomeUnknown.
+3. EndTxn aborts only after every Produce and TxnOffsetCommit has a response. A request that is in doubt may be executed
+   late, after the abort or in the next transaction of the same epoch. So the outcome is then OutcomeUnknown without an
+   EndTxn: `init` raises the epoch, which ends the transaction and fences late requests.
+4. These requests can be sent again after a lost response. Produce: its sequence number makes it idempotent.
+   AddPartitionsToTxn and AddOffsetsToTxn: a late one adds a partition to the next transaction, which only gets one more
+   marker. These cannot. TxnOffsetCommit: a late one sets an offset back. EndTxn: a late one ends the next transaction
+   too early. After a response with a retriable error, every request can be sent again.
+5. Sequence numbers continue after the last batch that succeeded. They are known after an abort, because by rule 3 each
+   batch was either written or refused. A batch that may have been written counts as a lost response. If a quota delays a
+   Produce beyond the deadline, the transaction is aborted, because every earlier Produce has a response.
+6. From the first request of a transaction to its known end the producer is not open, and its use raises OutcomeUnknown.
+   So a commit that is cancelled at any step also requires `init`.
+7. A membership without generation or member id is refused before a request is sent: the coordinator would accept it.
 
-The answer to EndTxn means that the outcome is decided, not that the markers are written: they come a moment later.
-The broker, not this file, ends what takes longer than the timeout; it raises the epoch, and that is Unknown here.
+The response to EndTxn means that the outcome is decided; the broker writes the markers later. The broker aborts a
+transaction that exceeds its timeout and raises the epoch; this producer then raises OutcomeUnknown.
 """
 
 import asyncio
@@ -64,10 +64,10 @@ from worker.kafka.retry import Backoff
 
 Compression = Literal["gzip", "snappy", "lz4", "zstd"]
 Check = Callable[[Collection[TopicPartition], float], Awaitable[None]]
-"""What is asked before a transaction commits: given the partitions that it touches, and a deadline."""
+"""Check before a commit, called with the partitions of the transaction and a deadline."""
 
 MAX_BATCH_BYTES: Final = 900_000
-"""Where a batch of several records is split: below the 1 MiB that a broker takes by default."""
+"""Upper bound in bytes of a batch of several records: below the broker's default limit of 1 MiB."""
 MAX_REQUEST_BYTES: Final = 16 << 20
 
 _CODECS: Final[Mapping[Compression | None, int]] = {None: 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -75,7 +75,7 @@ _MAGIC: Final = 2
 _NO_OFFSET: Final = -1
 _LAST_SEQUENCE: Final = (1 << 31) - 1
 _SENDING_SHARE: Final = 2 / 3
-"""The share of the timeout after which no request but EndTxn is sent again."""
+"""Share of the timeout after which only EndTxn is retried."""
 
 _NO_LIMITS: Final[Mapping[str, int]] = {}
 _WRITTEN: Final = frozenset({Code.NONE, Code.DUPLICATE_SEQUENCE_NUMBER})
@@ -87,12 +87,12 @@ _REMEDIES: Final[Mapping[int, str]] = {
     Code.RECORD_LIST_TOO_LARGE: "raise the topic's segment.bytes",
     Code.INVALID_TIMESTAMP: "widen the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms "
     "(before Kafka 3.6: message.timestamp.difference.max.ms)",
-    Code.INVALID_RECORD: "a compacted topic takes no record without a key",
-    Code.INVALID_TOPIC_EXCEPTION: "name another topic",
+    Code.INVALID_RECORD: "a compacted topic requires keys",
+    Code.INVALID_TOPIC_EXCEPTION: "set another topic name",
     Code.POLICY_VIOLATION: "change the cluster's policy",
     Code.OFFSET_METADATA_TOO_LARGE: "raise the brokers' offset.metadata.max.bytes",
     Code.INVALID_COMMIT_OFFSET_SIZE: "raise the brokers' offset.metadata.max.bytes",
-    Code.INVALID_GROUP_ID: "name another group",
+    Code.INVALID_GROUP_ID: "set another group name",
     Code.TOPIC_AUTHORIZATION_FAILED: GRANT,
     Code.GROUP_AUTHORIZATION_FAILED: GRANT,
     Code.CLUSTER_AUTHORIZATION_FAILED: GRANT,
@@ -100,12 +100,12 @@ _REMEDIES: Final[Mapping[int, str]] = {
     Code.INVALID_TRANSACTION_TIMEOUT: "shorten the transaction timeout or raise the brokers' transaction.max.timeout.ms",
     Code.UNSUPPORTED_COMPRESSION_TYPE: "choose another compression",
     Code.UNSUPPORTED_FOR_MESSAGE_FORMAT: "upgrade the topic's message format",
-    Code.UNSUPPORTED_VERSION: "the brokers are too old or too new: Kafka 3.1 to 4.4 is known to work",
+    Code.UNSUPPORTED_VERSION: "the brokers are too old or too new: use Kafka 3.1 to 4.4",
 }
 
 
 class Record(Protocol):
-    """A record to be published; *timestamp* in milliseconds since 1970, or NO_TIMESTAMP."""
+    """A record to publish; *timestamp* is in milliseconds since 1970, or NO_TIMESTAMP."""
 
     @property
     def topic(self) -> str: ...
@@ -122,22 +122,22 @@ class Record(Protocol):
 
 
 class TransactionAborted(Exception):
-    """The transaction did not happen, nothing of it is or will be visible; the same may be committed again."""
+    """The transaction was aborted and none of it becomes visible; the caller can commit the same again."""
 
 
 class OutcomeUnknown(Exception):
-    """What became of the transaction is unknown, or this producer is fenced, or no longer a member of its group.
+    """The outcome of the transaction is unknown, or this producer is fenced or no longer a member of its group.
 
-    Keep nothing of it, and open again, beginning with `init`.
+    Discard the state of the transaction, and open again with `init`.
     """
 
 
 class TransactionRejected(Exception):
-    """The transaction did not happen and never will: the message says what to change."""
+    """The transaction was aborted and cannot succeed; the message has the remedy."""
 
 
 class TooLarge(TransactionRejected):
-    """It is that because a topic does not take so large a batch."""
+    """The batch exceeds max.message.bytes of its topic."""
 
 
 class _Batch(NamedTuple):
@@ -152,9 +152,9 @@ class _Identity(NamedTuple):
 
 
 class TransactionalProducer:
-    """The producer of one *transactional_id*; a transaction that is not ended within *timeout_seconds* is aborted.
+    """The producer of one *transactional_id*. The broker aborts a transaction after *timeout_seconds*.
 
-    It is of no use before the first `init`.
+    Call `init` before the first commit.
     """
 
     def __init__(
@@ -173,9 +173,9 @@ class TransactionalProducer:
         self._is_open = False
 
     async def init(self) -> None:
-        """End what an earlier life, or the last transaction, left open; wait until that is done.
+        """End an open transaction of this transactional_id, and wait for its end.
 
-        Raises TransactionRejected and OutcomeUnknown.
+        Raise TransactionRejected or OutcomeUnknown.
         """
         self._is_open = False
         self._identity = await self._raise_epoch(self.transactional_id)
@@ -183,7 +183,7 @@ class TransactionalProducer:
         self._is_open = True
 
     async def fence(self, transactional_id: str) -> None:
-        """End what another producer left open, and shut it out until it calls `init` again."""
+        """End an open transaction of another producer, and fence that producer until it calls `init`."""
         await self._raise_epoch(transactional_id)
 
     async def commit(
@@ -196,17 +196,18 @@ class TransactionalProducer:
     ) -> dict[TopicPartition, int]:
         """Write the records and the group's offsets with their metadata in one transaction.
 
-        *batch_bytes* is the `max.message.bytes` of topics, as far as it is known: no batch of several records has more.
+        *batch_bytes* is the known `max.message.bytes` of topics: the upper bound of a batch of several records.
 
-        After all records are written and before the transaction ends, *check* may raise TransactionAborted.
+        *check* runs after all records are written and before the end of the transaction. It can raise TransactionAborted.
 
-        Returns for each partition written the offset after its last record; a partition is missing where the broker
-        only remembers that it has the records. Nothing is sent when there is nothing to write.
+        Return the offset after the last record of each written partition. A partition is missing if the broker only
+        reports that it has the records already. Without records and offsets no request is sent.
 
-        Raises TransactionAborted, OutcomeUnknown, TransactionRejected; and ValueError, with nothing sent, for a membership that is none (7).
+        Raise TransactionAborted, OutcomeUnknown or TransactionRejected. Raise ValueError before the first request for a
+        membership without generation or member id (7).
         """
         if not self._is_open:
-            raise OutcomeUnknown(f"{self.transactional_id} is not open: call init first")
+            raise OutcomeUnknown(f"{self.transactional_id} is not open: call init before commit")
         if offsets:
             membership.check()
         batches = self._encode(records, batch_bytes)
@@ -242,7 +243,7 @@ class TransactionalProducer:
 
     async def _raise_epoch(self, transactional_id: str) -> _Identity:
         request = InitProducerIdRequest(transactional_id, round(self._timeout_seconds * 1000))
-        backoff = Backoff(f"ending what {transactional_id} left open")
+        backoff = Backoff(f"ending the open transaction of {transactional_id}")
         with _judged(backoff):
             response = await self._cluster.coordinate(
                 CoordinationType.TRANSACTION,
@@ -258,7 +259,7 @@ class TransactionalProducer:
     async def _write(
         self, batches: dict[TopicPartition, deque[_Batch]], ends: dict[TopicPartition, int], deadline: float
     ) -> None:
-        """Add the partitions to the transaction and write all batches; note the offsets after them in *ends*."""
+        """Add the partitions to the transaction and write all batches; store the offsets after them in *ends*."""
         if not batches:
             return
         topics = [(topic, [partition for partition, _ in rows]) for topic, rows in by_topic(batches)]
@@ -270,11 +271,11 @@ class TransactionalProducer:
             throttled_seconds = self._cluster.throttles.seconds(heads)
             if throttled_seconds > 0 and asyncio.get_running_loop().time() + throttled_seconds > deadline:
                 raise (OutcomeUnknown if backoff.in_doubt else TransactionAborted)(
-                    f"a quota of the broker throttles it for {throttled_seconds:.1f} s, longer than it may last"
+                    f"a quota of the broker throttles the producer for {throttled_seconds:.1f} s, beyond the deadline"
                 )
             answers = await asyncio.gather(*(self._produce(node, batch) for node, batch in heads.items()))
             failures = []
-            for tp, answer in chain.from_iterable(it.items() for it in answers):
+            for tp, answer in chain.from_iterable(answer.items() for answer in answers):
                 if not isinstance(answer, int):
                     failures.append(answer)
                     continue
@@ -290,7 +291,7 @@ class TransactionalProducer:
                 await self._cluster.overcome(failures, batches, backoff)
 
     def _heads(self, batches: Mapping[TopicPartition, deque[_Batch]]) -> dict[int | None, dict[TopicPartition, _Batch]]:
-        """Choose what to send at once: by leader, the first batch of each partition, as far as a request holds them."""
+        """Return the batches of the next requests by leader: the first of each partition, up to a request's limit."""
         heads: dict[int | None, dict[TopicPartition, _Batch]] = defaultdict(dict)
         sizes: dict[int | None, int] = defaultdict(int)
         for tp, (batch, *_) in batches.items():
@@ -303,7 +304,7 @@ class TransactionalProducer:
     async def _produce(
         self, node: int | None, batches: Mapping[TopicPartition, _Batch]
     ) -> Mapping[TopicPartition, int | RequestFailed]:
-        """Send one request; give for each partition the offset of its first record, or what went wrong."""
+        """Send one request; return for each partition the offset of its first record, or the error."""
         if node is None:
             return {tp: BrokerError(Code.LEADER_NOT_AVAILABLE, f"{tp.topic}[{tp.partition}]") for tp in batches}
         rows = by_topic({tp: batch.content for tp, batch in batches.items()})
@@ -326,7 +327,7 @@ class TransactionalProducer:
     async def _offer(
         self, offsets: Mapping[TopicPartition, tuple[int, str]], membership: Membership, deadline: float
     ) -> None:
-        """Add the offsets to the transaction, as the member that was pinned."""
+        """Add the offsets to the transaction, as the given member."""
         if not offsets:
             return
         group, generation, member = membership
@@ -348,7 +349,7 @@ class TransactionalProducer:
             )
 
     async def _begin(self, request: Request[Any], errors: Errors, deadline: float) -> None:
-        """Tell the transaction's coordinator what the transaction will touch; the first to do so begins it."""
+        """Send the partitions or the group to the transaction coordinator; the first request begins the transaction."""
         backoff = Backoff(f"beginning a transaction of {self.transactional_id}", deadline)
         with _judged(backoff):
             await self._cluster.coordinate(
@@ -356,7 +357,7 @@ class TransactionalProducer:
             )
 
     async def _end(self, *, commit: bool) -> None:
-        """End the transaction; raises OutcomeUnknown unless the coordinator says that it did."""
+        """End the transaction. Raise OutcomeUnknown unless the coordinator confirms the end."""
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds * (1 - _SENDING_SHARE)
         try:
             await self._cluster.coordinate(
@@ -373,7 +374,7 @@ class TransactionalProducer:
     # -------------------------------------------------------------------------------------------------- encoding
 
     def _encode(self, records: Iterable[Record], batch_bytes: Mapping[str, int]) -> dict[TopicPartition, deque[_Batch]]:
-        """Make record batches, by partition in order: 1.2 µs a record of 700 bytes and 6 headers."""
+        """Return record batches in order by partition: 1.2 µs a record of 700 bytes and 6 headers."""
         places: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
         for record in records:
             places[record.topic, record.partition].append(record)
@@ -390,8 +391,8 @@ class TransactionalProducer:
             listed = record.headers if type(record.headers) is list else list(record.headers)
             if count == 0:
                 first = timestamp
-            # The builder takes a first record without a timestamp for one that it has not seen yet: the batch would get
-            # the timestamp of the next record as its base, and so would the first record.
+            # The builder treats a first record without a timestamp as missing: the batch and the first record would get
+            # the timestamp of the next record.
             is_other_base = first == NO_TIMESTAMP != timestamp
             if is_other_base or builder.append(count, timestamp, key, value, listed) is None:
                 sequence = sequence + count & _LAST_SEQUENCE
@@ -402,26 +403,27 @@ class TransactionalProducer:
         yield _Batch(builder.build(), count, sequence + count & _LAST_SEQUENCE)
 
     def _builder(self, sequence: int, most_bytes: int) -> Any:
-        """Begin a batch; the builder refuses any record but the first that makes it too large."""
+        """Return the builder of a new batch; it refuses a record that makes the batch too large, except the first."""
         size = min(MAX_BATCH_BYTES, most_bytes)
         return DefaultRecordBatchBuilder(_MAGIC, self._codec, 1, *self._identity, sequence, size)
 
 
 def _is_doubtful(failure: RequestFailed) -> bool:
-    """Whether a batch that was not written well may be written nevertheless (5)."""
+    """Return True if a batch with an error may be written nevertheless (5)."""
     return isinstance(failure, NoResponse) or (isinstance(failure, BrokerError) and failure.code in _MAYBE_WRITTEN)
 
 
 def _gravest(outcomes: Iterable[object]) -> BaseException | None:
-    """Choose among the failures of a transaction: first what is unknown, last what may be tried again."""
+    """Return the most severe failure of a transaction: first an unknown outcome, last a retriable one."""
     order = NotMember, TooLarge, TransactionRejected, TransactionAborted
-    failures = [it for it in outcomes if isinstance(it, BaseException)]
-    return min(failures, key=lambda it: order.index(type(it)) if type(it) in order else -1, default=None)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    ranks: dict[type[BaseException], int] = {kind: rank for rank, kind in enumerate(order)}
+    return min(failures, key=lambda failure: ranks.get(type(failure), -1), default=None)
 
 
 @contextmanager
 def _judged(backoff: Backoff) -> Iterator[None]:
-    """Turn what went wrong with a request into what it means for the transaction (3)."""
+    """Convert the failure of a request to the failure of the transaction (3)."""
     try:
         yield
     except DeadlineExceeded as error:
@@ -432,5 +434,5 @@ def _judged(backoff: Backoff) -> Iterator[None]:
         raise_when_not_member(refusal)
         if backoff.in_doubt or refusal.code not in _REMEDIES:
             raise OutcomeUnknown(str(refusal)) from refusal
-        told = f"{refusal}: {_REMEDIES[refusal.code]}"
-        raise (TooLarge if refusal.code == Code.MESSAGE_TOO_LARGE else TransactionRejected)(told) from refusal
+        message = f"{refusal}: {_REMEDIES[refusal.code]}"
+        raise (TooLarge if refusal.code == Code.MESSAGE_TOO_LARGE else TransactionRejected)(message) from refusal

@@ -1,12 +1,12 @@
-"""Logs why a rebalance of the worker's group began: one INFO line for each.
+"""Log the cause of each rebalance of the worker's group in one INFO line.
 
-B1. A member learns of a rebalance by the answer to a heartbeat, which gives no reason. The group's members do: compared with
-    those of the last assignment, they show who joined or left.
-B2. A rebalance is normal, so a healthy worker logs no warning over it. aiokafka warns of each. So it gets a good answer
-    in place of that one, and `Rebalances` asks it to join again, as aiokafka would do itself.
-B3. A member that the coordinator has removed is not healthy. That answer is passed on, and the reason is a warning.
+B1. The response to a heartbeat announces a rebalance without its cause. The members of the group, compared with those of
+    the last assignment, show which member joined or left.
+B2. A rebalance is normal, so a healthy worker logs no warning. aiokafka logs a warning. So `Rebalances` replaces the
+    response by a success, and makes aiokafka join again.
+B3. A member that the coordinator has removed is not healthy. `Rebalances` passes on this response, and logs a warning.
 B4. A coordinator answers JoinGroup when all members have joined again, or have been silent for their session timeout. So a
-    frozen member holds up all others. Where that takes WAIT_SECONDS, a warning names the members.
+    frozen member holds up all others. If that takes WAIT_SECONDS, a warning names the members.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _REMOVED: Final = frozenset({Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID})
 
 
 class Rebalances:
-    """Sends requests for aiokafka's client by *send*, and logs why rebalances of *group* begin.
+    """A wrapper of *send* of aiokafka's client that logs the cause of each rebalance of *group*.
 
     *rejoin* makes the client join the group again.
     """
@@ -45,7 +45,7 @@ class Rebalances:
         self._is_announced = False
 
     async def send(self, node: int, request: Any, **group: Any) -> Any:
-        """Send a request, and return its answer (B2)."""
+        """Send a request and return its response (B2)."""
         if request.API_KEY == Api.JOIN_GROUP:
             self._announce("this worker joins again" if self._members else "this worker joins")
             answer = await self._joined(node, self._send(node, request, **group))
@@ -64,7 +64,7 @@ class Rebalances:
         if request.API_KEY == Api.HEARTBEAT and answer.error_code in _REMOVED:
             reason = (
                 "the coordinator has removed this worker, which sent no heartbeat within "
-                "SESSION_WORKER_SESSION_TIMEOUT_SECONDS; see whether the machine was frozen or overloaded"
+                "SESSION_WORKER_SESSION_TIMEOUT_SECONDS; check if the machine was frozen or overloaded"
             )
             self._announce(reason, logging.WARNING)
         return answer
@@ -88,7 +88,7 @@ class Rebalances:
             answering.cancel()
 
     def _announce(self, reason: str, level: int = logging.INFO) -> None:
-        """Log why a rebalance began, unless this one has its line already."""
+        """Log the cause of a rebalance, unless this rebalance is logged already."""
         if not self._is_announced:
             _log.log(
                 level, "A rebalance of group %s began after generation %d: %s", self._group, self._generation, reason
@@ -96,7 +96,7 @@ class Rebalances:
         self._is_announced = True
 
     def _change(self, present: Mapping[str, str]) -> str:
-        """Return what changed among the members since the last assignment (B1)."""
+        """Return the changes of the members since the last assignment (B1)."""
         if not (present and self._members):
             return "the coordinator does not show which member joined or left"
         joined = [name for member, name in present.items() if member not in self._members]
@@ -106,7 +106,7 @@ class Rebalances:
         return "; ".join(changes) or "a member joined again"
 
     async def _present(self, node: int, group: ConnectionGroup = ConnectionGroup.COORDINATION) -> Mapping[str, str]:
-        """Return the members of the group by their ids, each with its client id and host; none if the coordinator fails."""
+        """Return the client id and host of each member by its id; empty if the coordinator fails."""
         with suppress(KafkaError):
             request = DescribeGroupsRequest([self._group])
             answer = await self._send(node, request, group=group)

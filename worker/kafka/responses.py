@@ -1,16 +1,15 @@
-"""Judges the answers to the Kafka client that fetches and stays in the group, before the client acts on them.
+"""Check the responses to aiokafka's client, which fetches records and is a member of the group.
 
-aiokafka ends its coordination at an error code that it does not know, writes one line to its log, and the worker would
-stay alive and do nothing. It asks other questions again at once, forever. So `Watch` stands between aiokafka and the
-brokers:
+At an unknown error code aiokafka logs one line and ends its coordination: the worker would stay alive and do nothing.
+aiokafka retries other requests forever without a pause. So `Watch` is between aiokafka and the brokers:
 
-R1. A code that aiokafka acts on as Kafka's own client does is HANDLED: the answer is passed on.
-R2. A code that Kafka calls retriable is retried, whatever aiokafka would do: RETRY. The client asks again after a pause,
-    and asks for the coordinator or the leader first, since another broker may have that role now.
-R3. Every other code ends the worker: END, also a code that this table does not know. The message gives the request, the
-    group or the partition, the code and the remedy.
-R4. What goes on is logged every REPORT_SECONDS, with the number of attempts. A code that aiokafka handles is normal for a moment, so it
-    is logged only when it goes on for that long.
+R1. HANDLED: aiokafka handles the code like Kafka's client. `Watch` passes the response on.
+R2. RETRY: Kafka calls the code retriable. The client retries after a pause, whatever aiokafka would do. It first looks up
+    the coordinator or the leader, because another broker may have this role now.
+R3. END: every other code, also an unknown one, ends the worker. The message has the request, the group or the partition,
+    the code and the remedy.
+R4. A failure that lasts is logged every REPORT_SECONDS with the number of attempts. A code that aiokafka handles is normal
+    for a moment, so it is logged only after REPORT_SECONDS.
 """
 
 import asyncio
@@ -27,10 +26,10 @@ from worker.kafka.protocol import Code
 from worker.kafka.unreadable import Unreadable
 
 REPORT_SECONDS: Final = 5.0
-"""Between two log lines about a request that fails again and again."""
+"""Interval in seconds between two log lines about a failing request."""
 
 _PAUSE_SECONDS: Final = 0.2
-"""Before the client asks again."""
+"""Pause in seconds before the client retries."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -53,15 +52,15 @@ class Api(IntEnum):
 
 
 class Outcome(Enum):
-    """What follows from an error code."""
+    """The consequence of an error code."""
 
-    HANDLED = "aiokafka acts on it"
-    RETRY = "the client asks again"
+    HANDLED = "aiokafka handles the code"
+    RETRY = "the client retries"
     END = "the worker ends"
 
 
 _OF_PARTITIONS: Final = frozenset({Api.FETCH, Api.LIST_OFFSETS})
-"""Requests whose answer may be good for one partition and an error for another."""
+"""Requests whose response can be a success for one partition and an error for another."""
 
 _HANDLED: Final[Mapping[Api, frozenset[int]]] = {
     Api.FETCH: frozenset({Code.OFFSET_OUT_OF_RANGE}),
@@ -74,12 +73,12 @@ _HANDLED: Final[Mapping[Api, frozenset[int]]] = {
 }
 
 _ALSO_RETRIABLE: Final = frozenset({Code.NOT_CONTROLLER, Code.LISTENER_NOT_FOUND})
-"""Retriable by Kafka's own table, beside what is so for every request of the worker."""
+"""Codes that are retriable in Kafka's table, in addition to the retriable codes of all requests."""
 
 _RETRIED: Final[Mapping[Api, frozenset[int]]] = {
     Api.FETCH: frozenset(
         {
-            Code.UNKNOWN_SERVER_ERROR,  # Kafka's own consumer retries it here, and nowhere else
+            Code.UNKNOWN_SERVER_ERROR,  # Kafka's consumer retries this code only here
             Code.FETCH_SESSION_ID_NOT_FOUND,
             Code.INVALID_FETCH_SESSION_EPOCH,
             Code.FETCH_SESSION_TOPIC_ID_ERROR,
@@ -91,25 +90,27 @@ _RETRIED: Final[Mapping[Api, frozenset[int]]] = {
 }
 
 _ASSIGNOR: Final = (
-    "another member of the group uses another assignor or protocol (does someone debug with the group's name?). "
-    "Stop that member or give it another group. To give a new worker another group set {app_id}"
+    "another member of the group uses another assignor or protocol, for example a debugging tool with the name of the "
+    "group. Stop that member or change its group. To use another group for a new worker set {app_id}"
 )
 _REMEDIES: Final[Mapping[int, str]] = {
     Code.INCONSISTENT_GROUP_PROTOCOL: _ASSIGNOR,
-    Code.GROUP_ID_NOT_FOUND: "the name belongs to a group of another type. To give the worker another group set {app_id}",
-    Code.INVALID_GROUP_ID: "the brokers do not take this group name. Set {app_id} to another name",
+    Code.GROUP_ID_NOT_FOUND: "the name belongs to a group of another type. To use another group set {app_id}",
+    Code.INVALID_GROUP_ID: "the brokers refuse this group name. Set {app_id} to another name",
     Code.GROUP_MAX_SIZE_REACHED: (
         "the group has as many members as group.max.size of the brokers allows. Stop a member or raise group.max.size"
     ),
     Code.INVALID_SESSION_TIMEOUT: (
-        "the brokers do not take this session timeout. Set {session_timeout} to a value from "
+        "the brokers refuse this session timeout. Set {session_timeout} to a value from "
         "group.min.session.timeout.ms to group.max.session.timeout.ms of the brokers"
     ),
     Code.FENCED_INSTANCE_ID: "another member has the same group.instance.id. Stop it, then start the worker again",
-    Code.UNSUPPORTED_VERSION: "the brokers are too old for the worker. Update them, or set {brokers} to newer ones",
-    **dict.fromkeys(DENIED, f"the worker's principal may not do this; {GRANT}"),
+    Code.UNSUPPORTED_VERSION: "the brokers are too old for the worker. Upgrade the brokers, or set {brokers} to newer ones",
+    **dict.fromkeys(DENIED, f"the worker's principal lacks a right; {GRANT}"),
 }
-_UNKNOWN: Final = "the worker cannot retry this. Read the log of the broker for the cause, then start the worker again with session-worker run"
+_UNKNOWN: Final = (
+    "the worker cannot retry this request. Find the cause in the log of the broker, then run session-worker run again"
+)
 _SETTINGS: Final = {
     "app_id": "SESSION_WORKER_APP_ID",
     "session_timeout": "SESSION_WORKER_SESSION_TIMEOUT_SECONDS",
@@ -118,17 +119,17 @@ _SETTINGS: Final = {
 
 
 class ClientEnded(Exception):
-    """The worker's Kafka client cannot go on; the message says why and what to do."""
+    """The worker's Kafka client cannot continue; the message has the cause and the remedy."""
 
 
 class _Judged(KafkaError):
-    """An answer that the client does not see; aiokafka asks again."""
+    """An error in place of a response; aiokafka retries."""
 
     retriable = True
 
 
 class _Streak(NamedTuple):
-    """Failures of one request without a good answer between them."""
+    """Failures of one request since its last success."""
 
     since: float
     attempts: int
@@ -136,7 +137,7 @@ class _Streak(NamedTuple):
 
 
 def judge(api: Api, code: int) -> Outcome:
-    """Return what follows from an error code in the answer to a request."""
+    """Return the outcome of an error code in the response to a request."""
     if code == Code.NONE or code in _HANDLED[api]:
         return Outcome.HANDLED
     if BrokerError(code, "").is_retriable or code in _ALSO_RETRIABLE or code in _RETRIED.get(api, ()):
@@ -145,14 +146,14 @@ def judge(api: Api, code: int) -> Outcome:
 
 
 def remedy(code: int) -> str:
-    """Return the cause of a code that ends the worker, and what to do about it."""
+    """Return the cause and the remedy of a code that ends the worker."""
     return _REMEDIES.get(code, _UNKNOWN).format(**_SETTINGS)
 
 
 class Watch:
-    """Sends requests for aiokafka's client by *send*, and calls *end* with what ends the worker.
+    """A wrapper of *send* of aiokafka's client that calls *end* with an error that ends the worker.
 
-    *refresh* makes the client ask for the leaders of partitions.
+    *refresh* makes the client update the leaders of partitions.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class Watch:
         self._streaks: dict[Api, _Streak] = {}
 
     async def send(self, node: int, request: Any, **group: Any) -> Any:
-        """Send a request; raise a retriable KafkaError in place of an answer that aiokafka may not see."""
+        """Send a request and return its response. Raise a retriable KafkaError in place of an error to retry."""
         answer = await self._send(node, request, **group)
         if request.API_KEY not in _HANDLED:
             return answer
@@ -191,30 +192,30 @@ class Watch:
         if api in _OF_PARTITIONS:
             self._refresh()
             if outcome is Outcome.RETRY:
-                return answer  # other partitions have their records in it
+                return answer  # the response also has records of other partitions
         raise _Judged(f"{api.title}: {refusal}")
 
     def _report(self, api: Api, outcome: Outcome, refusal: BrokerError) -> None:
-        """Log a failure, unless one was logged just before (R4)."""
+        """Log a failure, unless one was logged within REPORT_SECONDS (R4)."""
         now = asyncio.get_running_loop().time()
         since, attempts, reported = self._streaks.get(api, _Streak(now, 0, None))
         due = since + REPORT_SECONDS * (outcome is Outcome.HANDLED) if reported is None else reported + REPORT_SECONDS
         if now >= due:
-            _log.warning("Kafka answers %s with %s; trying again (attempt %d)", api.title, refusal, attempts + 1)
+            _log.warning("Kafka returned an error for %s: %s; retrying (attempt %d)", api.title, refusal, attempts + 1)
             reported = now
         self._streaks[api] = _Streak(since, attempts + 1, reported)
 
     def _recover(self, api: Api) -> None:
         streak = self._streaks.pop(api, None)
         if streak is not None and streak.reported is not None:
-            _log.info("Kafka answers %s again, after %d attempts", api.title, streak.attempts)
+            _log.info("%s succeeded after %d attempts", api.title, streak.attempts)
 
 
 _GRAVITY: Final = {outcome: number for number, outcome in enumerate(Outcome)}
 
 
 def _errors(api: Api, answer: Any) -> Iterator[tuple[int, TopicPartition | None]]:
-    """Yield the error codes of an answer, each with the partition that it is about, if any."""
+    """Yield the error codes of a response, each with its partition, if it has one."""
     yield getattr(answer, "error_code", Code.NONE), None
     for topic, rows in getattr(answer, "topics", ()):
         for partition, *row in rows:
@@ -222,7 +223,7 @@ def _errors(api: Api, answer: Any) -> Iterator[tuple[int, TopicPartition | None]
 
 
 def _fatal(api: Api, refusal: BrokerError, request: Any, tp: TopicPartition | None) -> Exception:
-    """Return what ends the worker over a code."""
+    """Return the error that ends the worker because of a code."""
     if api is Api.FETCH and tp is not None and refusal.code in _DAMAGES:
         offset = next(
             offset
@@ -235,6 +236,6 @@ def _fatal(api: Api, refusal: BrokerError, request: Any, tp: TopicPartition | No
 
 
 _DAMAGES: Final[Mapping[int, str]] = {
-    Code.CORRUPT_MESSAGE: "is corrupt, as the broker finds",
-    Code.UNSUPPORTED_COMPRESSION_TYPE: "has a compression codec that the broker does not hand out",
+    Code.CORRUPT_MESSAGE: "is corrupt on the broker",
+    Code.UNSUPPORTED_COMPRESSION_TYPE: "has a compression codec that the broker does not send to this client",
 }

@@ -1,4 +1,4 @@
-"""The pauses between attempts, and what the log says of them."""
+"""The pauses between attempts, and their log lines."""
 
 import asyncio
 import logging
@@ -7,15 +7,15 @@ from typing import Final
 from worker.kafka.errors import DeadlineExceeded, NoResponse, RequestFailed
 
 _log: Final = logging.getLogger(__name__)
-_FIRST_PAUSE_SECONDS: Final = 0.001  # a transaction begun right after another is refused for a moment
+_FIRST_PAUSE_SECONDS: Final = 0.001  # a broker refuses a transaction for a moment after the end of the previous one
 _LONGEST_PAUSE_SECONDS: Final = 0.1
 _REPORT_SECONDS: Final = 5.0
 
 
 class Backoff:
-    """The pauses before a request is sent again: 1 ms, then twice as long each time, up to 100 ms.
+    """The pauses between attempts: 1 ms, then doubled each time, up to 100 ms.
 
-    *what* is for the operator's log, *deadline* on the event loop's clock; *in_doubt* tells that an answer was lost.
+    *what* names the request in the log. *deadline* is on the event loop's clock. *in_doubt* is True if a response was lost.
     """
 
     def __init__(self, what: str, deadline: float = float("inf")) -> None:
@@ -27,7 +27,7 @@ class Backoff:
         self.in_doubt = False
 
     async def pause(self, reason: RequestFailed) -> None:
-        """Wait a little longer than the last time; raise the reason if no waiting helps, and DeadlineExceeded when it is over."""
+        """Wait for the next pause. Raise *reason* if it is not retriable, and DeadlineExceeded after the deadline."""
         if not reason.is_retriable:
             raise reason
         self.in_doubt |= isinstance(reason, NoResponse)
@@ -35,9 +35,9 @@ class Backoff:
         if now + self._seconds > self._deadline:
             raise DeadlineExceeded(str(reason)) from reason
         if now < self._report_at:
-            _log.debug("%s, again in %.0f ms: %s", self._what, self._seconds * 1000, reason)
+            _log.debug("%s: retry in %.0f ms: %s", self._what, self._seconds * 1000, reason)
         else:
-            _log.warning("%s, still waiting after %.0f s: %s", self._what, now - self._began, reason)
+            _log.warning("%s: still waiting after %.0f s: %s", self._what, now - self._began, reason)
             self._report_at = now + _REPORT_SECONDS
         await asyncio.sleep(self._seconds)
         self._seconds = min(self._seconds * 2, _LONGEST_PAUSE_SECONDS)

@@ -1,7 +1,7 @@
-"""Names the batch that a Kafka client cannot read: topic, partition and offset.
+"""Find the topic, partition and offset of a batch that a Kafka client cannot read.
 
-aiokafka raises what its codec raises: an error of zlib or cramjam, a wrong checksum, an unknown codec. None of these
-says where. The place is in the frame of aiokafka's loop over the batches, which the traceback holds.
+aiokafka raises the error of its codec: an error of zlib or cramjam, a wrong checksum, an unknown codec. These errors have
+no offset. The offset is in the frame of aiokafka's loop over the batches, which the traceback contains.
 """
 
 from traceback import walk_tb
@@ -15,31 +15,33 @@ _CODECS: Final = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
 class Unreadable(Exception):
-    """A batch on a topic cannot be read; *what* is the matter with it.
+    """A batch on a topic cannot be read; *what* is its fault.
 
-    *after* is the offset that follows the batch, where it is known.
+    *after* is the offset after the batch, if it is known.
     """
 
     def __init__(self, tp: TopicPartition, offset: int, what: str, after: int | None = None) -> None:
-        end = f"offset {after}" if after else "the offset that follows it"
+        end = f"offset {after}" if after else "the offset after the batch"
         super().__init__(
-            f"{tp.topic}/{tp.partition}: the batch at offset {offset} {what}. Nothing can be read past it. To go on "
-            f"without it on the input topic delete the records before {end} with kafka-delete-records.sh, and set "
-            f"SESSION_WORKER_ON_DATA_LOSS=earliest. On another topic restore it from a backup, or name a new topic"
+            f"{tp.topic}/{tp.partition}: the batch at offset {offset} {what}. No record after it can be read. To skip the "
+            f"batch on the input topic delete the records before {end} with kafka-delete-records.sh, and set "
+            f"SESSION_WORKER_ON_DATA_LOSS=earliest. Restore any other topic from a backup, or set a new topic name"
         )
 
 
 def unreadable(error: BaseException) -> Unreadable | None:
-    """Return where and why a batch cannot be read, if that is what the error of a consumer is about."""
-    if isinstance(error, RecordTooLargeError):  # a batch that claims to be longer than what was fetched
+    """Return the place and the fault of an unreadable batch; None if the consumer's error has another cause."""
+    if isinstance(error, RecordTooLargeError):  # the length of the batch exceeds the fetched bytes
         _text, tp, offset, *_ = error.args
-        return Unreadable(tp, offset, "is not whole")
+        return Unreadable(tp, offset, "is incomplete")
     for frame, _line in walk_tb(error.__traceback__):
         if frame.f_code is PartitionRecords._unpack_records.__code__:
             records = frame.f_locals["self"]
             offset = records.next_fetch_offset
             batch = frame.f_locals.get("next_batch")
-            if batch is None or batch.next_offset <= offset:  # the one before it: this has no header that can be read
+            if (
+                batch is None or batch.next_offset <= offset
+            ):  # this is the batch before; the header of the next one is unreadable
                 return Unreadable(records._tp, offset, f"is damaged ({_reason(error)})")
             return Unreadable(records._tp, offset, _defect(batch, error), batch.next_offset)
     return None
@@ -48,7 +50,7 @@ def unreadable(error: BaseException) -> Unreadable | None:
 def _defect(batch: Any, error: BaseException) -> str:
     codec = batch.compression_type
     if codec >= len(_CODECS):
-        return f"has the unknown compression codec {codec}; those of Kafka are 1 to {len(_CODECS) - 1}"
+        return f"has the unknown compression codec {codec}; Kafka's codecs are 1 to {len(_CODECS) - 1}"
     if "CRC" in str(error):
         return "is corrupt: its checksum (CRC) is wrong"
     if codec:

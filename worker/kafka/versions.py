@@ -1,14 +1,14 @@
-"""Judges whether a broker is too old: whether it answers every request that the worker sends.
+"""Check whether a broker supports every request that the worker sends.
 
-A broker lists the requests that it answers, each with its versions (ApiVersions). It does not name its own version. So the
-worker compares that list with its needs, and ends at its start. Without this check it would fail in its first transaction.
+A broker lists the versions of the requests that it supports (ApiVersions), but not its own version. So the worker compares
+the list with its requests at its start. Without this check the worker would fail in its first transaction.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 OLDEST_KAFKA: Final = "3.1"
-"""The oldest version of Kafka that is supported: the worker's tests run on it."""
+"""The oldest supported version of Kafka; the tests run on it."""
 
 NEEDED: Final[Mapping[str, tuple[int, int]]] = {
     "Produce": (0, 7),
@@ -32,14 +32,14 @@ NEEDED: Final[Mapping[str, tuple[int, int]]] = {
     "TxnOffsetCommit": (28, 3),  # with generation and member id
     "DescribeConfigs": (32, 0),
 }
-"""The requests that the worker sends, by Kafka's names: the API key, and the oldest version that carries what it needs."""
+"""The API key and the oldest sufficient version of each request of the worker, by Kafka's name."""
 
 
 def too_old(versions: Mapping[int, tuple[int, int]]) -> str:
-    """Return why a broker is too old that answers these versions (oldest and newest, by API key); empty if it is not.
+    """Return why a broker with these versions (oldest and newest, by API key) is too old; empty if it is not.
 
     >>> too_old({key: (0, 20 - key % 2) for key in range(60)}), too_old({key: (0, 9) for key in range(60)})[:75]
-    ('', 'is too old: it does not answer Metadata version 10. The worker needs Kafka ')
+    ('', 'is too old: it does not support Metadata version 10. The worker needs Kafka')
     """
     missing = [
         f"{name} version {version}" if key in versions else name
@@ -49,6 +49,6 @@ def too_old(versions: Mapping[int, tuple[int, int]]) -> str:
     if not missing:
         return ""
     return (
-        f"is too old: it does not answer {', '.join(missing)}. The worker needs Kafka {OLDEST_KAFKA} or newer: "
+        f"is too old: it does not support {', '.join(missing)}. The worker needs Kafka {OLDEST_KAFKA} or newer: "
         f"upgrade the brokers, or set SESSION_WORKER_BROKERS to newer ones"
     )

@@ -1,1 +1,1 @@
-"""What a person runs on a laptop: the POS simulator and what shows its results."""
+"""Tools for one machine: a local Kafka, the POS simulator, and a live run that checks every output."""

@@ -1,8 +1,8 @@
-"""A process that ends when we do.
+"""A process that ends when its parent ends.
 
-It leads a session of its own: Ctrl-C reaches us alone, and we stop it in order. Should we die without that, a shell that
-waits for the end of our pipe to it kills the process. (PR_SET_PDEATHSIG fires also when the thread that started the
-process ends, and there is none outside Linux.)
+The child leads its own session: Ctrl-C reaches only the parent, which stops the child in order. If the parent dies, a
+shell that reads a pipe from the parent sees its end and kills the child. (PR_SET_PDEATHSIG exists only in Linux, and it
+also fires when the thread that started the process ends.)
 """
 
 import os
@@ -15,7 +15,7 @@ _POLL_SECONDS = 0.02
 
 
 class Child:
-    """A process that works in *folder* and writes what it says behind what *log* holds already."""
+    """A process with the working directory *folder* that appends its output to *log*."""
 
     def __init__(
         self, command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None
@@ -50,20 +50,20 @@ class Child:
         return self._process.poll()
 
     def cpu_seconds(self) -> float:
-        """Count the processor time of all its threads so far; Linux tells it."""
+        """Return the processor time of all its threads until now, from Linux's /proc."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def said(self) -> str:
-        """Give what it has written so far."""
+        """Return its output until now."""
         return self._log.read_bytes()[self._log_start :].decode(errors="replace")
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send it SIGTERM."""
         self._process.terminate()
 
     def stop(self, within_seconds: float) -> None:
-        """Ask it to end, and kill it when it has not in time."""
+        """Send it SIGTERM, and kill it if it does not end in time."""
         self.terminate()
         try:
             with suppress(subprocess.TimeoutExpired):
@@ -72,7 +72,7 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """End it at once, then its watcher: its number may now become another's."""
+        """Kill it, then its watcher: the system may reuse its process id now."""
         for process in (self._process, self._watcher):
             if process is not None:
                 process.kill()

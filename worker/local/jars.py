@@ -1,15 +1,15 @@
-"""Fetches the jars of Maven artifacts, once, into the user's cache.
+"""Fetch the jars of Maven artifacts once into the user's cache.
 
-jgo knows Maven's rules of versions and dependencies; the files themselves are fetched here, because jgo writes them in
-place: a file that an interrupted run left half would count as whole ever after. Here a file stands under its name
-only when its checksum agrees, and the folder of jars only when all of them are in it:
+jgo resolves Maven's versions and dependencies. This module downloads the files, because jgo writes them in place: a file
+that an interrupted run left incomplete would count as complete later. Here a file gets its name only after its checksum
+matches, and the folder of jars only after all jars are in it:
 
-1. one process at a time, by a lock file that the system releases when its holder dies;
-2. each file to `NAME.part`, its SHA-1 compared, then renamed into the local repository;
-3. all jars linked into `FOLDER.part`, then renamed to FOLDER; the local repository goes.
+1. One process works at a time, with a lock file that the system releases when its holder dies.
+2. Each file is written to `NAME.part`, its SHA-1 is compared, then the file is renamed into the local repository.
+3. All jars are linked into `FOLDER.part`, which is renamed to FOLDER; then the local repository is deleted.
 
-So an interruption costs the files under way, and a folder that exists needs no look inside. Connections are kept and
-jars fetched eight at once: Kafka's 45 and the 79 descriptions that lead to them take 1.3 s where jgo itself takes 17 s.
+So an interruption loses only the files in flight, and a folder that exists is complete. Connections are reused and eight
+jars are fetched in parallel: Kafka's 45 jars and their 79 descriptions take 1.3 s; jgo alone takes 17 s.
 """
 
 import shutil
@@ -34,21 +34,21 @@ _CHUNK_BYTES = 1 << 16
 
 
 class NotFetched(Exception):
-    """A file is not to be had; what was fetched before it is kept."""
+    """A file cannot be fetched; the files before it are kept."""
 
 
 def jars(folder: Path, coordinates: Sequence[str], remote: str | None = None) -> Path:
-    """Give *folder* with the jars of *coordinates* and of all they need at run time; fetch it if it is not there.
+    """Return *folder* with the jars of *coordinates* and of their dependencies at run time; fetch them if it is missing.
 
-    The name of *folder* has to change with the coordinates. *remote* is a Maven repository's address; Maven Central
-    by default. Raises NotFetched.
+    The name of *folder* must change with the coordinates. *remote* is the address of a Maven repository; the default is
+    Maven Central. Raise NotFetched.
     """
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"{folder.name}: waiting for another process that fetches it", total=None)
+        task = progress.add_task(f"{folder.name}: waiting for another process that fetches the same jars", total=None)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.exists():
                 _fetch(folder, coordinates, remote, lambda **change: progress.update(task, **change))
@@ -64,15 +64,15 @@ def _fetch(folder: Path, coordinates: Sequence[str], remote: str | None, show: C
         download = _Download(session, show)
         maven = MavenContext(download, repo_cache=local, remote_repos={"remote": remote} if remote else None)
         try:
-            show(description=f"{folder.name}: resolving what it needs")
+            show(description=f"{folder.name}: resolving dependencies")
             asked, needed = download.resolve([maven.create_dependency(coordinate) for coordinate in coordinates])
-            artifacts = [it.artifact for it in (*asked, *needed) if it.scope in {None, "compile", "runtime"}]
+            artifacts = [found.artifact for found in (*asked, *needed) if found.scope in {None, "compile", "runtime"}]
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 show(description=f"{folder.name}: fetching {len(artifacts)} jars", completed=0)
                 show(total=sum(pool.map(download.size, artifacts)))
                 paths = list(pool.map(Artifact.resolve, artifacts))
         except (requests.RequestException, RuntimeError) as error:
-            raise NotFetched(f"cannot fetch {folder.name}: {error}; what is there is kept, so try again") from error
+            raise NotFetched(f"cannot fetch {folder.name}: {error}; the fetched files are kept: try again") from error
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -83,14 +83,14 @@ def _fetch(folder: Path, coordinates: Sequence[str], remote: str | None, show: C
 
 
 class _SystemTrust(HTTPAdapter):
-    """Trusts the certificates that the system trusts, too: behind a company's proxy certifi alone is not enough."""
+    """An adapter that also trusts the certificates of the system: certifi is not enough behind a company's proxy."""
 
     def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
         super().init_poolmanager(*arguments, ssl_context=create_default_context(), **keywords)
 
 
 class _Download(PythonResolver):
-    """Resolves as jgo does, and downloads so that a file is whole or not there."""
+    """A resolver of jgo that downloads each file completely or not at all."""
 
     def __init__(self, session: requests.Session, show: Callable[..., None]) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _Download(PythonResolver):
         self._show = show
 
     def size(self, artifact: Artifact) -> int:
-        """Tell how many bytes are to be fetched: none when the file is there."""
+        """Return the number of bytes to fetch: 0 if the file exists."""
         if _place(artifact).exists():
             return 0
         response = self._session.head(_address(artifact), timeout=_TIMEOUT_SECONDS)
@@ -117,7 +117,7 @@ class _Download(PythonResolver):
         published = self._session.get(f"{address}.sha1", timeout=_TIMEOUT_SECONDS)
         published.raise_for_status()
         if published.text.split()[0] != digest.hexdigest():
-            raise RuntimeError(f"{artifact.filename} does not have the checksum that is published with it")
+            raise RuntimeError(f"{artifact.filename} does not match its published checksum")
         return part.rename(place)
 
 

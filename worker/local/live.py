@@ -1,14 +1,14 @@
-"""Runs the whole thing on this machine: a Kafka, a worker, a shop that sends, and a reader that checks what comes out.
+"""Run Kafka, a worker and a simulated shop on this machine, and check every output.
 
-Each run has a Kafka of its own, empty, in a folder that goes when the run ends. The worker is a process as in
-production, with default settings: neither the environment's nor those of a file in the working directory count. What
-should come of each record is foretold by the simulator, and every one is accounted for by its place: one snapshot too
-few or too many is a flaw.
+Each run has its own empty Kafka in a folder that is deleted at the end. The worker is a process as in production with
+default settings: the settings of the environment and of files in the working directory are ignored. The simulator knows
+the expected outcome of each record. The run matches outcomes and records by place: a missing or an excess snapshot is a
+flaw.
 
-1. The worker creates the topics. The first record is sent, and only when it has come through does the pace begin.
-2. All is sent, and the end of the input topic is committed: no record waits, for a verdict or otherwise.
-3. What is on the output topics now is all there will be. It is read to the high watermarks, then judged.
-4. The worker is stopped, then the Kafka. Both are children that end when we do, however that is.
+1. The worker creates the topics. The run sends one record; after its output has arrived, it sends at the given pace.
+2. All records are sent, and the end of the input topic is committed: no record waits, also not for a verdict.
+3. The output topics are complete now. The run reads them to their high watermarks, then compares.
+4. The worker is stopped, then Kafka. Both are children, which end when this process ends.
 """
 
 import asyncio
@@ -52,16 +52,16 @@ _POLL_SECONDS = 0.05
 _GROUP = "session-worker"
 _LAST_WORDS = 20
 _MODEST = {"log.segment.bytes": str(16 << 20), "log.retention.bytes": str(64 << 20)}
-"""A run of many hours fills no disk: the broker drops what was read long ago."""
+"""Settings of the broker that keep the disk from filling up in a run of many hours."""
 
 
 class LiveFailed(Exception):
-    """The run cannot go on; the message says why."""
+    """The run cannot continue; the message has the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a person asks for: *rate* records a second, *count* of them or a day's, of the day that *seed* names."""
+    """The options of a run: *rate* records per second, *count* records or a whole day, of the day of *seed*."""
 
     rate: float
     count: int | None
@@ -70,16 +70,16 @@ class RunOptions:
 
 
 def live(wish: RunOptions, screen: Console, worker: Sequence[str] = WORKER) -> int:
-    """Run until all that was asked for is sent and accounted for, or until Ctrl-C or SIGTERM; give the exit status.
+    """Run until all records are sent and checked, or until Ctrl-C or SIGTERM; return the exit status.
 
-    It is 1 when something was not as foretold, and 130 when a run with a count was broken off. Raises LiveFailed, or
+    The status is 1 if an outcome was not expected, and 130 if a run with a count was interrupted. Raise LiveFailed or
     KafkaFailed.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with TemporaryDirectory(prefix="session-worker-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        screen.print("Starting a Kafka", highlight=False)
+        screen.print("Starting Kafka", highlight=False)
         with LocalKafka(folder / "kafka", properties=_MODEST) as kafka:
             address = kafka.bootstrap_servers
             with _started(worker, folder, address, wish.store) as child, View(screen, address) as view:
@@ -92,14 +92,14 @@ def live(wish: RunOptions, screen: Console, worker: Sequence[str] = WORKER) -> i
                 seconds = run.seconds
             flaws = [*(run.tally.flaws() if is_whole else run.tally.wrong)]
             if child.status:
-                flaws.append(f"the worker did not end as it should; {_last_words(child)}")
+                flaws.append(f"the worker did not end with status 0; {_last_words(child)}")
     report(screen, run.tally, seconds, flaws, is_whole=is_whole)
     return 1 if flaws else 0 if is_whole or wish.count is None else 128 + signal.SIGINT
 
 
 @contextmanager
 def _started(command: Sequence[str], folder: Path, address: str, store: str) -> Iterator[Child]:
-    """Start a worker in a folder where no file has settings for it, and stop it in the end."""
+    """Yield a worker that runs in a folder without settings; stop the worker at the end."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     ours = {"BROKERS": address, "APP_ID": _GROUP, "STORE": store, "DATA_DIR": str(folder / "tables")}
     environment = others | {PREFIX + name: value for name, value in ours.items()}
@@ -118,13 +118,13 @@ def _check(kafka: LocalKafka, worker: Child) -> None:
 
 def _last_words(worker: Child) -> str:
     lines = worker.said().splitlines()[-_LAST_WORDS:]
-    return "\n".join([f"its status is {worker.status}, and its last words are:", *lines])
+    return "\n".join([f"its status is {worker.status}, and its last lines are:", *lines])
 
 
 def word_of(topology: Topology, record: Fetched) -> tuple[Place | None, str, str]:
-    """Tell what a record of an output topic is about: the update record's place, the outcome, and what happened.
+    """Return the place of the update record behind an output, its outcome, and its event.
 
-    A session that is published again, because another one turned out to be first, is no record's outcome: no place.
+    A reclassified snapshot is not the outcome of a record, so its place is None.
     """
     headers = {name: value.decode() for name, value in record.headers}
     if record.topic == topology.rejections:
@@ -137,7 +137,7 @@ def word_of(topology: Topology, record: Fetched) -> tuple[Place | None, str, str
 
 
 class _Run:
-    """One run, from the worker's start until all is accounted for."""
+    """One run, from the start of the worker until all records are checked."""
 
     def __init__(self, wish: RunOptions, connection: Connection, check: Callable[[], None], view: View) -> None:
         self.tally = Reconciliation()
@@ -156,11 +156,11 @@ class _Run:
 
     @property
     def seconds(self) -> float:
-        """How long it has run."""
+        """The duration of the run until now."""
         return time.monotonic() - self._started
 
     async def run(self) -> None:
-        """Send and read until all is accounted for."""
+        """Send and read until all records are checked."""
         async with administration(self._connection) as admin:
             numbers = range(await self._partitions(admin))
             async with (
@@ -184,7 +184,7 @@ class _Run:
     # -------------------------------------------------------------------------------------------- sending, reading
 
     async def _send(self, sender: Sender) -> None:
-        """Send what the simulator makes, at the pace that was asked for; the first record alone."""
+        """Send the records of the simulator at the given pace; the first record alone."""
         rate, count = self._wish.rate, self._wish.count or int(self._wish.rate * _A_DAY_SECONDS)
         pace = Pace(rate, self._started)
         for sent, (record, outcome) in enumerate(simulate_with_outcomes(count, self._wish.seed, _milliseconds), 1):
@@ -198,7 +198,7 @@ class _Run:
             wait = pace.wait(sent, time.monotonic())
             if wait:
                 await sender.flush()
-            if wait or sent % 100 == 0:  # behind the pace, too, others have their turn
+            if wait or sent % 100 == 0:  # yield to other tasks also if the run is behind its pace
                 await asyncio.sleep(wait)
         await sender.finish()
         self._doing = "finishing"
@@ -219,11 +219,12 @@ class _Run:
     # ---------------------------------------------------------------------------------------------------- waiting
 
     async def _partitions(self, admin: AIOKafkaAdminClient) -> int:
-        """Wait until the worker has created the topics; tell how many partitions they have."""
+        """Wait until the worker has created the topics; return their number of partitions."""
         while True:
             led = {
-                it["topic"]: all(partition["leader"] >= 0 for partition in it["partitions"]) and len(it["partitions"])
-                for it in await admin.describe_topics()
+                found["topic"]: all(partition["leader"] >= 0 for partition in found["partitions"])
+                and len(found["partitions"])
+                for found in await admin.describe_topics()
             }
             if all(led.get(name) for name in (self._topology.updates, *self._outputs)):
                 return int(led[self._topology.updates])
@@ -237,7 +238,7 @@ class _Run:
         inputs: Sequence[TopicPartition],
         sending: asyncio.Task[None],
     ) -> None:
-        """Wait until all is sent and its offsets are committed."""
+        """Wait until all records are sent and their offsets are committed."""
         while True:
             is_sent = sending.done()
             self._lag = await _lag(admin, ends, inputs)
@@ -247,14 +248,14 @@ class _Run:
             await asyncio.sleep(_REFRESH_SECONDS)
 
     async def _until_read(self, outputs: AIOKafkaConsumer, ends: AIOKafkaConsumer) -> None:
-        """Wait until the output topics are read to their ends as they are now."""
+        """Wait until the output topics are read to their current ends."""
         high = await ends.end_offsets(outputs.assignment())
         while any([await outputs.position(partition) < end for partition, end in high.items()]):
             self._watch()
             await asyncio.sleep(_POLL_SECONDS)
 
     def _watch(self) -> None:
-        """Show how it goes; raise when something has failed, or nothing has come for long."""
+        """Show the progress. Raise LiveFailed if the worker failed or wrote nothing for QUIET_SECONDS."""
         self._check()
         for task in self._tasks:
             if task.done():
@@ -265,11 +266,11 @@ class _Run:
         if is_idle or (came, self._lag) != (self._last.came, self._last.lag):
             self._last = _Sign(came, self._lag, now)
         elif now - self._last.at > QUIET_SECONDS:
-            raise LiveFailed(f"nothing has come from the worker for {QUIET_SECONDS} s ({self._doing})")
+            raise LiveFailed(f"the worker wrote nothing for {QUIET_SECONDS} s ({self._doing})")
 
 
 class _Sign(NamedTuple):
-    """The last sign of life: how much had come out, what the lag was, and when."""
+    """The last progress: the number of outputs, the lag, and the time."""
 
     came: int
     lag: int | None
@@ -277,13 +278,13 @@ class _Sign(NamedTuple):
 
 
 async def _lag(admin: AIOKafkaAdminClient, ends: AIOKafkaConsumer, inputs: Sequence[TopicPartition]) -> int | None:
-    """Count the records that the worker's group has not committed; None while its coordinator is not up."""
+    """Return the number of records that the worker's group has not committed; None if no coordinator is available."""
     try:
         committed = await admin.list_consumer_group_offsets(_GROUP, partitions=list(inputs))
     except KafkaError:
         return None
     high = await ends.end_offsets(inputs)
-    done = {partition: max(0, it.offset) for partition, it in committed.items()}  # -1: nothing is committed
+    done = {partition: max(0, found.offset) for partition, found in committed.items()}  # -1: no offset is committed
     return sum(int(end) - done.get(partition, 0) for partition, end in high.items())
 
 

@@ -1,8 +1,8 @@
-"""What was sent, what came of it, and how long that took: the counts of a live run.
+"""The counts of a live run: records sent, outcomes, and latencies.
 
-An update record is known by its place, its partition and offset. What is foretold of it and what comes of it meet here
-in whatever order they are heard of: a snapshot may be read before its record's offset is acknowledged. Then both are
-forgotten, so what is held does not grow with the run, as long as all is as foretold.
+The place of an update record is its partition and offset. This module matches the expected outcome of a record with the
+outcome that was read, in either order: a snapshot can be read before the broker acknowledges its record. Matched pairs
+are removed, so the memory does not grow while all outcomes are as expected.
 """
 
 from collections import Counter, deque
@@ -19,7 +19,7 @@ RECENT = 5000
 
 
 class Latencies:
-    """Durations in seconds, to a tenth of a millisecond: all of them, or the most *recent*."""
+    """Durations in seconds with a resolution of 0.1 ms: all of them, or the most *recent*."""
 
     def __init__(self, recent: int | None = None) -> None:
         self._counts: Counter[int] = Counter()
@@ -35,7 +35,7 @@ class Latencies:
         self._counts[tenth] += 1
 
     def percentile(self, percent: float) -> float | None:
-        """Give the smallest duration that *percent* of all do not exceed, in milliseconds; None when there are none."""
+        """Return the smallest duration in milliseconds that *percent* of all do not exceed; None without durations."""
         rank = ceil(self._counts.total() * percent / 100)
         for tenth in sorted(self._counts):
             rank -= self._counts[tenth]
@@ -45,14 +45,14 @@ class Latencies:
 
 
 class Pace:
-    """Tells when a record is due: *rate* a second from *started* on, so that no delay adds to the next."""
+    """The times at which records are due: *rate* per second from *started*, so that delays do not add up."""
 
     def __init__(self, rate: float, started: float) -> None:
         self.rate = rate
         self.started = started
 
     def wait(self, sent: int, now: float) -> float:
-        """Give the seconds from *now* until the next record is due, when so many were sent; none when that is past.
+        """Return the seconds from *now* until the next record is due after *sent* records; 0 if it is overdue.
 
         >>> Pace(500, started=10.0).wait(sent=3, now=10.002)
         0.004
@@ -61,22 +61,22 @@ class Pace:
 
 
 class Sighting(NamedTuple):
-    """Word of an update record: its *outcome*, as the simulator foretells it, when it was sent or came out."""
+    """The expected or real *outcome* of an update record, and the time at which it was sent or read."""
 
     outcome: str
     at: float
 
 
 class Reconciliation:
-    """Counts what is sent and what comes out, and finds for each record whether that is what was foretold."""
+    """The counts of records and outcomes, and the records whose outcome is not the expected one."""
 
     def __init__(self) -> None:
         self.sent: Counter[str] = Counter()
-        """What was foretold of the records that were sent, by outcome."""
+        """The number of records sent, by expected outcome."""
         self.came: Counter[str] = Counter()
-        """What came out, by outcome."""
+        """The number of records with an output, by outcome."""
         self.events: Counter[str] = Counter()
-        """The snapshots that came out, by what happened; those that are published again too."""
+        """The number of snapshots by event, reclassified ones included."""
         self.wrong: list[str] = []
         self.latencies = Latencies()
         self.recent = Latencies(RECENT)
@@ -85,17 +85,17 @@ class Reconciliation:
 
     @property
     def on_the_way(self) -> int:
-        """How many records have not come out that are to."""
+        """The number of records whose output has not arrived."""
         return len(self._pending)
 
     def acknowledge(self, place: Place, outcome: str, at: float) -> None:
-        """Hear that a record is on the input topic, sent at *at*."""
+        """Count a record that is on the input topic and was sent at *at*."""
         self.sent[outcome] += 1
         if outcome != DUPLICATE:
             self._meet(place, Sighting(outcome, at), self._early.pop(place, None))
 
     def receive(self, place: Place | None, outcome: str, event: str, at: float) -> None:
-        """Hear what was published, of which record, read at *at*; a snapshot tells what happened, its *event*."""
+        """Count an output of the record at *place*, read at *at*; *event* is that of a snapshot."""
         if event:
             self.events[event] += 1
         if place is None:
@@ -103,29 +103,29 @@ class Reconciliation:
         self.came[outcome] += 1
         self._meet(place, self._pending.pop(place, None), Sighting(outcome, at))
 
-    def _meet(self, place: Place, foretold: Sighting | None, came: Sighting | None) -> None:
-        if foretold is None and came is not None:
+    def _meet(self, place: Place, expected: Sighting | None, came: Sighting | None) -> None:
+        if expected is None and came is not None:
             self._early[place] = came
-        elif came is None and foretold is not None:
-            self._pending[place] = foretold
-        elif came is not None and foretold is not None:
-            if came.outcome != foretold.outcome:
-                self.wrong.append(f"{_named(place)}: foretold {foretold.outcome}, but it is {came.outcome}")
+        elif came is None and expected is not None:
+            self._pending[place] = expected
+        elif came is not None and expected is not None:
+            if came.outcome != expected.outcome:
+                self.wrong.append(f"{_named(place)}: expected {expected.outcome}, but the outcome is {came.outcome}")
             elif came.outcome == SNAPSHOT:
-                self.latencies.add(came.at - foretold.at)
-                self.recent.add(came.at - foretold.at)
+                self.latencies.add(came.at - expected.at)
+                self.recent.add(came.at - expected.at)
 
     def flaws(self) -> Iterator[str]:
-        """Tell what is not as foretold, now that all is read."""
+        """Yield the records with an unexpected outcome, after all outputs are read."""
         yield from self.wrong
         for place, (outcome, _at) in self._pending.items():
-            yield f"{_named(place)}: foretold {outcome}, but nothing came of it"
+            yield f"{_named(place)}: expected {outcome}, but there is no output"
         for place, (outcome, _at) in self._early.items():
-            yield f"{_named(place)}: {outcome} came of it that was not foretold"
+            yield f"{_named(place)}: the outcome {outcome} was not expected"
 
 
 def outcomes(counts: Counter[str]) -> str:
-    """Say how many of each outcome came out; of a duplicate nothing does.
+    """Return the numbers of outputs by outcome as text; a duplicate has no output.
 
     >>> outcomes(Counter({"snapshot": 1, "rejected.unknown_field": 1000, "rejected.invalid_field": 2}))
     '1 snapshot, 1,002 rejections, 0 dry runs'
@@ -135,7 +135,7 @@ def outcomes(counts: Counter[str]) -> str:
 
 
 def numbered(number: int, name: str) -> str:
-    """Write a number of things.
+    """Return a number with a noun.
 
     >>> numbered(1, "record"), numbered(5000, "record")
     ('1 record', '5,000 records')
@@ -144,7 +144,7 @@ def numbered(number: int, name: str) -> str:
 
 
 def place_of(event_id: str) -> Place:
-    """Read the place of an update record from the ce_id of what came of it.
+    """Return the place of an update record from the ce_id of its output.
 
     >>> place_of("session-updates/3/17")
     (3, 17)

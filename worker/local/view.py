@@ -1,4 +1,4 @@
-"""Shows a live run: in a terminal a view that changes, else a line now and then; at its end what came of it."""
+"""Show a live run: as a changing view in a terminal, else as a line at intervals; at its end the result."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -18,16 +18,16 @@ FLAWS_SHOWN = 20
 
 
 class Progress(NamedTuple):
-    """What there is to say of a live run besides its tally."""
+    """The state of a live run, without its counts."""
 
     doing: str
     seconds: float
     lag: int | None
-    """Of the worker's group behind the end of the input topic; None while it is unknown."""
+    """Number of records from the committed offsets of the worker's group to the end of the input topic; None: unknown."""
 
 
 class View:
-    """A live run's place on the screen, from `with` to its end."""
+    """The view of a live run; it is visible during the `with`."""
 
     def __init__(self, screen: Console, address: str) -> None:
         self._screen = screen
@@ -47,7 +47,7 @@ class View:
             self._live.stop()
 
     def show(self, tally: Reconciliation, now: Progress) -> None:
-        """Show how the run is going."""
+        """Show the progress of the run."""
         if self._live is not None:
             self._live.update(_picture(tally, now, self._address), refresh=True)
         elif now.seconds >= self._next_line:
@@ -56,17 +56,17 @@ class View:
 
 
 def report(screen: Console, tally: Reconciliation, seconds: float, flaws: Sequence[str], *, is_whole: bool) -> None:
-    """Print what came of a run; of one that was broken off, what is still under way is no flaw."""
+    """Print the result of a run; in an interrupted run, records without an output are not flaws."""
     screen.print(_tables(tally))
     screen.print(f"{seconds:.1f} s, from send to receipt {_latency(tally.latencies)}", highlight=False)
-    told = f"{numbered(tally.sent.total(), 'record')} in: {outcomes(tally.came)}"
+    counts = f"{numbered(tally.sent.total(), 'record')} in: {outcomes(tally.came)}"
     if flaws:
         more = [f"… and {len(flaws) - FLAWS_SHOWN:,} more"] if len(flaws) > FLAWS_SHOWN else []
-        verdict = Text("\n".join([f"{told}: NOT as foretold", *flaws[:FLAWS_SHOWN], *more]), style="red")
+        verdict = Text("\n".join([f"{counts}: NOT as expected", *flaws[:FLAWS_SHOWN], *more]), style="red")
     elif is_whole:
-        verdict = Text(f"{told}, {numbered(tally.sent[names.DUPLICATE], 'duplicate')}: as foretold", style="green")
+        verdict = Text(f"{counts}, {numbered(tally.sent[names.DUPLICATE], 'duplicate')}: as expected", style="green")
     else:
-        verdict = Text(f"{told}; {tally.on_the_way:,} still on their way")
+        verdict = Text(f"{counts}; {tally.on_the_way:,} in flight")
     screen.print(verdict, soft_wrap=True)
 
 
@@ -82,15 +82,15 @@ def _picture(tally: Reconciliation, now: Progress, address: str) -> RenderableTy
     figures.add_row("snapshots out", f"{tally.came[names.SNAPSHOT]:,}")
     figures.add_row("rejections", f"{names.rejections(tally.came).total():,}")
     figures.add_row("dry runs", f"{tally.came[names.DRY_RUN]:,}")
-    figures.add_row("on the way", f"{tally.on_the_way:,}")
+    figures.add_row("in flight", f"{tally.on_the_way:,}")
     figures.add_row("lag", "?" if now.lag is None else f"{now.lag:,}")
     figures.add_row("from send to receipt", _latency(tally.recent))
-    title = Text.assemble((f"{now.doing}, {now.seconds:.0f} s", "bold"), f"   Kafka at {address}   Ctrl-C ends it")
+    title = Text.assemble((f"{now.doing}, {now.seconds:.0f} s", "bold"), f"   Kafka at {address}   Ctrl-C ends the run")
     return Group(title, "", figures, "", _tables(tally))
 
 
 def _tables(tally: Reconciliation) -> RenderableType:
-    events = blank_table("Snapshots", "what happened", "snapshots")
+    events = blank_table("Snapshots", "event", "snapshots")
     for event, number in tally.events.most_common():
         events.add_row(event.replace("_", " "), f"{number:,}")
     beside = Table.grid(padding=(0, 4))

@@ -1,1 +1,1 @@
-"""Writes schemas/ and docs/reference/ from the code."""
+"""Generate schemas/ and docs/reference/ from the code."""

@@ -1,4 +1,4 @@
-"""Generates the JSON Schemas and the AsyncAPI document from the model and the topology."""
+"""Generate the JSON Schemas and the AsyncAPI document from the model and the topology."""
 
 import json
 from collections import defaultdict
@@ -23,12 +23,12 @@ Json = dict[str, Any]
 
 VERSION: Final = "0.1.0"
 V1: Final = "customer-sessions-v1"
-"""What the documents call the v1 view's topic, which has no name until an operator gives it one."""
+"""Placeholder for the name of the v1 view's topic, which has no default name."""
 NAMES: Final = Topology(partitions=None, v1=V1)
 
 
 def documents() -> dict[str, str]:
-    """Write every document of `schemas/`: its file's name and its text, always the same."""
+    """Return every document of `schemas/` by file name; the texts are deterministic."""
     examples = _examples()
     bodies = {
         "update-record": _update_record(),
@@ -46,7 +46,7 @@ def _file(name: str) -> str:
 
 
 def _finished(name: str, body: Json, examples: list[Any]) -> Json:
-    """Put what a reader wants first in front, and the types that a schema refers to behind its examples."""
+    """Return a schema with its title and description first, and with the referenced types after the examples."""
     head = {"$schema": _Plain.schema_dialect, "$id": f"urn:session-worker:schema:{name}"}
     head |= {word: body[word] for word in ("title", "description", "type")}
     definitions = body.pop("$defs")
@@ -59,7 +59,7 @@ SENT: Final = 1_795_372_800_000
 _CUP: Final = {"name": "Espresso cup", "sku": "cup", "quantity": 2, "price": 4.5, "category": "tableware"}
 
 EXAMPLES: Final[tuple[tuple[str, Json], ...]] = (
-    (  # the body of a Talon.One request, as it stands
+    (  # the body of a Talon.One request, unchanged
         "cart-7",
         {
             "customerSession": {"profileId": "ada", "state": "open", "couponCodes": ["SPRING"], "cartItems": [_CUP]},
@@ -68,7 +68,7 @@ EXAMPLES: Final[tuple[tuple[str, Json], ...]] = (
     ),
     ("cart-7", {"type": "update", "integrationId": "cart-7", "customerSession": {"coupon": "", "referral": "BOB-4"}}),
     ("cart-7", {"customerSession": {"state": "cancelled"}}),
-    (  # a receipt, from a till that numbers what it sends
+    (  # a receipt, from a till that numbers its records
         "till-3",
         {
             "type": "update",
@@ -99,12 +99,12 @@ EXAMPLES: Final[tuple[tuple[str, Json], ...]] = (
     ("receipt-4712", {"customerSession": {"state": "closed", "cartItems": [_CUP]}}),
     ("receipt-4712", {"type": "reopen", "integrationId": "receipt-4712"}),
     ("cart-8", {"dry": True, "customerSession": {"profileId": "ada", "cartItems": [_CUP], "identifiers": ["kiosk-2"]}}),
-    (  # a bare session, with fields that a client sends back as it received them, from PHP
+    (  # a bare session from PHP, with echoed fields
         "cart-10",
         {"state": "open", "cartItems": [{**_CUP, "attributes": []}], "attributes": [], "updateCount": 3, "total": 9},
     ),
 )
-"""Update records, each with its key, that are accepted one after the other."""
+"""Update records with their keys; the worker accepts them in this order."""
 
 _REFUSED: Final[tuple[tuple[str, Json], ...]] = (
     ("cart-7", {"customerSession": {"cartItem": [_CUP]}}),
@@ -115,7 +115,7 @@ _REFUSED: Final[tuple[tuple[str, Json], ...]] = (
 
 
 def _examples() -> dict[str, list[Any]]:
-    """Fold the examples, and pick from what is published: the first snapshot in every state, all rejections."""
+    """Return examples from the outputs of the update records: the first snapshot in every state, all rejections."""
     run = Replay(Rules(), NAMES.v1)
     snapshots: dict[str, Json] = defaultdict(dict)
     rejections = []
@@ -176,13 +176,13 @@ _RULES: Final[dict[str, Json]] = {
     "Snapshot": _ANONYMOUS,
     "SnapshotV1": _ANONYMOUS,
 }
-"""By the name of a type: rules of the contract that its fields cannot say one by one."""
+"""Rules of the contract between fields, by the name of the type."""
 
 
 class _Plain(GenerateJsonSchema):
-    """Leaves out what tells a reader nothing: titles of fields, notes behind a first line."""
+    """A generator without titles of fields, and with only the first line of docstrings."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic asks for each field
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - pydantic calls this for each field
         return False
 
     def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> Json:
@@ -197,10 +197,10 @@ def _schema(of: Any) -> Json:
 
 
 def _update_record() -> Json:
-    """Describe both forms of an update record."""
+    """Return the schema of both forms of an update record."""
     head = {
         "title": "UpdateRecordValue",
-        "description": "The value of an update record, whatever it was wrapped in: an update record, or a bare session.",
+        "description": "The value of an update record without its wrapping: an update record, or a bare session.",
         "type": "object",
     }
     return {**head, **_schema(Union[UpdateRecord, BareBody])}  # noqa: UP007 - TypedDicts have no `|` in Python 3.11
@@ -212,22 +212,29 @@ def _object(required: Json, optional: Json | None = None) -> Json:
 
 def _rejection_headers() -> Json:
     code, number = {"$ref": "#/$defs/code"}, {"pattern": "^[0-9]+$"}
-    told: dict[str, Json] = {
+    known: dict[str, Json] = {
         "rejection-code": code,
-        "rejection-pointer": {"format": "json-pointer", "description": "The place in the value; may be empty."},
-        "rejection-message": {"description": "One sentence a person can act on."},
-        "__streams.errors.topic": {"description": "Where the record arrived first, as are partition and offset."},
+        "rejection-pointer": {
+            "format": "json-pointer",
+            "description": "The place of the fault in the value; empty for the whole value.",
+        },
+        "rejection-message": {"description": "The rule and the offending value, in one sentence."},
+        "__streams.errors.topic": {
+            "description": "The topic at which the record first arrived; the partition and the offset follow."
+        },
         "__streams.errors.partition": number,
         "__streams.errors.offset": number,
         "__streams.errors.exception": code,
-        "rejection-cut": {"description": "What was cut to fit the topic, comma-separated: value, headers, key."},
+        "rejection-cut": {
+            "description": "The parts that were cut to fit the topic, comma-separated: value, headers, key."
+        },
     }
     return {
         "title": "RejectionHeaders",
-        "description": "Why an update record was refused; beside these stand the headers with which it arrived.",
+        "description": "Why the worker refused an update record. The headers of the update record are kept beside these.",
         "type": "object",
         "properties": {
-            name: {"type": "string", **told.get(name, {})} for name in (*REJECTION_HEADERS, "rejection-cut")
+            name: {"type": "string", **known.get(name, {})} for name in (*REJECTION_HEADERS, "rejection-cut")
         },
         "required": [*REJECTION_HEADERS],
         "$defs": {"code": {"enum": [code for row in ROWS for code in row]}},
@@ -238,14 +245,18 @@ def _rejection_headers() -> Json:
 
 _BINDING: Final = {"bindingVersion": "0.5.0"}
 _TOPIC_CONFIGURATION: Final = ("retention.ms", "retention.bytes", "max.message.bytes")
-"""What AsyncAPI's binding for Kafka knows as numbers, of what a topic's configuration states."""
+"""The topic settings that AsyncAPI's binding for Kafka requires as numbers."""
 _TRACE: Final[Json] = {
-    "traceparent": {"type": "string", "maxLength": 512, "description": "W3C Trace Context, when it came in."}
+    "traceparent": {
+        "type": "string",
+        "maxLength": 512,
+        "description": "W3C Trace Context of the update record, if it has one.",
+    }
 }
 
 
 def _asyncapi() -> Json:
-    """Describe every topic, and which of them the worker reads and writes."""
+    """Return the AsyncAPI document: every topic, and the topics that the worker reads and writes."""
     carried = _messages()
     roles = [(topic.reader, "receive", field) for field, topic in TOPICS.items()]
     roles += [(topic.writer, "send", field) for field, topic in TOPICS.items()]
@@ -270,7 +281,7 @@ def _asyncapi() -> Json:
 
 
 def _channel(field: str, topic: Topic, messages: dict[str, Json]) -> Json:
-    """Describe a topic; one that only the worker's stages use is tagged as internal."""
+    """Return the description of a topic; a topic that only workers use has the tag internal."""
     text = {**_schema(Text1000), "minLength": 1}
     key = {"integrationId": text, "profileId": text}.get(topic.key, {"description": topic.key})
     binding = {"kafka": {"key": key, **_BINDING}}
@@ -287,11 +298,11 @@ def _channel(field: str, topic: Topic, messages: dict[str, Json]) -> Json:
 
 
 def _messages() -> dict[str, dict[str, Json]]:
-    """Give the messages of each topic, by the field of Topology that names it."""
+    """Return the messages of each topic, by its field of Topology."""
     claim = {"integrationId": _schema(Text1000), "created": _schema(Time)}
-    dry = {"dry": {"type": "boolean", "description": "Asked by a dry run, which claims nothing."}}
+    dry = {"dry": {"type": "boolean", "description": "True for the claim of a dry run, which changes nothing."}}
     answer = {"profileId": _schema(Text1000), "created": _schema(Time), **dry, "answer": {"enum": [*get_args(Answer)]}}
-    forgotten: Json = {"summary": "The profile of the key is forgotten.", "payload": _NULL}
+    forgotten: Json = {"summary": "Deletes the profile of the key.", "payload": _NULL}
     tried = dict.fromkeys(event for (state, kind, _), event in MOVES.items() if state is None or kind == "return")
     headers = {"type": "object", "properties": _TRACE}
     updates: dict[str, Json] = {
@@ -304,7 +315,7 @@ def _messages() -> dict[str, dict[str, Json]]:
         "sessions": _snapshots("snapshot"),
         "rejections": {
             "rejection": {
-                "summary": "The update record as it arrived, which need not be JSON.",
+                "summary": "The update record as it arrived; it may not be JSON.",
                 "contentType": "application/octet-stream",
                 "payload": {},
                 "headers": {"$ref": _file("rejection-headers")},
@@ -327,7 +338,7 @@ def _snapshots(name: str, *, v1: bool = False) -> dict[str, Json]:
 
 
 def _events(*events: Event | Literal["reclassified"], dry: bool = False, v1: bool = False) -> Json:
-    """Describe the headers of the snapshots that *events* bring about, each with its own ce_type."""
+    """Return the schema of the headers of snapshots with *events*, each with its own ce_type."""
     writer, what = SnapshotHeaders(0), Cause("", "", 0, None)
     written = [writer.of(what, event, dry=dry) for event in events]
     types = [dict(v1_headers(headers) if v1 else headers)["ce_type"].decode() for headers in written]
@@ -342,6 +353,9 @@ def _cloud_events() -> Json:
         "ce_time": _schema(Time),
         "content-type": {"const": "application/json"},
     }
-    ignored = {"type": "string", "description": "Fields not applied, since the session was not open; comma-separated."}
-    private = {"type": "string", "description": "The worker's own state."}
+    ignored = {
+        "type": "string",
+        "description": "Fields that were ignored because the session was not open, comma-separated.",
+    }
+    private = {"type": "string", "description": "Private state of the worker."}
     return {**_object(required, {**_TRACE, "ignored-fields": ignored}), "patternProperties": {"^worker-": private}}

@@ -1,4 +1,4 @@
-"""What an operator may set, each setting with its type, its default and its text."""
+"""The settings, each with its type, its default and its description."""
 
 import re
 import ssl
@@ -23,20 +23,20 @@ _NAMES: Final = Topology(partitions=None)
 
 
 def _addresses(text: str) -> str:
-    """Refuse what is not `host:port,…`; spaces around the commas are left out."""
+    """Return broker addresses without spaces around the commas. Raise ValueError for text that is not `host:port,…`."""
     addresses = [address.strip() for address in text.split(",")]
     for address in addresses:
         host, _, port = address.rpartition(":")
         if not re.fullmatch(r"[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+\]", host) or not re.fullmatch(r"[0-9]{1,5}", port):
-            raise ValueError("each broker is host:port, with a comma between two")
+            raise ValueError("must be host:port, or several of them separated by commas")
         if not 0 < int(port) < 1 << 16:
-            raise ValueError("a port is a number from 1 to 65535")
+            raise ValueError("each port must be a number from 1 to 65535")
     return ",".join(addresses)
 
 
 def _legal_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in {".", ".."}:
-        raise ValueError("a name in Kafka is 1 to 249 characters of a-z, A-Z, 0-9, '.', '_', '-'; not '.', not '..'")
+        raise ValueError("must be 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-', and not '.' or '..'")
     return name
 
 
@@ -53,7 +53,7 @@ Brokers = Annotated[str, AfterValidator(_addresses)]
 
 def _replicas(number: int) -> int:
     if number == 0:
-        raise ValueError("-1, or at least 1")
+        raise ValueError("must be -1, or at least 1")
     return number
 
 
@@ -65,7 +65,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Settings(BaseSettings):
-    """The settings in force; a wrong one is a ValidationError, before anything is opened."""
+    """The settings in force. An invalid setting raises ValidationError before a file or a connection is opened."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -76,133 +76,160 @@ class Settings(BaseSettings):
     )
 
     config: File | None = Field(
-        default=None, description=f"The TOML file; without it `{TOML_FILE}` in the working directory, if that is there."
+        default=None,
+        description=f"Path of the TOML file with settings; by default `{TOML_FILE}` in the working directory, if it exists.",
     )
-    brokers: Brokers = Field(default="localhost:9092", description="Where Kafka is: `host:port,…`.")
+    brokers: Brokers = Field(default="localhost:9092", description="Addresses of Kafka brokers: `host:port,…`.")
     app_id: KafkaName = Field(
-        default="session-worker", max_length=200, description="The consumer group, and the prefix of transactional ids."
+        default="session-worker",
+        max_length=200,
+        description="Name of the consumer group, and prefix of transactional ids.",
     )
-    application_id: int = Field(default=1, ge=0, description="The application whose sessions these are.")
+    application_id: int = Field(
+        default=1, ge=0, description="The application of all sessions: `applicationId` in snapshots."
+    )
     other_applications: Literal["reject", "skip"] = Field(
-        default="reject", description="Update records of another application: `reject` or `skip`."
+        default="reject", description="What to do with update records of another application: `reject` or `skip`."
     )
     unknown_fields: Literal["reject", "ignore"] = Field(
-        default="reject", description="Fields that the contract does not know: `reject` or `ignore`."
+        default="reject", description="What to do with fields that are not in the contract: `reject` or `ignore`."
     )
     cloudevents: bool = Field(
         default=False,
-        description="Whether `ce_id`, `ce_time` and `ce_subject` stand in for an eventId, an occurredAt and an integrationId "
-        "that the update record and its key lack.",
+        description="Read the headers `ce_id`, `ce_time` and `ce_subject` as the eventId, occurredAt and integrationId of "
+        "update records that lack them.",
     )
-    max_record_bytes: Bytes = Field(default=1 << 20, description="The largest value of an update record.")
-    max_snapshot_bytes: Bytes = Field(default=1 << 20, description="The largest value of a snapshot.")
+    max_record_bytes: Bytes = Field(default=1 << 20, description="Upper bound in bytes of an update record's value.")
+    max_snapshot_bytes: Bytes = Field(default=1 << 20, description="Upper bound in bytes of a snapshot's value.")
 
     on_data_loss: Literal["fail", "earliest"] = Field(
         default="fail",
-        description="Update records that were deleted before they were read: `fail`, or go on from the `earliest`.",
+        description="What to do if update records were deleted before the worker read them: `fail`, or continue at the "
+        "`earliest` record.",
     )
     max_rejection_ratio: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="The worker stops, and commits nothing more, when this share of its last 1,000 to 2,000 update records "
-        "is rejected; without it, it never does.",
+        description="The worker stops without a further commit if it rejects more than this share of its last 1,000 to "
+        "2,000 update records; by default it never stops for this reason.",
     )
 
-    updates_topic: KafkaName = Field(default=_NAMES.updates, description="Where update records arrive.")
-    rekeyed_topic: KafkaName = Field(default=_NAMES.rekeyed, description="Where strays are sent home.")
-    sessions_topic: KafkaName = Field(default=_NAMES.sessions, description="Where snapshots are published.")
-    rejections_topic: KafkaName = Field(default=_NAMES.rejections, description="Where rejections are published.")
-    dry_runs_topic: KafkaName = Field(default=_NAMES.dry_runs, description="Where dry runs are published.")
+    updates_topic: KafkaName = Field(default=_NAMES.updates, description="Topic of update records, the input.")
+    rekeyed_topic: KafkaName = Field(
+        default=_NAMES.rekeyed,
+        description="Topic for strays: update records that the worker forwards to the partition of their session.",
+    )
+    sessions_topic: KafkaName = Field(
+        default=_NAMES.sessions, description="Topic of snapshots; it is also the changelog of the sessions table."
+    )
+    rejections_topic: KafkaName = Field(default=_NAMES.rejections, description="Topic of rejections.")
+    dry_runs_topic: KafkaName = Field(default=_NAMES.dry_runs, description="Topic of the results of dry runs.")
     claims_topic: KafkaName = Field(
-        default=_NAMES.claims, description="Where sessions ask whether they are their profile's first."
+        default=_NAMES.claims, description="Topic of claims: a session asks whether it is the first of its profile."
     )
-    verdicts_topic: KafkaName = Field(default=_NAMES.verdicts, description="Where they are answered.")
+    verdicts_topic: KafkaName = Field(default=_NAMES.verdicts, description="Topic of verdicts: the answers to claims.")
     first_sessions_topic: KafkaName = Field(
-        default=_NAMES.first_sessions, description="The changelog of the profiles table."
+        default=_NAMES.first_sessions, description="Topic of first sessions: the changelog of the profiles table."
     )
-    v1_topic: KafkaName | None = Field(default=None, description="Where to publish the v1 view, if at all.")
+    v1_topic: KafkaName | None = Field(
+        default=None, description="Topic of the v1 view of snapshots; by default the worker does not publish this view."
+    )
     partitions: int = Field(
         default=8,
         ge=1,
         le=MAX_PARTITIONS,
-        description="How many each topic gets, where the updates topic has to be created.",
+        description="Number of partitions of each topic, if the worker creates the input topic.",
     )
     replication_factor: Replicas = Field(
-        default=-1, description="Of topics that have to be created; -1: the broker's default."
+        default=-1, description="Replication factor of topics that the worker creates; -1: the default of the broker."
     )
 
     store: Literal["memory://", "rocksdb://"] = Field(
-        default="memory://", description="Where tables are kept: `memory://` or `rocksdb://`."
+        default="memory://", description="Where the worker keeps its tables: `memory://` or `rocksdb://`."
     )
     data_dir: Path = Field(
-        default_factory=lambda: user_data_path("session-worker"), description="The folder of tables on disk."
+        default_factory=lambda: user_data_path("session-worker"),
+        description="StateDirectory of tables on disk and of instance names.",
     )
     instance: KafkaName | None = Field(
         default=None,
         max_length=100,
-        description="A name that no other worker of the app has and that a restart keeps, such as the name of a pod of a "
-        "StatefulSet. Without it the worker keeps a random one in a file below `data_dir`.",
+        description="Unique name of this worker in its group that survives a restart, such as the name of a pod of a "
+        "StatefulSet. By default the worker keeps a random name in a file below SESSION_WORKER_DATA_DIR.",
     )
-    standby_replicas: int = Field(default=0, ge=0, description="How many other workers keep a copy of each table.")
+    standby_replicas: int = Field(
+        default=0, ge=0, description="Number of other workers that keep a copy of each table."
+    )
     session_timeout_seconds: int = Field(
         default=10,
         ge=1,
         le=1800,
-        description="So long a worker may be silent before others take over. Brokers refuse less than their "
-        "`group.min.session.timeout.ms`, which is 6 s by default.",
+        description="Seconds without a heartbeat after which the group assigns a worker's partitions to others. Brokers "
+        "refuse less than their `group.min.session.timeout.ms`, which is 6 s by default.",
     )
     transaction_timeout_seconds: int = Field(
-        default=10, ge=1, le=900, description="So long a dead worker's transaction may stay open."
+        default=10,
+        ge=1,
+        le=900,
+        description="Seconds after which the broker aborts the open transaction of a dead worker.",
     )
     stop_seconds: int = Field(
         default=STOP_SECONDS,
         ge=1,
         le=3600,
-        description="Upper bound in seconds for the end of a worker after a signal or an error; set it below the grace period of the container.",
+        description="Upper bound in seconds of a worker's stop after a signal or an error; it must be less than the grace "
+        "period of the container.",
     )
-    web_host: Text = Field(default="127.0.0.1", description="The address at which the worker's web server listens.")
+    web_host: Text = Field(default="127.0.0.1", description="Address at which the web server of the worker listens.")
     web_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Its port; 0: any free port. Without it there is no web server."
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of the web server; 0: any free port. By default there is no server.",
     )
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT",
-        description="How to speak to Kafka: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.",
+        description="Protocol to the brokers: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.",
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
-        default="PLAIN", description="How to log in: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`."
+        default="PLAIN", description="SASL mechanism: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`."
     )
-    sasl_username: Text | None = Field(default=None, description="Who the worker logs in as.")
-    sasl_password: SecretStr | None = Field(default=None, min_length=1, description="Its password.")
+    sasl_username: Text | None = Field(default=None, description="User name for SASL.")
+    sasl_password: SecretStr | None = Field(default=None, min_length=1, description="Password for SASL.")
     sasl_password_file: File | None = Field(
-        default=None, description="The file with its password, instead; it is read again for each new connection."
+        default=None, description="File with the password for SASL; the worker reads the file for each new connection."
     )
     sasl_token_file: File | None = Field(
-        default=None, description="The file with the token of `OAUTHBEARER`; it is read again for each new connection."
+        default=None,
+        description="File with the token for `OAUTHBEARER`; the worker reads the file for each new connection.",
     )
     ssl_cafile: File | None = Field(
-        default=None, description="Certificates (PEM) by which brokers are believed; the system's by default."
+        default=None,
+        description="File with the certificates (PEM) of trusted authorities; by default those of the system.",
     )
-    ssl_certfile: File | None = Field(default=None, description="The worker's own certificate (PEM).")
-    ssl_keyfile: File | None = Field(default=None, description="The key of that certificate (PEM).")
-    ssl_password: SecretStr | None = Field(default=None, min_length=1, description="The password of that key.")
+    ssl_certfile: File | None = Field(default=None, description="File with the certificate (PEM) of the worker.")
+    ssl_keyfile: File | None = Field(
+        default=None, description="File with the private key (PEM) of the worker's certificate."
+    )
+    ssl_password: SecretStr | None = Field(default=None, min_length=1, description="Password of the private key.")
 
     @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (ours tells unknown variables, too)
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (ours also reports unknown variables)
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read, the strongest first: what the call gives, the environment, the .env file, the TOML file."""
+        """Return the sources by precedence: arguments of the call, environment, .env file, TOML file."""
         return init_settings, *sources_of(settings_cls).values()
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
-        """Refuse equal names, and those that Kafka takes for equal in its metrics: '.' and '_' are one there."""
+        """Raise ValueError for names that are equal, also after '.' and '_' collide in Kafka's metrics."""
         seen: dict[str, str] = {}
         for field in TOPICS:
             setting = f"{field}_topic"
@@ -210,12 +237,12 @@ class Settings(BaseSettings):
                 other = seen.setdefault(name.replace(".", "_"), setting)
                 if other != setting:
                     both = f"{variable(other)} and {variable(setting)}"
-                    raise ValueError(f"{both} are {getattr(self, other)!r} and {name!r}: topics need names that differ")
+                    raise ValueError(f"{both} are {getattr(self, other)!r} and {name!r}: set different names")
         return self
 
     @model_validator(mode="after")
     def _security_is_whole(self) -> Self:
-        """Refuse half a login and half a certificate, and either where the protocol would silently leave it out."""
+        """Raise ValueError for an incomplete login or certificate, and for one that the protocol does not use."""
         fields = type(self).model_fields
         secret = "sasl_password_file" if self.sasl_password_file else "sasl_password"
         login, useless = ["sasl_username", secret], ["sasl_token_file"]
@@ -226,13 +253,13 @@ class Settings(BaseSettings):
         for cause, name in [*ineffective, *(("sasl_mechanism", name) for name in useless)]:
             if getattr(self, name) != fields[name].default:
                 how = f"{variable(cause)} {getattr(self, cause)}"
-                raise ValueError(f"{variable(name)}: has no effect with {how}")
+                raise ValueError(f"{variable(name)}: has no effect with {how}; remove one of the two settings")
         pairs = [("ssl_certfile", "ssl_keyfile"), ("ssl_keyfile", "ssl_certfile"), ("ssl_password", "ssl_keyfile")]
         if self._has_sasl:
             pairs += [("security_protocol", name) for name in login]
         for name, needed in pairs:
             if getattr(self, name) and not getattr(self, needed):
-                raise ValueError(f"{variable(needed)}: is missing, and {variable(name)} needs it")
+                raise ValueError(f"{variable(needed)}: is missing, but {variable(name)} requires it")
         if self.sasl_password and self.sasl_password_file:
             both = f"{variable('sasl_password')} and {variable('sasl_password_file')}"
             raise ValueError(f"{both} are both set: set one of them")
@@ -244,7 +271,7 @@ class Settings(BaseSettings):
         return self
 
     def rules(self) -> Rules:
-        """Give the rules that the pure code needs to know."""
+        """Return the rules of the contract that the settings change."""
         return Rules(
             application_id=self.application_id,
             other_applications=self.other_applications,
@@ -255,11 +282,11 @@ class Settings(BaseSettings):
         )
 
     def topology(self, partitions: int | None) -> Topology:
-        """Name the topics, of which each has so many partitions."""
+        """Return the topology with the names of the topics; each topic has *partitions* partitions."""
         return Topology(partitions, **{field: getattr(self, f"{field}_topic") for field in TOPICS})
 
     def connection(self) -> dict[str, Any]:
-        """Give what each client of aiokafka needs to know to reach the brokers; the SASL secrets are in it."""
+        """Return the arguments with which each client of aiokafka connects to the brokers, SASL secrets included."""
         keywords: dict[str, Any] = {
             "bootstrap_servers": self.brokers,
             "client_id": self.app_id,
@@ -297,7 +324,7 @@ class Settings(BaseSettings):
         return self.security_protocol.endswith("SSL")
 
     def _ssl_context(self) -> ssl.SSLContext:
-        """Load the certificates; a key that needs a password is refused without one, where OpenSSL would ask for it."""
+        """Return a context with the certificates. Raise ValueError, also for an encrypted key without a password."""
         try:
             context = ssl.create_default_context(cafile=self.ssl_cafile)
         except OSError as error:
@@ -307,6 +334,6 @@ class Settings(BaseSettings):
             try:
                 context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
             except OSError as error:
-                told = f"cannot be loaded with {variable('ssl_keyfile')} and {variable('ssl_password')}: {error}"
-                raise ValueError(f"{variable('ssl_certfile')}: {told}") from error
+                why = f"cannot be loaded with {variable('ssl_keyfile')} and {variable('ssl_password')}: {error}"
+                raise ValueError(f"{variable('ssl_certfile')}: {why}") from error
         return context

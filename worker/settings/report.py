@@ -1,4 +1,4 @@
-"""Loads the settings, and says which are in force, where each comes from, and what is wrong with one."""
+"""Load the settings, and report the value and the source of each, or the first that is invalid."""
 
 import json
 from collections.abc import Iterator
@@ -14,25 +14,25 @@ from worker.settings.model import Settings
 from worker.settings.sources import ENV_FILE, PREFIX, sources_of, variable
 
 _MAX_REPEATED: Final = 100
-"""A wrong value that is longer is not repeated: it may be a key where the key's file is meant."""
+"""Upper bound in characters of an invalid value in a message; a longer value may be a key instead of its file name."""
 
 
 class WrongSetting(Exception):
-    """The settings are not usable; the message is one line that says why, without any secret."""
+    """A setting is invalid; the message is one line with the reason and without secrets."""
 
 
 def load() -> Settings:
-    """Read the settings; raise WrongSetting when one is wrong."""
+    """Return the settings. Raise WrongSetting if one is invalid."""
     try:
         return Settings()
     except ValidationError as error:
-        raise WrongSetting(_told(error)) from None
+        raise WrongSetting(_message(error)) from None
     except (SettingsError, OSError) as error:
         raise WrongSetting(str(error)) from None
 
 
 class InForce(NamedTuple):
-    """A setting as it is in force, for a person to read; secrets are masked."""
+    """The value and the source of a setting, for display; secrets are masked."""
 
     name: str
     value: str
@@ -40,7 +40,7 @@ class InForce(NamedTuple):
 
 
 def in_force(settings: Settings) -> Iterator[InForce]:
-    """Tell every setting that *settings*, as loaded, holds, and where it comes from."""
+    """Yield every setting of *settings*, as `load` returned them, with its source."""
     origins = _origins()
     for field in Settings.model_fields:
         value = getattr(settings, field)
@@ -48,8 +48,8 @@ def in_force(settings: Settings) -> Iterator[InForce]:
 
 
 def example_file() -> str:
-    """Write a TOML file in which every setting is a comment, with its default, for a person to start from."""
-    lines = [f"# {PREFIX}… variables and the file {ENV_FILE} go over this file."]
+    """Return a TOML file with every setting and its default as comments."""
+    lines = [f"# {PREFIX}… variables and the file {ENV_FILE} override this file."]
     for name, field in Settings.model_fields.items():
         if name != "config":
             default = field.get_default(call_default_factory=True)
@@ -59,15 +59,15 @@ def example_file() -> str:
 
 
 def _origins() -> dict[str, str]:
-    """Name the source of each setting that has one."""
+    """Return the source of each setting that is not a default."""
     origins: dict[str, str] = {}
     for source, values in sources_of(Settings).items():
         origins = dict.fromkeys(values(), source) | origins
     return origins
 
 
-def _told(error: ValidationError) -> str:
-    """Say in one line what is wrong first; what may be a secret, or misspelt, is not repeated."""
+def _message(error: ValidationError) -> str:
+    """Return the first error as one line; the line does not repeat secrets and values of unknown settings."""
     wrong = error.errors(include_url=False)[0]
     message = wrong["msg"].removeprefix("Value error, ")
     if not wrong["loc"]:
@@ -77,25 +77,27 @@ def _told(error: ValidationError) -> str:
     is_toml = source not in {"environment", ENV_FILE}
     where = (field if is_toml else variable(field)) + ("" if source == "environment" else f" in {source}")
     if wrong["type"] == "extra_forbidden":
-        return f"{where}: there is no such setting{_hint(field, wrong['input'], is_toml=is_toml)}"
+        return f"{where}: unknown setting{_hint(field, wrong['input'], is_toml=is_toml)}"
     given = repr(wrong["input"])
     is_secret = SecretStr in get_args(Settings.model_fields[field].annotation) or len(given) > _MAX_REPEATED
     return f"{where}: {message}" + ("" if is_secret else f", but it is {given}")
 
 
 def _hint(name: str, value: object, *, is_toml: bool) -> str:
-    """Name the setting that is meant; in a TOML file also one with the prefix of variables, or inside a table."""
+    """Return the setting that the operator probably meant; in a TOML file also one with a prefix or inside a table."""
     field = name.lower().removeprefix(PREFIX.lower())
     if is_toml and field in Settings.model_fields:
-        return f"; write {field}: names in this file are lower case, no prefix"
+        return f"; write {field}: names in this file are in lower case and have no prefix"
     if is_toml and isinstance(value, dict) and (inside := _settings_in(value)):
-        return f"; write {inside[0]} above all tables: names in this file are lower case, no prefix, in no table"
+        return (
+            f"; write {inside[0]} above all tables: names in this file are in lower case, without prefix, in no table"
+        )
     nearest = get_close_matches(field, Settings.model_fields, n=1)
-    return f"; is it {nearest[0] if is_toml else variable(nearest[0])}?" if nearest else ""
+    return f"; did you mean {nearest[0] if is_toml else variable(nearest[0])}?" if nearest else ""
 
 
 def _settings_in(table: dict[str, Any]) -> list[str]:
-    """List the settings that a table holds, also in the tables of it."""
+    """Return the names of settings in a table and in its inner tables."""
     names = [name.lower().removeprefix(PREFIX.lower()) for name in table]
     inner = [found for value in table.values() if isinstance(value, dict) for found in _settings_in(value)]
     return [name for name in names if name in Settings.model_fields] + inner

@@ -1,4 +1,4 @@
-"""Where settings are read from: the environment, an .env file, a TOML file."""
+"""The sources of settings: the environment, an .env file, a TOML file."""
 
 import re
 import tomllib
@@ -22,11 +22,11 @@ PREFIX: Final = "SESSION_WORKER_"
 ENV_FILE: Final = ".env"
 TOML_FILE: Final = "session-worker.toml"
 _ENCODING: Final = "utf-8-sig"
-"""UTF-8, of which a byte order mark is skipped."""
+"""UTF-8; a byte order mark is skipped."""
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, from which what begins with our prefix and is no setting is passed on, too: to be refused."""
+    """The environment; unknown variables with the prefix of settings are returned too, so that they are refused."""
 
     def __call__(self) -> dict[str, Any]:
         prefix = PREFIX.lower()
@@ -38,21 +38,21 @@ class _Environment(EnvSettingsSource):
 
 
 class _Toml(TomlConfigSettingsSource):
-    """A TOML file, of which a byte order mark is skipped."""
+    """A TOML file; a byte order mark is skipped."""
 
     def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
         return tomllib.loads(file_path.read_text(encoding=_ENCODING))
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    """Tell what Kubernetes puts into the environment of each container where a Service is named session-worker."""
+    """Return True for a variable that Kubernetes sets in each container for a Service named session-worker."""
     return bool(re.search(r"_service_host$|_service_port(_|$)|_port_\d+_(tc|ud|sct)p(_|$)", name)) or (
         name.endswith("_port") and bool(re.match(r"(tc|ud|sct)p://", value))
     )
 
 
 def sources_of(settings: type[BaseSettings]) -> dict[str, PydanticBaseSettingsSource]:
-    """Open what settings are read from, by names for a person, the strongest first."""
+    """Return the sources of settings by precedence, with their names for messages."""
     environment = _Environment(settings)
     with _reading(ENV_FILE):
         _check_lines(Path(ENV_FILE))
@@ -61,7 +61,7 @@ def sources_of(settings: type[BaseSettings]) -> dict[str, PydanticBaseSettingsSo
     with _reading(file):
         toml = _Toml(settings, file)
         if "config" in toml():
-            raise ValueError("config is the name of this file, and no setting in it")
+            raise ValueError("config must not be in the TOML file: set SESSION_WORKER_CONFIG to the path of this file")
     return {"environment": environment, ENV_FILE: dotenv, file: toml}
 
 
@@ -76,7 +76,7 @@ def _reading(file: str) -> Iterator[None]:
 
 
 def _check_lines(file: Path) -> None:
-    """Refuse lines that python-dotenv would only warn of and leave out."""
+    """Raise ValueError for a line that python-dotenv would skip with a warning."""
     if file.is_file():
         with file.open(encoding=_ENCODING) as lines:
             for binding in parse_stream(lines):

@@ -1,1 +1,1 @@
-"""What an operator runs beside a worker."""
+"""Tools that an operator runs beside a worker."""

@@ -1,10 +1,10 @@
-"""Opens the files that commands read and write, so that no failure costs a file.
+"""Open the files that commands read and write, so that a failure destroys no file.
 
-1. An output is written to a file beside its target, which replaces the target when it is complete. A run that fails leaves
-   the target as it was, and no other file.
-2. An output that is also the input is refused, by device and inode: also through links and redirections.
-3. What is no regular file (a pipe, a terminal, /dev/null) is written as it is, and so is standard output.
-4. An input that begins as gzip or zstd does is inflated, also from standard input; several members are one text.
+1. An output is written to a file beside its target. The complete file replaces the target. A run that fails leaves the
+   target unchanged and no other file.
+2. An output that is also the input is refused. Device and inode are compared, so links and redirections are found too.
+3. A target that is not a regular file (a pipe, a terminal, /dev/null) is written directly, like standard output.
+4. An input with the first bytes of gzip or zstd is inflated, also from standard input. Several members are one text.
 """
 
 import gzip
@@ -31,16 +31,16 @@ STANDARD: Final = "-"
 _CHUNK_BYTES = 1 << 18
 _OWN_DEVICES = "/dev/fd/", "/dev/std", "/proc/"
 _MAGIC: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\x2a\x4d\x18": "zstd"}
-"""How compressed files begin; a skippable frame of zstd has this from its second byte on."""
+"""The first bytes of compressed files; a skippable frame of zstd has these from its second byte."""
 
 
 class BadFile(Exception):
-    """A file cannot be read, or not be written; the message names the file and says why."""
+    """A file cannot be read or written; the message has the name of the file and the cause."""
 
     def __init__(self, message: str, *, is_input: bool = False) -> None:
         super().__init__(message)
         self.is_input = is_input
-        """Whether the user has named a wrong file; else writing has failed."""
+        """True if the user named a wrong file; False if a write failed."""
 
 
 # ---------------------------------------------------------------------------------------------------------- input
@@ -60,11 +60,11 @@ class Input:
         return self.status.st_size if self.status and S_ISREG(self.status.st_mode) else None
 
     def read_bytes(self) -> int:
-        """Return how many bytes of the file are read, before they are inflated."""
+        """Return the number of bytes that were read from the file, before inflation."""
         return self._file.tell()
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines. Raises BadLine where the file cannot be read on."""
+        """Yield the lines. Raise BadLine if the rest of the file cannot be read."""
         number, kind = 1, None
         try:
             head = self._file.read(4)
@@ -74,7 +74,7 @@ class Input:
                 yield line
         except (EOFError, zlib.error, zstd.ZstdError, OSError) as error:
             if isinstance(error, EOFError):
-                why = f"the {kind} file is truncated: its compressed data end in the middle"
+                why = f"the {kind} file is truncated"
             elif kind is not None and getattr(error, "errno", None) is None:
                 why = f"the {kind} file is damaged: {error}"
             else:
@@ -83,7 +83,7 @@ class Input:
 
 
 class _Rejoined(io.RawIOBase):
-    """A file of which the beginning is read already."""
+    """A file whose first bytes are read already."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def _inflated(kind: str | None, reader: io.BufferedReader) -> Iterator[bytes]:
 
 @contextmanager
 def opened_input(path: str) -> Iterator[Input]:
-    """Open a file for reading, `-` as standard input. Raises BadFile."""
+    """Open a file for reading; `-` is standard input. Raise BadFile."""
     with ExitStack() as opened:
         if path != STANDARD:
             try:
@@ -127,9 +127,9 @@ def opened_input(path: str) -> Iterator[Input]:
 
 @contextmanager
 def opened_output(path: str, source: Input | None = None) -> Iterator[BinaryIO]:
-    """Open a file for writing, `-` as standard output; a regular file is replaced at the end of a `with` that succeeds.
+    """Open a file for writing; `-` is standard output. A successful `with` replaces a regular file at its end.
 
-    Raises BadFile, also for an output that is *source*.
+    Raise BadFile, also for an output that is *source*.
     """
     if path == STANDARD:
         if sys.stdout is None:
@@ -150,13 +150,13 @@ def opened_output(path: str, source: Input | None = None) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        kept = "; the file is as it was" if Path(path).is_file() else ""
+        kept = "; the file is unchanged" if Path(path).is_file() else ""
         raise BadFile(f"{path}: cannot be written: {error.strerror}{kept}") from error
 
 
 @contextmanager
 def _replacing(target: Path, status: os.stat_result | None) -> Iterator[BinaryIO]:
-    """Write to a file beside *target*, with the rights of *target*, which takes its place at the end."""
+    """Write to a file beside *target* with the same rights; the file replaces *target* at the end."""
     if status is not None and not os.access(target, os.W_OK):
         raise PermissionError(13, "Permission denied", str(target))
     part = target.with_name(f".{token_hex(8)}.part")
@@ -176,23 +176,23 @@ def _replacing(target: Path, status: os.stat_result | None) -> Iterator[BinaryIO
 
 
 def _is_written_as_it_is(path: str, status: os.stat_result) -> bool:
-    """Return True for what is no regular file, and for what the command has open as its own output."""
+    """Return True for a path that is not a regular file, or that the command has open as its output."""
     own = [_status_of(stream.buffer) for stream in (sys.stdout, sys.stderr) if stream is not None]
     return (
         not (S_ISREG(status.st_mode) or S_ISDIR(status.st_mode))
         or str(Path(path).absolute()).startswith(_OWN_DEVICES)
-        or any(it is not None and os.path.samestat(it, status) for it in own)
+        or any(output is not None and os.path.samestat(output, status) for output in own)
     )
 
 
 def _refuse_input(name: str, status: os.stat_result | None, source: Input | None) -> None:
     both = status, source.status if source else None
     if both[0] and both[1] and S_ISREG(both[0].st_mode) and os.path.samestat(both[0], both[1]):
-        raise BadFile(f"{name} is the input too: name another file as the output", is_input=True)
+        raise BadFile(f"{name} is also the input: use another file as the output", is_input=True)
 
 
 def _status(path: str) -> os.stat_result | None:
-    """Read what there is to know of a file. Raises OSError for what cannot be a file."""
+    """Return the status of a file; None if it does not exist. Raise OSError for a path that cannot be a file."""
     try:
         status = Path(path).stat()
     except FileNotFoundError:
@@ -205,7 +205,7 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _status_of(file: BinaryIO) -> os.stat_result | None:
-    """Read what there is to know of an open file; None when it is none of the system's."""
+    """Return the status of an open file; None if it has no file descriptor."""
     try:
         return os.fstat(file.fileno())
     except (OSError, AttributeError):
@@ -213,11 +213,11 @@ def _status_of(file: BinaryIO) -> os.stat_result | None:
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write files into a folder: all of them replace what was there, or none does. Raises BadFile."""
+    """Write files into a folder; either all files are replaced or none. Raise BadFile."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadFile(f"{folder}: the folder cannot be made: {error.strerror}") from error
+        raise BadFile(f"{folder}: the folder cannot be created: {error.strerror}") from error
     with ExitStack() as opened:
         for name, text in texts.items():
             file = opened.enter_context(opened_output(str(folder / name)))

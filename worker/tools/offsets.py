@@ -1,17 +1,17 @@
-"""Shows what a worker would skip or count twice from its group's committed offsets, and marks them as accepted.
+"""Report what a worker would skip or process again from its group's committed offsets, and accept these offsets.
 
-Theory of operation. Each output names its *origin*: the update record that it comes of. So the outputs show which records
-of the input are done, also when the group's offsets say otherwise.
+Theory of operation. Each output names its *origin*: the update record that caused the output. So the outputs show which
+records of the input are done, also if the committed offsets of the group contradict them.
 
-A1. Only what is committed counts: all topics are read read_committed, to their ends. While a transaction is open on an
-    output, nothing can be said.
-A2. An offset that a worker committed carries a mark (rule L5 of worker/pipeline/ledger.py) and needs no acceptance. Any
-    other offset is accepted as it is, by a commit of the same offset with a mark.
-A3. Where no offset is committed, the one behind the last origin is offered, or the log start offset without an origin.
-    Claims and verdicts are read from their log start offset: to answer them again changes nothing.
-A4. The commit is one from outside of the group: the coordinator refuses it while the group has members.
-A5. A mark of another cluster or of other topics (rule L7) is not accepted: what those held is not in these. Only a new
-    input, of which no output comes yet, is: the marks are written again for it.
+A1. Only committed records count: all topics are read to their ends with read_committed. While a transaction is open on
+    an output, no review is possible.
+A2. An offset that a worker committed has a mark (rule L5 of worker/pipeline/ledger.py) and needs no acceptance. Any other
+    offset is accepted unchanged, by a commit of the same offset with a mark.
+A3. If no offset is committed, the tool proposes the offset after the last origin, or the log start offset if there is no
+    origin. Claims and verdicts start at their log start offset: a second answer changes nothing.
+A4. The tool commits as a client outside the group. The coordinator refuses such a commit while the group has members.
+A5. A mark of another cluster or of other topics (rule L7) is not accepted: the records of those are not in these. The
+    exception is a new input without outputs: its marks are written again.
 """
 
 from collections import defaultdict
@@ -37,13 +37,13 @@ Place = tuple[str, int, int]
 
 
 class NotAccepted(Exception):
-    """Offsets cannot be judged or accepted now; the message says why."""
+    """Offsets cannot be reviewed or accepted now; the message has the cause."""
 
 
 class Finding(NamedTuple):
-    """What the committed offset of a source partition means; *accepted* is what would be committed, if anything is.
+    """The result of the review of one source partition; *accepted* is the ledger to commit, if one is needed.
 
-    One that *is wrong* cannot be accepted.
+    An offset that *is_wrong* cannot be accepted.
     """
 
     tp: TopicPartition
@@ -53,7 +53,7 @@ class Finding(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """A partition that workers read: its committed offset, and the offsets that it holds."""
+    """A partition that workers read: its committed offset, its log start offset and its end."""
 
     tp: TopicPartition
     committed: OffsetAndMetadata
@@ -63,9 +63,9 @@ class _Source(NamedTuple):
 
 
 async def review(connection: Connection, group: str, topology: Topology, stream: bytes) -> list[Finding]:
-    """Judge the committed offsets of each partition that workers read. Raises NotAccepted, NoSuchTopic.
+    """Return the findings on each partition that workers read. Raise NotAccepted or NoSuchTopic.
 
-    *stream* is what workers build their state from (rule L7).
+    *stream* is the identity of the cluster and topics from which workers build their state (rule L7).
     """
     await _check_members(connection, group)
     sources = [source async for source in _sources(connection, group, topology, stream)]
@@ -74,7 +74,7 @@ async def review(connection: Connection, group: str, topology: Topology, stream:
         async for record in _read(connection, [topology.rekeyed])
     }
     done: set[Place] = set()
-    asked = {it.tp.partition: it.committed.offset for it in sources if it.tp.topic == topology.updates}
+    asked = {source.tp.partition: source.committed.offset for source in sources if source.tp.topic == topology.updates}
     last: dict[int, int] = {}
     again: dict[int, set[int]] = defaultdict(set)
 
@@ -107,7 +107,7 @@ async def review(connection: Connection, group: str, topology: Topology, stream:
 
 
 async def accept(connection: Connection, group: str, findings: Iterable[Finding], stream: bytes) -> None:
-    """Commit what the findings accept, each with the mark of a worker (A2). Raises NotAccepted."""
+    """Commit the offsets that the findings accept, each with the mark of a worker (A2). Raise NotAccepted."""
     accepted = {finding.tp: finding.accepted for finding in findings if finding.accepted is not None}
     for ledger in accepted.values():
         ledger.stream = stream
@@ -124,7 +124,7 @@ async def accept(connection: Connection, group: str, findings: Iterable[Finding]
 
 
 def _has_members(group: str) -> str:
-    return f"the group {group} has members: stop all workers, and every other client that uses this name, and try again"
+    return f"the group {group} has members: stop all workers and all other clients of this group, then try again"
 
 
 async def _check_members(connection: Connection, group: str) -> None:
@@ -149,23 +149,23 @@ async def _sources(connection: Connection, group: str, topology: Topology, strea
 
 
 def _differing(source: _Source) -> list[int]:
-    """Return in what the mark of an offset is of other topics, or of another cluster, than workers run on (A5)."""
+    """Return the indexes of the cluster and topics in which an offset's mark differs from the current ones (A5)."""
     with suppress(ValueError):
         return differing(Ledger.restore(*source.committed).stream, source.stream)
     return []
 
 
 def _check_stream(group: str, topology: Topology, sources: Iterable[_Source], *, is_new: bool) -> None:
-    """Raise NotAccepted when marks are of another cluster or of other topics; not of another input if this *is new*."""
+    """Raise NotAccepted for marks of another cluster or of other topics; another input is allowed if it *is_new*."""
     places = {place for source in sources for place in _differing(source)}
     names = ["this cluster", *topology.state().values()]
     wrong = [names[place] for place in sorted(places) if not (is_new and names[place] == topology.updates)]
     if wrong:
         raise NotAccepted(
-            f"the offsets of the group {group} do not belong to {', '.join(wrong)}: deleted and created again, or not named in "
-            "the settings when they were committed. No acceptance brings back what was there. Set SESSION_WORKER_BROKERS and "
-            "the topics as they were; or set SESSION_WORKER_APP_ID and the SESSION_WORKER_…_TOPIC of every topic but the "
-            "input to new names, and process the input again"
+            f"the offsets of the group {group} do not belong to {', '.join(wrong)}: the topics or the "
+            "cluster were replaced after the commit, or the settings changed. Acceptance cannot restore the state. Either set "
+            "SESSION_WORKER_BROKERS and the topics to their earlier values; or set SESSION_WORKER_APP_ID and the "
+            "SESSION_WORKER_…_TOPIC of every topic but the input to new names, and process the input again"
         )
 
 
@@ -173,15 +173,15 @@ def _check_stream(group: str, topology: Topology, sources: Iterable[_Source], *,
 
 
 async def _read(connection: Connection, topics: Iterable[str]) -> AsyncIterator[Fetched]:
-    """Read topics to their ends (A1)."""
+    """Yield the records of topics up to their ends (A1)."""
     partitions = [tp for topic in topics for tp in await partitions_of(connection, topic)]
     ends = await high_watermarks(connection, partitions)
     async with reader(connection) as consumer:
         for tp, stable in (await consumer.end_offsets(partitions)).items():
             if stable < ends[tp]:
                 raise NotAccepted(
-                    f"a transaction is open on {tp.topic}/{tp.partition} at offset {stable}: try again when it has ended "
-                    "(a dead worker's ends after SESSION_WORKER_TRANSACTION_TIMEOUT_SECONDS, and up to 10 s more)"
+                    f"a transaction is open on {tp.topic}/{tp.partition} at offset {stable}: try again after its end (the "
+                    "broker aborts that of a dead worker after SESSION_WORKER_TRANSACTION_TIMEOUT_SECONDS and up to 10 s more)"
                 )
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
@@ -192,7 +192,7 @@ async def _read(connection: Connection, topics: Iterable[str]) -> AsyncIterator[
 
 
 def _origin(topology: Topology, record: Fetched) -> Place | None:
-    """Return the update record that an output comes of; nothing of one that is published for another reason."""
+    """Return the update record that caused an output; None if the output has another cause."""
     headers = dict(record.headers)
     with suppress(LookupError, ValueError):
         if record.topic == topology.rekeyed:
@@ -200,9 +200,13 @@ def _origin(topology: Topology, record: Fetched) -> Place | None:
             stray = origin_of_stray(consumed)
             return None if stray is None else (stray.topic, stray.partition, stray.offset)
         if record.topic == topology.rejections:
-            topic, partition, offset = (headers[f"__streams.errors.{it}"] for it in ("topic", "partition", "offset"))
+            topic, partition, offset = (
+                headers[f"__streams.errors.{part}"] for part in ("topic", "partition", "offset")
+            )
         else:
-            topic, partition, offset = headers["ce_id"].rsplit(b"/", 2)  # a reclassified one's offset is no number
+            topic, partition, offset = headers["ce_id"].rsplit(
+                b"/", 2
+            )  # ValueError for a reclassified session: its offset is not a number
         return topic.decode(), int(partition), int(offset)
     return None
 
@@ -211,45 +215,46 @@ def _origin(topology: Topology, record: Fetched) -> Place | None:
 
 
 def _of_input(source: _Source, last: int | None, again: set[int]) -> Finding:
-    """Judge an offset of the input by the last origin, and by those that it does not pass."""
+    """Return the finding on an offset of the input, by the last origin and by the origins at or after the offset."""
     offset = source.committed.offset
     if offset < 0:
         start = source.low if last is None else last + 1
-        why = "no output comes from this partition" if last is None else f"the last record with an output is {last}"
+        why = "no output has its origin here" if last is None else f"the last record with an output is {last}"
         return _unmarked(source, start, f"{why}.")
     with suppress(ValueError):
         following = Ledger.restore(*source.committed).next
         if done := sorted(at for at in again if at >= max(following, Ledger.restore(*source.committed).redo)):
             return Finding(source.tp, _set_back(source, following, done), is_wrong=True)
     skipped = range(source.low if last is None else max(source.low, last + 1), min(offset, source.high))
-    told = f"skipped: {_listed(skipped)}; folded again: {_listed(sorted(again))}."
-    return _unmarked(source, offset, told, redo=max(again, default=-1) + 1)
+    text = f"skipped: {_listed(skipped)}; processed again: {_listed(sorted(again))}."
+    return _unmarked(source, offset, text, redo=max(again, default=-1) + 1)
 
 
 def _set_back(source: _Source, following: int, done: list[int]) -> str:
     (topic, partition), (offset, _metadata) = source.tp, source.committed
     return (
-        f"{topic}/{partition}: offset {offset} was committed by a worker, and set back since: a worker would read on from "
-        f"{following}; folded again: {_listed(done)}. Set offset {done[-1] + 1} with kafka-consumer-groups.sh --reset-offsets."
+        f"{topic}/{partition}: a worker committed offset {offset}, and it was set back later: a worker would continue at "
+        f"{following}; processed again: {_listed(done)}. Set offset {done[-1] + 1} with kafka-consumer-groups.sh "
+        "--reset-offsets."
     )
 
 
 def _of_strays(source: _Source, is_done: Mapping[int, bool]) -> Finding:
-    """Judge an offset of the strays that were sent home by what came of each."""
+    """Return the finding on an offset of forwarded strays, by the outputs of each stray."""
     offset = source.committed.offset
     if offset < 0:
         offset = min((at for at, done in is_done.items() if not done), default=source.high)
     skipped = sorted(at for at, done in is_done.items() if at < offset and not done)
     again = sorted(at for at, done in is_done.items() if at >= offset and done)
-    return _unmarked(source, offset, f"skipped: {_listed(skipped)}; folded again: {_listed(again)}.")
+    return _unmarked(source, offset, f"skipped: {_listed(skipped)}; processed again: {_listed(again)}.")
 
 
 def _of_messages(source: _Source) -> Finding:
-    """Judge an offset of claims or verdicts: only to skip one does harm (A3)."""
+    """Return the finding on an offset of claims or verdicts: only a skipped record does harm (A3)."""
     offset = source.committed.offset if source.committed.offset >= 0 else source.low
     skipped = range(source.low, min(offset, source.high))
-    safe = f" Offset {source.low} is safe: what is read again changes nothing." if skipped else ""
-    return _unmarked(source, offset, f"not read: {_listed(skipped)}, of which a worker may have read some.{safe}")
+    safe = f" Offset {source.low} is safe: records that are read again change nothing." if skipped else ""
+    return _unmarked(source, offset, f"not read: {_listed(skipped)}; a worker may have read some of them.{safe}")
 
 
 def _unmarked(source: _Source, offset: int, text: str, redo: int = 0) -> Finding:
@@ -257,24 +262,24 @@ def _unmarked(source: _Source, offset: int, text: str, redo: int = 0) -> Finding
     name = f"{topic}/{partition}"
     if committed.offset < 0:
         return Finding(
-            source.tp, f"{name}: no offset is committed; {text} It would be {offset}.", Ledger(offset, redo=redo)
+            source.tp,
+            f"{name}: no offset is committed; {text} The offset would be {offset}.",
+            Ledger(offset, redo=redo),
         )
     with suppress(ValueError):
         ledger = Ledger.restore(*committed)
         if _differing(source):
-            return Finding(source.tp, f"{name}: offset {offset} was committed by a worker, for another input.", ledger)
-        return Finding(source.tp, f"{name}: offset {offset} was committed by a worker.")
-    told = f"{name}: offset {offset} was not committed by a worker; {text}"
+            return Finding(source.tp, f"{name}: a worker committed offset {offset} for another input.", ledger)
+        return Finding(source.tp, f"{name}: a worker committed offset {offset}.")
+    finding = f"{name}: no worker committed offset {offset}; {text}"
     if source.low <= offset <= source.high:
-        return Finding(source.tp, told, Ledger(offset, redo=redo))
-    outside = (
-        f"The topic holds {source.low} to {source.high}: set another with kafka-consumer-groups.sh --reset-offsets."
-    )
-    return Finding(source.tp, f"{told} {outside}", is_wrong=True)
+        return Finding(source.tp, finding, Ledger(offset, redo=redo))
+    outside = f"The partition has the offsets {source.low} to {source.high}: set one with kafka-consumer-groups.sh --reset-offsets."
+    return Finding(source.tp, f"{finding} {outside}", is_wrong=True)
 
 
 def _listed(offsets: Iterable[int]) -> str:
-    """Count offsets, and name the first and the last.
+    """Return the number of offsets, the first and the last as text.
 
     >>> _listed([3, 5, 9]), _listed([])
     ('up to 3 records (3 to 9)', 'none')
@@ -287,7 +292,7 @@ def _listed(offsets: Iterable[int]) -> str:
 
 
 def summary(group: str, findings: Iterable[Finding]) -> Iterator[str]:
-    """Yield what a person reads: those partitions that need acceptance, and how many do not."""
+    """Yield the lines of the report: partitions that need acceptance, and the number of the others."""
     fine = 0
     for finding in findings:
         if finding.accepted is None and not finding.is_wrong:

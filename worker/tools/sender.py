@@ -1,15 +1,15 @@
-"""Puts records on a topic: in the order of each partition, once each, a batch at a time.
+"""Send records to a topic: in the order of each partition, once each, in batches.
 
-1. Of a partition one batch is on its way, one waits and one is being filled. A batch is handed over when the broker has
-   the one before it, so nothing follows a record that the broker refuses.
-2. A broker refuses a batch as a whole. The batch is then sent again in halves, which leads to the record that the broker
-   refuses; what precedes this record is on the topic.
-3. A record that the topic's limits forbid is tried alone, when the broker has all records before it. The broker decides,
-   because its clock counts; only a record that is too large is refused here.
-4. After the first refusal no line is read. What was read before it, for other partitions, is sent.
+1. Each partition has one batch in flight, one that waits and one that is being filled. A batch is sent after the broker
+   has acknowledged the batch before, so no record follows a record that the broker refuses.
+2. A broker refuses a batch as a whole. The sender then sends the batch in halves until it finds the refused record; the
+   records before are on the topic.
+3. A record that breaks the limits of the topic is sent alone, after the broker has all records before it. The broker
+   decides, because its clock counts. The sender refuses only records that are too large.
+4. After the first refusal the sender reads no further line. It sends the lines that it has read for other partitions.
 
-aiokafka's `send` makes a future a record, 81,000 records a second (of 600 bytes, over 8 partitions) where batches reach
-200,000, and refuses a record that has neither key nor value.
+aiokafka's `send` creates a future for each record and reaches 81,000 records a second (600 bytes, 8 partitions); batches
+reach 200,000. It also refuses a record without key and value.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ NOT_PERMITTED: Final = "the broker does not permit it: grant the principal Write
 _CLOSE_SECONDS = 5
 _LOOK_SECONDS = 3
 _SHOWN = 3
-_UNDER_WAY = 2  # batches of a partition, besides the one that is being filled
+_UNDER_WAY = 2  # batches of a partition, without the batch that is being filled
 _OF_A_RECORD = InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError, UnknownError
-"""What a broker says of a batch because of one of its records; aiokafka has no name for INVALID_RECORD."""
+"""Errors of a broker for a batch because of one record; aiokafka has no name for INVALID_RECORD."""
 
 Landed = Callable[[Any, int, int], None]
-"""What is told of a record that the broker has: the mark it was given, its partition, its offset."""
+"""Delivery callback of a record: its mark, its partition, its offset."""
 
 _Record = tuple[Line, Any]
 
@@ -58,11 +58,11 @@ class NoSuchPartition(Exception):
 
 
 class SendFailed(Exception):
-    """A record cannot be put on the topic; the message has its line, its partition, the limit, and what is on the topic."""
+    """A record cannot be sent; the message has its line, its partition, the limit, and the records on the topic."""
 
 
 class Limits(NamedTuple):
-    """What a topic takes, as far as it is known; times are milliseconds."""
+    """The known limits of a topic; times are in milliseconds."""
 
     earliest: int = -(1 << 63)
     latest: int = (1 << 63) - 1
@@ -83,9 +83,9 @@ class _Failure(NamedTuple):
 
 @asynccontextmanager
 async def producer(connection: dict[str, Any], batch_bytes: int = BATCH_BYTES) -> AsyncIterator[Producer]:
-    """Open the idempotent producer that a Sender needs.
+    """Yield the idempotent producer that a Sender needs.
 
-    It tries for ever to send what no broker takes. So an exception in the `with` drops what is not sent.
+    The producer retries forever if no broker accepts a batch. So an exception in the `with` drops the unsent batches.
     """
     opened = Producer(**connection, enable_idempotence=True, max_batch_size=batch_bytes)
     try:
@@ -102,10 +102,10 @@ async def producer(connection: dict[str, Any], batch_bytes: int = BATCH_BYTES) -
 
 
 class Sender:
-    """Fills a batch for each partition, and hands it over when it is full or *flush* asks for it.
+    """Fill a batch for each partition, and send the batch when it is full or *flush* is called.
 
-    Records whose line names no partition go where Kafka's default partitioner puts their key, those without a key around
-    in turns.
+    A record whose line has no partition goes to the partition of Kafka's default partitioner. Records without a key go to
+    all partitions in turn.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Sender:
         self._last = 0
 
     async def put(self, line: Line, mark: Any = None) -> None:
-        """Add a record to the batch of its partition. Raises SendFailed, also for a record before it, or NoSuchPartition."""
+        """Add a record to the batch of its partition. Raise SendFailed, also for an earlier record, or NoSuchPartition."""
         if self._failures:
             await self.finish()
         limits, partition = self._limits, self._partition(line)
@@ -149,12 +149,12 @@ class Sender:
         batch.records.append((line, mark))
 
     async def flush(self) -> None:
-        """Hand over all batches as they are."""
+        """Send all batches, also those that are not full."""
         for partition in tuple(self._open):
             await self._submit(partition)
 
     async def finish(self) -> None:
-        """Hand over all batches, and wait until the broker has them. Raises SendFailed when it refuses a record."""
+        """Send all batches and wait for the broker. Raise SendFailed if the broker refuses a record."""
         await self.flush()
         await asyncio.gather(*(task for tasks in self._under_way.values() for task in tasks))
         if self._failures:
@@ -164,8 +164,8 @@ class Sender:
         if line.partition is None:
             return next(self._turns) if line.key is None else partition_of(line.key, self._partitions)
         if line.partition >= self._partitions:
-            told = f"line {line.number}: partition {line.partition}, but {self._topic} has {self._partitions}"
-            raise NoSuchPartition(told)
+            why = f"partition {line.partition} does not exist: {self._topic} has {self._partitions} partitions"
+            raise NoSuchPartition(f"line {line.number}: {why}")
         return line.partition
 
     def _opened(self, partition: int) -> _Batch:
@@ -173,7 +173,7 @@ class Sender:
         return batch
 
     async def _submit(self, partition: int) -> None:
-        """Have a batch delivered after those before it; wait while there are too many of them."""
+        """Start the delivery of a batch after the batches before it; wait while too many are in flight."""
         tasks = self._under_way[partition]
         while len(tasks) >= _UNDER_WAY:
             await tasks.pop(0)
@@ -181,7 +181,7 @@ class Sender:
         tasks.append(asyncio.create_task(self._deliver_after(before, partition, batch)))
 
     async def _put_alone(self, partition: int, line: Line, mark: Any) -> None:
-        """Send a record that the broker may refuse, after all that comes before it."""
+        """Send a record that the broker may refuse, after all records before it."""
         await self.finish()
         batch = self._opened(partition)
         _appended(batch, line)
@@ -194,14 +194,14 @@ class Sender:
     # ------------------------------------------------------------------------------------------------- delivering
 
     async def _deliver_after(self, before: asyncio.Task[None] | None, partition: int, batch: _Batch) -> None:
-        """Deliver a batch when the one before it is on the topic; drop it when that was refused."""
+        """Deliver a batch after the batch before it is on the topic; drop it if that batch was refused."""
         if before is not None:
             await before
         if partition not in self._failures:
             await self._deliver(partition, batch)
 
     async def _deliver(self, partition: int, batch: _Batch) -> None:
-        """Have a batch written; halve it when the broker refuses it for one of its records."""
+        """Deliver a batch; deliver its halves if the broker refuses it because of one record."""
         batch.builder.close()
         try:
             future = await self._producer.send_batch(batch.builder, self._topic, partition=partition)
@@ -211,7 +211,7 @@ class Sender:
             refused = TopicPartition(self._topic, partition)
             sequences[refused] = max(
                 0, sequences[refused] - len(batch.records)
-            )  # the broker counts what it has written
+            )  # the broker counts only records that it has written
             if len(batch.records) == 1 or not isinstance(error, _OF_A_RECORD):
                 self._failures[partition] = _Failure(batch.records[0][0], self._why(error, batch))
                 return
@@ -225,7 +225,7 @@ class Sender:
             self._landed(mark, written.partition, offset)
 
     async def _outcome(self, future: asyncio.Future[RecordMetadata]) -> RecordMetadata:
-        """Wait for what becomes of a batch; the producer itself would wait for ever for a topic that is deleted."""
+        """Return the metadata of a delivered batch. Raise UnknownTopicOrPartitionError if the topic was deleted."""
         while not (await asyncio.wait({future}, timeout=_LOOK_SECONDS))[0]:
             if await self._is_deleted():
                 raise UnknownTopicOrPartitionError
@@ -246,10 +246,10 @@ class Sender:
     # -------------------------------------------------------------------------------------------------- messages
 
     def _account(self) -> str:
-        """Name the first record that is refused, and say what is on the topic."""
+        """Return the message about the first refused record and the records on the topic."""
         failures = sorted((failure.line.number, partition) for partition, failure in self._failures.items())
         number, first = failures[0]
-        missing = ", ".join(f"of partition {partition} from line {line:,} on" for line, partition in failures[:_SHOWN])
+        missing = ", ".join(f"of partition {partition} from line {line:,}" for line, partition in failures[:_SHOWN])
         more = f" and of {len(failures) - _SHOWN:,} more partitions" if len(failures) > _SHOWN else ""
         which = (
             "all before this line"
@@ -260,33 +260,33 @@ class Sender:
         return f"line {number}: not sent to partition {first} of {self._topic}: {self._failures[first].why}; {on_topic}: {which}"
 
     def _why(self, error: KafkaError, batch: _Batch) -> str:
-        """Say why the first record of a batch is refused, with the limit of the topic."""
+        """Return why the broker refuses the first record of a batch, with the limit of the topic."""
         line, limits = batch.records[0][0], self._limits
         known, names = limits.configuration, tuple[str, ...]()
         match error:
             case InvalidTimestampError():
                 names = tuple(ANY_TIME | BEFORE_KAFKA_3_6)
-                said = f"its timestamp {line.timestamp} ({instant(line.timestamp)}) is too far from the broker's clock"
+                why = f"its timestamp {line.timestamp} ({instant(line.timestamp)}) is too far from the broker's clock"
             case MessageSizeTooLargeError() | RecordListTooLargeError():
                 names = ("max.message.bytes",)
-                said = f"it is too large, {batch.builder.size():,} bytes"
+                why = f"the record is too large: {batch.builder.size():,} bytes"
             case UnknownError() if line.key is None:
                 names = ("cleanup.policy",)
-                said = "it has no key, and a compacted topic takes no such record"
+                why = "the record has no key, and a compacted topic requires keys"
             case TopicAuthorizationFailedError():
                 return NOT_PERMITTED
             case UnknownTopicOrPartitionError():
-                return "the topic was deleted meanwhile"
+                return "the topic was deleted"
             case _:
-                return f"the broker answers {error}"
+                return f"the broker returned {error}"
         there = ", ".join(f"{name}={known[name]}" for name in names if name in known)
-        return f"{said} ({there or f'{names[0]}, which cannot be read without DescribeConfigs'})"
+        return f"{why} ({there or f'{names[0]}, which cannot be read without DescribeConfigs'})"
 
 
 def _appended(batch: _Batch, line: Line) -> bool:
-    """Add a record to a batch; return False if the batch is full, or holds records that differ in having a timestamp.
+    """Add a record to a batch. Return False if the batch is full, or if records with and without timestamps would mix.
 
-    The builder would give a first record without a timestamp that of the next record.
+    The builder would set the timestamp of the next record on a first record without a timestamp.
     """
     if batch.records and (batch.records[0][0].timestamp == NO_TIMESTAMP) != (line.timestamp == NO_TIMESTAMP):
         return False

@@ -1,4 +1,4 @@
-"""Shows what a replay came to, in tables a person wants to read."""
+"""Render the summary of a replay as tables."""
 
 from collections import Counter
 
@@ -10,16 +10,16 @@ from worker.pipeline.replay import Replay
 
 
 def summary(replay: Replay, seconds: float) -> RenderableType:
-    """Lay out sessions by state with their turnover, what became of the records, and the speed (records a second).
+    """Return tables of sessions by state with their turnover, of the outcomes of records, and the records per second.
 
-    Turnover is the sum of the sessions' totals as sold; it is a double for reading, each total in it is exact.
+    Turnover is the sum of the sessions' totals. Each total is exact; their sum is a double.
     """
     counts = replay.counts()
     return Group(_sessions(replay), _outcomes(counts), rejections(counts), _speed(replay.records, seconds))
 
 
 def blank_table(title: str, first: str, *numbers: str) -> Table:
-    """Make a table of a column of names and columns of numbers."""
+    """Return an empty table with a column of names and columns of numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", min_width=46)
     table.add_column(first)
     for number in numbers:
@@ -42,7 +42,7 @@ def _sessions(replay: Replay) -> Table:
 
 
 def _outcomes(counts: Counter[str]) -> Table:
-    table = blank_table("What became of the records", "outcome", "records")
+    table = blank_table("Outcomes of the update records", "outcome", "records")
     for outcome, number in counts.most_common():
         if outcome not in outcomes.REJECTED.values():
             table.add_row(outcome.replace("_", " "), f"{number:,}")
@@ -51,7 +51,7 @@ def _outcomes(counts: Counter[str]) -> Table:
 
 
 def rejections(counts: Counter[str]) -> Table:
-    """Lay out rejections by code."""
+    """Return the numbers of rejections by code."""
     table = blank_table("Rejections", "code", "records")
     for code, number in outcomes.rejections(counts).most_common():
         table.add_row(code, f"{number:,}")
@@ -59,4 +59,4 @@ def rejections(counts: Counter[str]) -> Table:
 
 
 def _speed(records: int, seconds: float) -> str:
-    return f"\n{records:,} records in {seconds:.1f} s: {records / seconds:,.0f} records a second on one core"
+    return f"\n{records:,} records in {seconds:.1f} s: {records / seconds:,.0f} records per second on one core"

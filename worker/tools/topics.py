@@ -1,4 +1,4 @@
-"""Sends files, dumps topics, shows snapshots as they come: what a person does beside a worker."""
+"""Send files, dump topics, and follow topics: the work of the commands send, dump and tail."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -33,21 +33,21 @@ _IDS = {"integrationId", "profileId"}
 Fetched = aiokafka.ConsumerRecord[bytes, bytes]
 
 Connection = dict[str, Any]
-"""The keyword arguments with which aiokafka's clients reach the brokers."""
+"""The keyword arguments with which aiokafka's clients connect to the brokers."""
 
 
 class NoSuchTopic(Exception):
-    """The topic is not there; the message names it."""
+    """A topic does not exist; the message has its name."""
 
 
 class NotRead(Exception):
-    """A line cannot be sent; the message names it, and says what is on the topic."""
+    """A line cannot be sent; the message has the line and the number of records on the topic."""
 
 
 async def send(connection: Connection, topic: str, lines: Iterable[Line]) -> int:
-    """Put the records of a file on a topic and count them.
+    """Send the records of a file to a topic and return their number.
 
-    Raises SendFailed; and, after what came before is on the topic, NotRead for what reading *lines* raises.
+    Raise SendFailed. Raise NotRead for an error in *lines*, after the records before the error are on the topic.
     """
     partitions = await partitions_of(connection, topic)
     limits = await limits_of(connection, topic)
@@ -65,19 +65,19 @@ async def send(connection: Connection, topic: str, lines: Iterable[Line]) -> int
 
 @asynccontextmanager
 async def _permitted(topic: str) -> AsyncIterator[None]:
-    """Say what is missing where a broker gives no producer id; it does for who may write to any topic."""
+    """Convert a refused producer id to SendFailed: the broker refuses it to a principal without Write on any topic."""
     try:
         yield
     except ClusterAuthorizationFailedError as error:
-        raise SendFailed(f"nothing is sent to {topic}: {NOT_PERMITTED}") from error
+        raise SendFailed(f"no record was sent to {topic}: {NOT_PERMITTED}") from error
 
 
 async def dump(connection: Connection, topic: str, out: BinaryIO) -> dict[int, int]:
-    """Write a topic's committed records, up to its end as it is now, as lines.
+    """Write a topic's committed records, up to its current end, as lines.
 
-    The end is the high watermark, not the last stable offset: the markers of the last transactions may be on their way.
-    What is behind a transaction that stays open for PATIENCE_SECONDS is left out. Gives the partitions where that
-    is so, with the offset.
+    The end is the high watermark, not the last stable offset: the markers of the last transactions may not be written
+    yet. Records after a transaction that stays open for PATIENCE_SECONDS are not written. Return the partitions with
+    such a transaction, and its offset.
     """
     partitions = await partitions_of(connection, topic)
     async with reader(connection) as consumer:
@@ -87,18 +87,18 @@ async def dump(connection: Connection, topic: str, out: BinaryIO) -> dict[int, i
         positions: dict[TopicPartition, int] = {}
         moved = time.monotonic()
         while True:
-            before, positions = positions, {it: await consumer.position(it) for it in partitions}
-            unfinished = [it for it in partitions if positions[it] < ends[it]]
+            before, positions = positions, {tp: await consumer.position(tp) for tp in partitions}
+            unfinished = [tp for tp in partitions if positions[tp] < ends[tp]]
             if not unfinished:
                 return {}
             if positions != before:
                 moved = time.monotonic()
             elif time.monotonic() - moved > PATIENCE_SECONDS:
                 stable = await consumer.end_offsets(unfinished)
-                if all(positions[it] >= stable[it] for it in unfinished):
-                    return {it.partition: positions[it] for it in unfinished}
+                if all(positions[tp] >= stable[tp] for tp in unfinished):
+                    return {tp.partition: positions[tp] for tp in unfinished}
             for partition, records in (await consumer.getmany(*unfinished, timeout_ms=_POLL_MS)).items():
-                out.writelines(_line(it) for it in records if it.offset < ends[partition])
+                out.writelines(_line(record) for record in records if record.offset < ends[partition])
 
 
 async def tail(
@@ -112,10 +112,11 @@ async def tail(
     is_keyed: bool = False,
     from_beginning: bool = False,
 ) -> None:
-    """Show a topic's committed records as they come, for ever; with a *key* only those that have it.
+    """Call *show* with a topic's committed records forever; with a *key* only with records of this key.
 
-    They are in one partition if the topic *is_keyed*, else in any. *note* gets a line when a partition stands still behind
-    an open transaction, or no broker answers, for STALL_SECONDS, and again every REPEAT_SECONDS; *tool* holds the words with which Kafka's tools connect.
+    Records of a key are in one partition if the topic *is_keyed*, else in any.
+    *note* is called with a line if a partition stands still behind an open transaction, or if no broker answers, for
+    STALL_SECONDS, and again every REPEAT_SECONDS. *tool* holds the options with which Kafka's tools connect.
     """
     partitions = await partitions_of(connection, topic)
     if key is not None and is_keyed:
@@ -161,15 +162,15 @@ def is_keyed(topology: Topology, topic: str) -> bool:
 
 
 def line_of(record: Fetched) -> str:
-    """Write what a record of an output topic tells as one line for a person.
+    """Return a record of an output topic as one line of text.
 
-    Those are its time, what happened, the integrationId, the state, the total, the updateCount; or why it was rejected.
+    The line has the time, the event, the integrationId, the state, the total and the updateCount, or the rejection.
     """
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     key = (record.key or b"").decode(errors="replace")
     if "rejection-code" in headers:
-        told = f"{headers['rejection-code']} {headers.get('rejection-pointer', '')}  "
-        return _plain(f"{_start(record, 'rejected', key)}{told}{headers.get('rejection-message', '')}")
+        place = f"{headers['rejection-code']} {headers.get('rejection-pointer', '')}  "
+        return _plain(f"{_start(record, 'rejected', key)}{place}{headers.get('rejection-message', '')}")
     happened = headers.get("ce_type", "").removeprefix("v1.").removeprefix(TYPES) or "–"
     if record.value is None:
         return _plain(f"{_start(record, happened, key)}deleted")
@@ -186,12 +187,13 @@ def _start(record: Fetched, happened: str, key: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Leave out what would do something to a terminal; an id may hold any characters."""
+    """Return text without control characters of terminals; an id can contain any character."""
     return "".join(character if character.isprintable() else "�" for character in text).rstrip()
 
 
-def _line(it: Fetched) -> bytes:
-    return dumped(it.partition, ConsumerRecord(it.offset, it.timestamp, it.key, it.value, it.headers))
+def _line(record: Fetched) -> bytes:
+    consumed = ConsumerRecord(record.offset, record.timestamp, record.key, record.value, record.headers)
+    return dumped(record.partition, consumed)
 
 
 # ------------------------------------------------------------------------------------------------------ reading
@@ -199,20 +201,22 @@ def _line(it: Fetched) -> bytes:
 
 @asynccontextmanager
 async def reader(connection: Connection, *, is_committed: bool = True) -> AsyncIterator[Consumer]:
-    """Open a consumer of no group; aborted transactions are not seen, unless *is_committed* is false."""
-    async with Consumer(
-        **connection,
-        isolation_level="read_committed" if is_committed else "read_uncommitted",
-        auto_offset_reset="earliest",  # where retention is faster than the reader, it goes on at what is left
-        enable_auto_commit=False,
-        max_partition_fetch_bytes=_FETCH_BYTES,
-    ) as consumer:
+    """Yield a consumer without a group; it reads records of aborted transactions only if *is_committed* is False."""
+    async with (
+        Consumer(
+            **connection,
+            isolation_level="read_committed" if is_committed else "read_uncommitted",
+            auto_offset_reset="earliest",  # if retention deletes records before they are read, continue at the log start offset
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=_FETCH_BYTES,
+        ) as consumer
+    ):
         yield consumer
 
 
 @asynccontextmanager
 async def administration(connection: Connection) -> AsyncIterator[AdminClient]:
-    """Open an admin client for as long as it is needed; it is no context manager itself."""
+    """Yield an admin client; aiokafka's is not a context manager."""
     admin = AdminClient(**connection)
     try:
         await admin.start()
@@ -222,23 +226,25 @@ async def administration(connection: Connection) -> AsyncIterator[AdminClient]:
 
 
 async def partitions_of(connection: Connection, topic: str) -> list[TopicPartition]:
-    """List a topic's partitions. Raises NoSuchTopic.
+    """Return a topic's partitions. Raise NoSuchTopic.
 
-    Metadata are asked for all topics of the cluster: who asks for one by its name may create it.
+    The request is for the metadata of all topics: a request for one topic by name can create the topic.
     """
     async with administration(connection) as admin:
-        described = {it["topic"]: it["partitions"] for it in await admin.describe_topics()}
+        described = {found["topic"]: found["partitions"] for found in await admin.describe_topics()}
     if topic not in described:
-        raise NoSuchTopic(f"there is no topic {topic} at {connection['bootstrap_servers']}")
-    return [TopicPartition(topic, number) for number in sorted(it["partition"] for it in described[topic])]
+        raise NoSuchTopic(f"the topic {topic} does not exist at {connection['bootstrap_servers']}")
+    return [
+        TopicPartition(topic, number) for number in sorted(partition["partition"] for partition in described[topic])
+    ]
 
 
 async def limits_of(connection: Connection, topic: str) -> Limits:
-    """Ask what a topic takes; what the principal may not see is no limit here."""
+    """Return the limits of a topic; a limit that the principal may not see is unlimited."""
     async with administration(connection) as admin:
         (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
     (described,) = answer.to_object()["resources"]
-    known = {it["config_names"]: it["config_value"] for it in described["config_entries"]}
+    known = {entry["config_names"]: entry["config_value"] for entry in described["config_entries"]}
     now, unlimited = time.time_ns() // 1_000_000, Limits()
     before, after = (known.get(f"message.timestamp.{side}.max.ms") for side in ("before", "after"))
     is_checked = known.get("message.timestamp.type") == "CreateTime"
@@ -252,7 +258,7 @@ async def limits_of(connection: Connection, topic: str) -> Limits:
 
 
 async def high_watermarks(connection: Connection, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-    """Tell where partitions end, markers and open transactions included."""
+    """Return the high watermarks of partitions; markers and open transactions are below them."""
     async with reader(connection, is_committed=False) as consumer:
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
         return ends

@@ -8,13 +8,13 @@ from worker.pipeline.outcomes import REJECTED
 
 
 def _update(day: Day, visit: Visit, **changes: Any) -> Json:
-    """Write an update without eventId: a rejection leaves no trace in what the visit knows of itself."""
+    """Return an update without eventId, which changes nothing in the visit."""
     value = {"type": "update", "integrationId": visit.integration_id, "occurredAt": day.occurred_at(visit)}
     return value | {"customerSession": changes}
 
 
 def _add(day: Day, visit: Visit, times: int = 1, **fields: Any) -> Json:
-    """Write an update that adds a line with these *fields*, *times* over."""
+    """Return an update that adds *times* lines with these *fields*."""
     line = {"sku": "dairy-01", "quantity": 1, "price": 1.29} | fields
     return _update(day, visit, cartItems=[*visit.cart, *[line] * times])
 
@@ -94,7 +94,7 @@ BROKEN: dict[str, tuple[Target, *tuple[Callable[[Day, Visit], Any], ...]]] = {
         "open",
         lambda d, v: _add(d, v, price=1e12),
         lambda d, v: _add(d, v, price=-1e300),
-        lambda d, v: _add(d, v, times=9, price=999_999_999_999.999),  # each is fine, their total is not
+        lambda d, v: _add(d, v, times=9, price=999_999_999_999.999),  # each price is valid, their total is out of range
         lambda d, v: _update(d, v, attributes={"counter": 2**63}),
         lambda *_: '{"type":"update","customerSession":{"attributes":{"counter":1e400}}}',
     ),
@@ -118,12 +118,12 @@ BROKEN: dict[str, tuple[Target, *tuple[Callable[[Day, Visit], Any], ...]]] = {
     "return_exceeds_remaining": ("closed", lambda _, v: _return(v, {"position": 0, "quantity": 100})),
     "session_too_large": ("open", lambda d, v: _update(d, v, attributes={"journal": "x" * (MEBIBYTE - 200)})),
 }
-"""Every rejection code that a file can bring about: what the record is aimed at, and the values that bring it about.
+"""Every rejection code that a file can cause: the target session of the record, and the values that cause the code.
 
-`session_too_large` keeps just within the limit of a record; with what the session has besides, its snapshot does not.
+The record of `session_too_large` is within the limit of a record; with the rest of the session, the snapshot exceeds it.
 """
 GIANTS = ("record_too_large", "session_too_large")
-"""Records of 1 MiB: too big to be sent as often as the others."""
+"""Records of 1 MiB, which are sent less often than the others."""
 
 
 def _break(day: Day, code: str) -> Json:
@@ -133,7 +133,7 @@ def _break(day: Day, code: str) -> Json:
 
 
 def send_broken(day: Day) -> Script:
-    """Break every rule once, in an order drawn anew, again and again."""
+    """Yield broken records forever: every code once in random order, then in another order."""
     codes = [code for code in BROKEN if code not in GIANTS]
     while True:
         day.draw.shuffle(codes)

@@ -1,15 +1,14 @@
-"""The POS simulator: a day of a retailer's update records, the same for the same seed.
+"""The POS simulator: a day of a retailer's update records; equal seeds give equal records.
 
-Time has two measures. A tick is one record: waits are counted in ticks, so that as many sessions are in progress in a
-short day as in a long one. The clock spreads the ticks over the opening hours of one fixed day.
+Time has two measures. A tick is one record. Waits are counted in ticks, so that a short day has as many open sessions as a
+long one. The clock spreads the ticks over the opening hours of one fixed day.
 
-Each customer's visit is a script, a generator of steps: a record, and the ticks until the script goes on. A queue
-holds the scripts by the tick at which they are due; a tick at which none is due begins a new visit. One script never
-ends: at intervals it sends a broken record at some visit, in turns through the rejection codes, so that none is left
-to chance.
+Each customer's visit is a script: a generator of steps, each with a record and the ticks until the next step. A queue
+orders the scripts by their next tick. A tick without a due script begins a new visit. One script never ends: at intervals
+it sends a broken record to some visit. It goes through all rejection codes in turn, so that no code is left to chance.
 
-A record that is not broken is never refused. Records share parts (lines of a cart, a duplicate its whole value) and
-may be read, but not changed.
+The worker accepts every record that is not broken. Records share parts (lines of a cart; a duplicate its whole value), so
+callers must not change them.
 """
 
 import random
@@ -24,15 +23,15 @@ from worker.local.simulator.shop import HOUR, OPENING, Day, Json, Script
 from worker.local.simulator.visits import visit_shop
 
 QUIET_TICKS = 200
-"""Nothing broken is sent before this tick: there must be open and closed sessions to aim at."""
+"""First tick of a broken record: its targets, open and closed sessions, must exist."""
 TICKS_PER_GIANT = 10_000
-"""Of each of GIANTS one record is sent in so many ticks, and one in a shorter day."""
+"""Number of ticks between two records of each code in GIANTS; a shorter day has one of each."""
 RUSH = (2, 3, 5, 6, 7, 9, 9, 7, 6, 7, 8, 10, 9, 6, 4, 2)
-"""How many records each hour from OPENING on has, in proportion."""
+"""Relative number of records in each hour from OPENING."""
 
 
 def _clock(count: int, draw: random.Random) -> Iterator[int]:
-    """Yield *count* rising timestamps in milliseconds, spread over the opening hours."""
+    """Yield *count* ascending timestamps in milliseconds, spread over the opening hours."""
     done = passed = 0
     for hour, weight in enumerate(RUSH):
         passed += weight
@@ -43,18 +42,18 @@ def _clock(count: int, draw: random.Random) -> Iterator[int]:
 
 
 def _framed(value: Json) -> str:
-    """Write a value as Confluent's serializers do: the byte 0, the id of a schema in four bytes, then the JSON."""
+    """Return a value in a Confluent frame: the byte 0, the id of a schema in four bytes, then the JSON."""
     return "\x00\x00\x00\x00\x07" + orjson.dumps(value).decode()
 
 
 def simulate_with_outcomes(count: int, seed: int, clock: Callable[[], int] | None = None) -> Iterator[tuple[Json, str]]:
-    """Yield *count* update records in the form of the contract's section 11, each with what will become of it.
+    """Yield *count* update records in the form of the contract's section 11, each with its expected outcome.
 
-    The outcome is SNAPSHOT, DRY_RUN, DUPLICATE, or one of REJECTED (pipeline/outcomes.py). The worker's application_id is taken to be
-    1 and its sizes to be the defaults. A day of less than 5,000 records may lack some codes.
+    The outcome is SNAPSHOT, DRY_RUN, DUPLICATE, or one of REJECTED (pipeline/outcomes.py). It is correct for a worker with
+    application_id 1 and default limits. A day of less than 5,000 records may lack some codes.
 
-    With a *clock*, which gives milliseconds since 1970, records bear the time at which they are taken from here. Their
-    times apart they are the same.
+    With a *clock*, which returns milliseconds since 1970, records have the time at which the caller takes them. All other
+    fields are the same.
     """
     draw = random.Random(seed)
     day = Day(draw, OPENING if clock is None else clock())

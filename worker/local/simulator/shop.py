@@ -1,4 +1,4 @@
-"""The shops on that day: what they sell, who comes, and the state that the scripts share."""
+"""The shops on the simulated day: their goods, their customers, and the state that the scripts share."""
 
 import random
 from collections import deque
@@ -70,7 +70,7 @@ SHARES: dict[str, float] = {
     "divided price": 0.08,  # of lines of several pieces: the price of the line divided by its quantity
     "empty array": 0.06,  # where an object is meant, as PHP writes it
 }
-"""How often each behaviour occurs; the comment above a group says of what it is a share."""
+"""The share of each behaviour; the comment above a group names the whole."""
 MIDNIGHT = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp() * 1000)
 HOUR = 3_600_000
 OPENING = MIDNIGHT + 6 * HOUR
@@ -97,7 +97,7 @@ Json = dict[str, Any]
 
 
 class Register(NamedTuple):
-    """Where a visit takes place: a till of a store, or the web shop."""
+    """The place of a visit: a till of a store, or the web shop."""
 
     prefix: str
     store: str
@@ -120,7 +120,7 @@ ONLINE = (
 
 
 def stock_shelf(draw: random.Random) -> list[Json]:
-    """Draw the cart items of the day once: a line costs 2.3 µs to make anew, 0.5 µs to take from here."""
+    """Return the cart items of the day: a new line costs 2.3 µs, a line from this list 0.5 µs."""
     return [_line(draw, category) for category in draw.choices(tuple(CATALOGUE), k=LINES_ON_THE_SHELF)]
 
 
@@ -152,30 +152,30 @@ def _line(draw: random.Random, category: str) -> Json:
 
 
 Target = Literal["nobody", "stranger", "open", "closed", "numbered"]
-"""What a broken record is aimed at: no key, a session that does not exist, a session of that state or with eventIds."""
+"""The target of a broken record: no key, a session that does not exist, or one with a state or with eventIds."""
 
 
 @dataclass(slots=True)
 class Visit:
-    """What the shop knows of one session; *state* is what the worker makes of it, None before and after its life."""
+    """The shop's view of one session; *state* is the expected state, None before creation and after deletion."""
 
     integration_id: str
     register: Register
     started: int = 0
     late: int = 0
-    """How many milliseconds its records are held up."""
+    """Delay of its records in milliseconds."""
     profile: str = ""
     numbered: bool = False
     state: Literal["open", "closed", "cancelled", "partially_returned"] | None = None
     cart: list[Json] = field(default_factory=list)
     remaining: list[int] = field(default_factory=list)
     event_id: str = ""
-    """The latest that was accepted."""
+    """The last accepted record."""
     sent: int = 0
 
 
 class Step(NamedTuple):
-    """One record of a script, the ticks until the script goes on, and what will become of the record."""
+    """One record of a script, the ticks until the next step, and the expected outcome of the record."""
 
     record: Json
     wait: float
@@ -187,7 +187,7 @@ Script = Iterator[Step]
 
 
 class Day:
-    """The shops on that day: the source of all chance, the time, and the latest visits."""
+    """The shops on the simulated day: the random numbers, the time, and the latest visits."""
 
     def __init__(self, draw: random.Random, opening: int = OPENING) -> None:
         self.draw = draw
@@ -197,15 +197,15 @@ class Day:
         self.visits = 0
 
     def may(self, behaviour: str) -> bool:
-        """Draw whether *behaviour* occurs, with its share."""
+        """Return True with the probability of *behaviour*."""
         return self.draw.random() < SHARES[behaviour]
 
     def wait(self, mean: float) -> float:
-        """Draw a wait in ticks."""
+        """Return a random wait in ticks."""
         return self.draw.expovariate(1 / mean)
 
     def enter(self) -> Visit:
-        """Begin a visit, of a guest or a customer with a profile."""
+        """Return a new visit of a guest or of a customer with a profile."""
         self.visits += 1
         register = self.draw.choice(ONLINE if self.may("online") else REGISTERS)
         visit = Visit(f"{register.prefix}-{self.visits:06d}", register, self.now, numbered=self.may("eventIds"))
@@ -216,11 +216,11 @@ class Day:
         return visit
 
     def some_profile(self) -> str:
-        """Draw a profile; few of them come often."""
+        """Return a random profile; a few of them are frequent."""
         return f"customer-{int(PROFILES * self.draw.random() ** 3):05d}"
 
     def _hold_up(self, visit: Visit) -> None:
-        """Move a visit before that of another session with the same profile, whose records were here first."""
+        """Date a visit before that of another session with the same profile whose records arrived first."""
         known = [other for other in self.recent if other.profile]
         if known:
             other = self.draw.choice(known)
@@ -229,14 +229,14 @@ class Day:
             visit.late = self.now - visit.started
 
     def occurred_at(self, visit: Visit) -> str:
-        """Write when the till made the record that arrives now: up to two seconds ago, or as long as it was offline."""
+        """Return the time of the record at the till: up to two seconds ago, or the offline time of the till ago."""
         moment = self.now - visit.late - int(2000 * self.draw.random())
         if self.may("occurredAt with an offset"):
             return _written(moment + HOUR, f"{moment % 1000:03d}417+01:00")
         return _written(moment, f"{moment % 1000:03d}Z")
 
     def record(self, visit: Visit, kind: str, body: Any, *, dry: bool = False) -> Json:
-        """Write an update record that the worker accepts; *body* is the customerSession, or the returnedCartItems."""
+        """Return an update record that the worker accepts; *body* is the customerSession or the returnedCartItems."""
         value: Json = {}
         is_bare = kind == "update" and self.may("bare body")
         if not is_bare and (body is None or not self.may("type left out")):
@@ -261,7 +261,7 @@ class Day:
         return self.sealed(visit, value)
 
     def sealed(self, visit: Visit, value: Any) -> Json:
-        """Put *value* under the session's key; the timestamp is set when the record is sent."""
+        """Return a record with *value* and the session's key; its timestamp is set when it is sent."""
         record: Json = {"key": visit.integration_id or None, "value": value, "timestamp": self.now}
         if self.may("traceparent"):
             trace = f"{self.draw.getrandbits(192) | 1 << 191:048x}"
@@ -269,7 +269,7 @@ class Day:
         return record
 
     def aim(self, target: Target) -> Visit:
-        """Choose the visit that a broken record is sent at."""
+        """Return the visit that is the target of a broken record."""
         if target == "nobody":
             return Visit("", REGISTERS[0])
         if target == "stranger":
@@ -280,5 +280,5 @@ class Day:
 
 
 def _written(moment: int, rest: str) -> str:
-    """Write a moment in RFC 3339; *rest* is what follows the second and its point."""
+    """Return a moment in RFC 3339; *rest* follows the decimal point."""
     return f"{instant(moment)[:20]}{rest}"

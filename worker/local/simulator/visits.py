@@ -1,4 +1,4 @@
-"""A visit to a shop, from the first update record to what comes back of it."""
+"""A visit to a shop, from the first update record to its returns."""
 
 import random
 from collections.abc import Callable
@@ -19,18 +19,18 @@ AT_FIRST: dict[str, Callable[[random.Random], Json]] = {
     "experiment": lambda draw: {"experimentVariantAllocations": [{"experimentID": 7, "variantID": draw.randint(1, 2)}]},
     "shipping": lambda draw: {"additionalCosts": {"shipping": {"price": draw.choice((0, 2.9, 4.95))}}},
 }
-"""What the first record of a visit may say beside its cart."""
+"""Fields beside the cart in the first record of a visit."""
 UNDERWAY: dict[str, Callable[[random.Random], Json]] = {
     "coupon taken back": lambda draw: draw.choice(({"couponCodes": []}, {"coupon": ""})),
     "shipping dropped": lambda draw: {"additionalCosts": draw.choice(({}, []))},
     "attribute added": lambda draw: {"attributes": {"receipt": "e-mail", "bags": draw.randint(0, 3)}},
     "attribute removed": lambda draw: {"attributes": {draw.choice(("cashier", "language", "receipt")): None}},
 }
-"""What a later update of an open session may say beside its cart."""
+"""Fields beside the cart in a later update of an open session."""
 
 
 def visit_shop(day: Day) -> Script:
-    """Play one visit: a cart that grows from update to update and is closed, or a receipt in one message."""
+    """Yield one visit: a cart that grows with each update until it is closed, or a receipt in one message."""
     visit = day.enter()
     day.recent.append(visit)
     changes = _first_changes(day, visit)
@@ -39,8 +39,8 @@ def visit_shop(day: Day) -> Script:
             changes["profileId"] = visit.profile
         yield from _close(day, visit, changes)
     else:
-        told = not (visit.profile and day.may("profile later"))
-        if told and visit.profile:
+        is_known = not (visit.profile and day.may("profile later"))
+        if is_known and visit.profile:
             changes["profileId"] = visit.profile
         visit.state = "open"
         yield from _send_cart(day, visit, changes)
@@ -51,7 +51,7 @@ def visit_shop(day: Day) -> Script:
             yield from _deliver(day, day.record(visit, "update", {"state": "cancelled"}), HOURS)
             return
         changes = _later_changes(day, visit)
-        if not told:
+        if not is_known:
             changes["profileId"] = visit.profile
         yield from _close(day, visit, changes)
     yield from _come_back(day, visit)
@@ -82,7 +82,7 @@ def _later_changes(day: Day, visit: Visit) -> Json:
 
 
 def _send_cart(day: Day, visit: Visit, changes: Json, wait: float = CART) -> Script:
-    """Put some lines into the cart and send *changes* with all of it, now and then as a dry run before."""
+    """Add lines to the cart and yield *changes* with the whole cart, sometimes first as a dry run."""
     cart = [*visit.cart, *day.draw.choices(day.shelf, k=day.draw.randint(1, 2))]
     if len(cart) > 3 and day.may("line removed"):
         del cart[day.draw.randrange(len(cart))]
@@ -98,11 +98,11 @@ def _send_cart(day: Day, visit: Visit, changes: Json, wait: float = CART) -> Scr
 
 
 _SENT_BACK: Json = {"id": 5, "created": instant(OPENING), "firstSession": True, "updateCount": 1, "total": 9.99}
-"""Read-only fields of a session that a client got in an answer; what they hold does not matter."""
+"""Read-only fields of a session that a client echoes; their values do not matter."""
 
 
 def _echoed(cart: list[Json]) -> list[Json]:
-    """Add the read-only fields that a till gets in answers and sends back."""
+    """Return a cart with the read-only fields that a till echoes."""
     return [
         line | {"position": position, "returnedQuantity": 0, "remainingQuantity": line["quantity"], "catalogItemID": 0}
         for position, line in enumerate(cart)
@@ -118,7 +118,7 @@ def _close(day: Day, visit: Visit, changes: Json) -> Script:
 
 
 def _come_back(day: Day, visit: Visit) -> Script:
-    """Play what happens to a closed session: it is reopened, returned to, cancelled, deleted, mostly none of these."""
+    """Yield the later records of a closed session: a reopen, a return, a cancellation, a deletion, mostly none."""
     if day.may("reopened"):
         visit.state = "open"
         yield from _deliver(day, day.record(visit, "reopen", None), CART)
@@ -140,13 +140,13 @@ def _come_back(day: Day, visit: Visit) -> Script:
 
 
 def _returned(day: Day, visit: Visit) -> tuple[list[Json], list[int]]:
-    """Choose what a customer brings back: the entries of the return, and what then remains of each line."""
+    """Return the entries of a random return, and the remaining units of each line."""
     remaining = visit.remaining.copy()
     entries: list[Json] = []
     kept = [position for position, quantity in enumerate(remaining) if quantity]
     for position in day.draw.sample(kept, k=min(len(kept), day.draw.randint(1, 2))):
         if not remaining[position]:
-            continue  # the entry before took all of its sku
+            continue  # the entry before took all units of this sku
         entry: Json = {"position": position}
         lines = [position]
         if day.may("return by sku"):
@@ -164,7 +164,7 @@ def _returned(day: Day, visit: Visit) -> tuple[list[Json], list[int]]:
 
 
 def _deliver(day: Day, record: Json, wait: float) -> Script:
-    """Send a record; a till that got no answer sends the same bytes again."""
+    """Yield a record, and sometimes the same bytes again, like a till without a response."""
     if "eventId" in record["value"] and day.may("duplicate"):
         yield Step(record, day.wait(RETRY))
         yield Step(record.copy(), day.wait(wait), DUPLICATE)
