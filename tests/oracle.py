@@ -99,6 +99,8 @@ REJECTION_HEADERS = words("""
     __streams.errors.exception __streams.errors.message
 """)
 
+EVENT_POINTERS = {"eventId": "/id", "occurredAt": "/time", "integrationId": "/subject"}
+"""Where an envelope gives the fields that its record lacks (section 2)."""
 REMEMBERED_EVENTS = 32
 MAX_DEPTH = 64
 MAX_MEMBERS = 1000
@@ -198,8 +200,7 @@ def unwrapped(
     if len(raw) > most:
         raise Refused("record_too_large", "", f"may have {most} bytes")
     given = {name: content for name, content in headers if content is not None}
-    types = [content for name, content in given.items() if name.lower() == "content-type"]
-    if types and types[-1].lower()[:28] == b"application/cloudevents+json":
+    if is_structured(headers):
         return enveloped(raw)
     event: dict[str, Any] = {}
     if binary and "ce_id" in given:
@@ -207,6 +208,13 @@ def unwrapped(
         event = {name: given[of].decode(errors="backslashreplace") for name, of in names if of in given}
         event["integrationId"] = key_text(given.get("ce_subject"))
     return raw, event
+
+
+def is_structured(headers: list[tuple[str, bytes | None]]) -> bool:
+    """Return True if the value is the envelope of a CloudEvent."""
+    given = {name: content for name, content in headers if content is not None}
+    types = [content for name, content in given.items() if name.lower() == "content-type"]
+    return bool(types) and types[-1].lower()[:28] == b"application/cloudevents+json"
 
 
 def zstd_decoder() -> Any:
@@ -777,13 +785,27 @@ class Oracle:
         self.events: dict[str, list[tuple[str, bytes]]] = {}
         """Per session the last accepted eventIds, oldest first, with the bytes they came with as a digest."""
         self.counts = {"duplicates": 0, "skipped": 0}
+        self.reasons: set[tuple[str, str]] = set()
+        """The codes and pointers that the last record's rejection may name: all of its first failing row (section 10)."""
+        self._origins: dict[str, str] = {}
+        """Where parts of the record under way stood when it arrived, as pointers."""
 
     def fold(self, record: Record) -> list[Record]:
         """Apply one record and return what is published, in order."""
+        self._origins, self.reasons = {}, set()
         try:
             return self._delete(record) if record["value"] is None else self._apply(record)
         except Refused as refused:
+            refused.pointer = self._as_arrived(refused.pointer)
+            self.reasons.add((refused.code, refused.pointer))
             return [self._rejection(record, refused)]
+
+    def _as_arrived(self, pointer: str) -> str:
+        """Return a pointer into the value as it arrived (section 2: envelopes and bare bodies)."""
+        for inside, outside in self._origins.items():
+            if pointer == inside or pointer.startswith(f"{inside}/"):
+                return outside + pointer.removeprefix(inside)
+        return pointer
 
     def forget(self, profile_id: str) -> None:
         """Forget a profile, as a null on `profile-claims` asks (section 9)."""
@@ -850,15 +872,21 @@ class Oracle:
     def _read(self, record: Record) -> Request | None:
         """Read a record and make every refusal that needs no state; None for one to be skipped."""
         text, event = unwrapped(record["value"], record["headers"], self.max_record_bytes, binary=self.cloudevents)
-        value = whole(parsed(text))
+        arrived = parsed(text)
+        value = whole(arrived)
+        if value is not arrived:
+            self._origins["/customerSession"] = ""
         key = key_text(record["key"])
         for name, field in event.items():
             if field is not None and value.get(name) is None and not (name == "integrationId" and (key or field == "")):
                 value[name] = field
+                if is_structured(record["headers"]):
+                    self._origins[f"/{name}"] = EVENT_POINTERS[name]
         given = {name: field for name, field in value.items() if field is not None}
         integration_id = given.get("integrationId", key)
         if integration_id is None or integration_id == "":
-            raise Refused("missing_integration_id", "/integrationId", "must be given, here or as the key")
+            pointer = "" if integration_id is None or "integrationId" not in given else "/integrationId"
+            raise Refused("missing_integration_id", pointer, "must be given, here or as the key")
         kind = kind_of(given)
         application_id = given.get("applicationId")
         if is_number(application_id) and application_id != self.application_id:
@@ -868,7 +896,10 @@ class Oracle:
         reader = Reader(unknown_fields=self.unknown_fields, is_timeless=record["timestamp"] < 0)
         request = reader.record(value, kind, integration_id, self._sent(record))
         if reader.notes:
-            raise min(reader.notes, key=lambda note: ROW[note.code])
+            first = min(reader.notes, key=lambda note: ROW[note.code])
+            row = [note for note in reader.notes if ROW[note.code] == ROW[first.code]]
+            self.reasons = {(note.code, self._as_arrived(note.pointer)) for note in row}
+            raise first
         return {**request, "text": text}
 
     def _moved(self, record: Record, request: Request) -> tuple[Session | None, Session, str, list[str]]:

@@ -37,6 +37,16 @@ def comparable(record) -> tuple:
     return (*(fields[name] for name in ("topic", "partition", "key", "value", "timestamp")), headers)
 
 
+def reasons(published) -> set[tuple[str, str]]:
+    """Return the code and the pointer of each rejection among published records."""
+    found = set()
+    for record in published:
+        if record.topic == "session-rejections":
+            headers = dict(record.headers)
+            found.add((headers["rejection-code"].decode(), headers["rejection-pointer"].decode()))
+    return found
+
+
 class Both:
     """Folds each record with the worker and with the oracle, and holds one against the other."""
 
@@ -49,9 +59,11 @@ class Both:
         raw_key = None if key is None else key.encode()
         record = ConsumerRecord(self.offset, timestamp, raw_key, value, list(headers))
         self.offset += 1
-        published = [comparable(given) for given in self.replay.fold(0, record)]
+        given = list(self.replay.fold(0, record))
+        published = [comparable(one) for one in given]
         told = {"topic": "session-updates", "partition": 0, **structs.asdict(record)}
         assert published == [comparable(given) for given in self.oracle.fold(told)], value
+        assert reasons(given) <= self.oracle.reasons, value
         return published
 
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from tests.chaos.feed import consumed, topics_of
 from tests.chaos.verifier import Published, verify
-from tests.contract.test_against_the_oracle import comparable
+from tests.contract.test_against_the_oracle import comparable, reasons
 from tests.domain.test_request import judged
 from tests.oracle import Oracle, Record
 from worker.codec.records import ProducerRecord
@@ -139,6 +139,7 @@ def _as_the_oracle(updates: list[Record]) -> dict[bytes, bytes | None]:
     for update in updates:
         given = replay.fold(update["partition"], consumed(update))
         assert [comparable(it) for it in given] == [comparable(it) for it in oracle.fold(update)], update
+        assert reasons(given) <= oracle.reasons, update
         last |= {it.key: it.value for it in given if it.key is not None and it.topic == replay.topology.sessions}
     return last
 
