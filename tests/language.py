@@ -15,8 +15,6 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 NOT_CHECKED_YET: Final = (
-    "worker/runtime/",
-    "worker/pipeline/",
     "README.md",
     "CHANGELOG.md",
     "docs/",

@@ -660,7 +660,7 @@ async def topics_replaced_while_stopped(it: Ground) -> None:
     await replace(it.crew.administrative(), *it.crew.topology.named().values())
     it.begin_life()
     await it.mend()
-    await it.listen()("is built anew: it was built from another")
+    await it.listen()("rebuilding from the changelog: it was built from another")
 
 
 async def cluster_replaced(it: Ground) -> None:

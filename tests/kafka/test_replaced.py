@@ -178,7 +178,7 @@ def test_folder_of_deleted_topics_is_built_anew_also_a_standbys(kafka, tmp_path,
     assert all(session["attributes"] == {"new": 1} for _key, session in found)
     last = {(key or b"").decode(): session["updateCount"] for key, session in found}
     assert last == dict.fromkeys(KEYS, 4) | {STRAY: 2}
-    anew = [line for line in caplog.messages if "is built anew: it was built from another" in line]
+    anew = [line for line in caplog.messages if "rebuilding from the changelog: it was built from another" in line]
     assert len(anew) == 8  # two tables of two partitions, of two workers
     assert all(f"{its.sessions_topic} (then " in line for line in anew)
 

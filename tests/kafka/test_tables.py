@@ -123,7 +123,7 @@ def test_a_table_on_disk_that_may_have_missed_tombstones_is_built_anew(tmp_path,
     table.close()
     again = RocksDBPartition(tmp_path, Cache(1 << 20))
     assert (again.checkpoint, again.get(b"s-1")) == (None, None)
-    assert "is built anew" in caplog.text
+    assert "rebuilding from the changelog" in caplog.text
     again.close()
 
 
@@ -200,7 +200,7 @@ def test_table_on_disk_of_another_stream_is_built_anew(tmp_path, found, told, ca
     table.close()
     again = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)
     assert (again.checkpoint, again.get(b"s-1")) == (None, None)
-    assert caplog.messages == [f"{tmp_path} is built anew: {told}"]
+    assert caplog.messages == [f"{tmp_path}: rebuilding from the changelog: {told}"]
     again.apply({b"s-2": b"2"}, 1)
     again.close()
     table = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)

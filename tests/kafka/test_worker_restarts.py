@@ -82,7 +82,7 @@ async def assert_built_anew(crew, *partitions):
     warnings = sorted(line.partition("WARNING")[2] for line in worker.said() if "WARNING" in line)
     assert len(warnings) == len(partitions)
     for number, warning in zip(partitions, warnings, strict=True):
-        assert f"sessions-{number} cannot be opened and is built anew: " in warning
+        assert f"sessions-{number}: cannot be opened, rebuilding from the changelog: " in warning
     assert await worker.restored() == sum(record.partition in partitions for record in snapshots) > 0
 
 
@@ -115,7 +115,7 @@ def test_damage_found_only_when_an_entry_is_read_is_fatal_and_the_next_start_bui
         assert await worker.restored() == 0
         await it.send(SECOND)
         assert await worker.ends() == 1
-        assert "sessions-2 is damaged, and built anew at the next start" in worker.said()[-1]
+        assert "sessions-2 is corrupted; the next start rebuilds it" in worker.said()[-1]
         await assert_built_anew(it, 2)
         assert await flaws(it) == []
 

@@ -169,7 +169,7 @@ class Lane:
         return not self._missing
 
     def position(self, topic: str) -> int:
-        """Give the offset at which the next batch of *topic* has to start."""
+        """Return the offset at which the next batch of *topic* must start."""
         return self._ends[topic]
 
     def queue(self, batch: Batch) -> bool:
@@ -193,11 +193,11 @@ class Lane:
         return True
 
     def has_work(self) -> bool:
-        """Tell whether a cycle would find something to fold."""
+        """Return True if there are records to fold."""
         return self.is_complete and (bool(self.again) or any(self.queued.values()))
 
     def has_moved(self) -> bool:
-        """Tell whether a topic was read beyond the ledger, over markers alone: worth a commit, but no hurry."""
+        """Return True if a topic was read beyond the ledger over markers alone: worth a commit, without hurry."""
         return self.is_complete and any(
             self._ends[topic] > ledger.next and not self.queued[topic] for topic, ledger in self.ledgers.items()
         )
@@ -263,7 +263,7 @@ class Overlay:
         return folded
 
     def offsets(self) -> dict[str, tuple[int, str]]:
-        """Give what to commit of each topic: the offset and the ledger in its metadata."""
+        """Return what to commit of each topic: the offset, and the ledger as its metadata."""
         return {topic: ledger.commit() for topic, ledger in self.ledgers.items()}
 
     def adopt(self, end: int | None = None) -> None:

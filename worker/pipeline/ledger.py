@@ -71,14 +71,14 @@ class Ledger:
         self._bytes = sum(_width(entry) for entry in self._entries())
 
     def copy(self) -> "Ledger":
-        """Give a ledger to change in a cycle that may be aborted."""
+        """Return a copy for a cycle that may be aborted."""
         twin = Ledger(self.next, redo=self.redo, stream=self.stream)
         twin.not_done = self.not_done.copy()
         twin._bytes = self._bytes
         return twin
 
     def has_room(self, offset: int) -> bool:
-        """Tell whether the record at *offset*, behind all others, may be parked (L4)."""
+        """Return True if the record at *offset*, behind all others, may be parked (L4)."""
         if not self.not_done:
             return True
         added = _width(offset - next(reversed(self.not_done)) << 1)

@@ -26,7 +26,7 @@ def murmur2(key: bytes) -> int:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Name the partition, 0 to *partitions* - 1, in which Kafka's default partitioner puts *key*.
+    """Return the partition, 0 to *partitions* - 1, in which Kafka's default partitioner puts *key*.
 
     >>> partition_of(b"s-1", 8)
     7

@@ -7,7 +7,7 @@ P1. The table holds the smallest claim ever made on a profile. It only ever gets
 P2. An answer and the table's change are published in one transaction. A crash before it leaves the claim unread, a
     crash after it leaves it answered.
 P3. Answers about one profile leave in one order, through this lane, and those to one session through one partition:
-    word of a demotion never overtakes the verdict that it takes back.
+    a demotion never overtakes the verdict that it takes back.
 P4. A dry claim is answered and leaves no trace.
 """
 

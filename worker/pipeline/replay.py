@@ -69,7 +69,7 @@ class Replay:
         return (orjson.loads(split_entry(entry)[0]) for entry in self._table.values())
 
     def _settle(self, published: list[ProducerRecord]) -> None:
-        """Take what the sessions stage sent; questions to the profiles stage are answered before going on."""
+        """Publish what the sessions stage sent; the profiles stage answers its questions first."""
         sessions, profiles = self._overlays
         sent, sessions.out = sessions.out, []
         for record in sent:
@@ -84,7 +84,7 @@ class Replay:
                     self._settle(published)
 
     def _take_to(self, answer: ProducerRecord) -> None:
-        """Give a verdict to its session; one that was demoted is published in its own partition."""
+        """Fold a verdict into its session; a demoted session is published in its own partition."""
         sessions, _profiles = self._overlays
         here = sessions.partition
         verdict = _consumed(answer)

@@ -31,12 +31,12 @@ class Topic(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """Tell whether the worker writes it."""
+        """Return True if the worker writes the topic."""
         return self.writer in STAGES
 
     @property
     def is_internal(self) -> bool:
-        """Tell whether only the worker's stages use it."""
+        """Return True if only the stages of the worker use the topic."""
         return self.is_ours and self.reader != "anyone"
 
     def configuration(self, largest_bytes: int, times: Mapping[str, str] = ANY_TIME) -> dict[str, str]:
@@ -44,7 +44,7 @@ class Topic(NamedTuple):
 
         - *times* are the limits of timestamps: those of Kafka 3.6 and newer, or BEFORE_KAFKA_3_6.
         - What the worker writes has its source's timestamp. A broker refuses one that is over an hour ahead, unless it
-          is told not to; a source that took it would then stop the worker for ever.
+          is configured otherwise; a source that takes it would then stop the worker forever.
         - What one stage sends to another stays until the worker purges it. That frees whole segments: small ones.
 
         >>> TOPICS["first_sessions"].configuration(1 << 20)["cleanup.policy"]
@@ -99,7 +99,7 @@ class Topology:
     v1: str | None = None
 
     def named(self) -> dict[str, str]:
-        """Give the name of each topic that has one, by the field of TOPICS.
+        """Return the name of each topic that has one, by the field of TOPICS.
 
         >>> Topology(partitions=8).named()["sessions"], "v1" in Topology(partitions=8).named()
         ('customer-sessions', False)
@@ -115,7 +115,7 @@ class Topology:
         return {field: name for field, name in self.named().items() if field not in PLAIN}
 
     def home(self, key: bytes, partition: int) -> int:
-        """Name the partition where *key* is at home: where it is, *partition*, when there is no partitioner.
+        """Return the partition where *key* is at home: *partition* itself if there is no partitioner.
 
         >>> Topology(partitions=8).home(b"s-1", 3), Topology(partitions=None).home(b"s-1", 3)
         (7, 3)

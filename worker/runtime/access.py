@@ -298,7 +298,7 @@ def explained(error: Exception) -> Exception:
 
 
 def _told(error: BaseException, settings: Settings) -> str:
-    """Say what was refused and what to do; nothing when it may pass."""
+    """Return what a broker refused and what to do; None if the broker may let the worker in."""
     cause: BaseException | None = error
     while cause is not None:
         match cause:
@@ -312,13 +312,13 @@ def _told(error: BaseException, settings: Settings) -> str:
             case ssl.SSLCertVerificationError() if cause.verify_code == _EXPIRED:
                 return "shows a certificate that has expired: give that broker a new one"
             case ssl.SSLCertVerificationError():
-                what = f"shows a certificate that is not believed ({cause.verify_message})"
+                what = f"shows a certificate that is not trusted ({cause.verify_message})"
                 return f"{what}: name the CA that signed it in SESSION_WORKER_SSL_CAFILE, or give that broker another"
             case UnusableFile():
                 return f"cannot be logged in to: {cause}"
             case ssl.SSLError() if _ALERT in (cause.reason or ""):
                 reason = (cause.reason or "").partition(_ALERT)[2].replace("_", " ").lower()
                 what = f"refuses the worker's certificate ({reason})"
-                return f"{what}: put one into SESSION_WORKER_SSL_CERTFILE that is valid and that the brokers believe"
+                return f"{what}: put one into SESSION_WORKER_SSL_CERTFILE that is valid and that the brokers trust"
         cause = cause.__cause__
     return ""

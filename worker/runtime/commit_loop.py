@@ -135,7 +135,7 @@ class CommitLoop:
     def open(
         self, lanes: Mapping[Lane, TopicPartition], membership: Membership, batch_bytes: Mapping[str, int]
     ) -> None:
-        """Take records for these lanes, each with the partition of its changelog, as this member of the group.
+        """Begin to fold records for these lanes, each with the partition of its changelog, as this member of the group.
 
         *batch_bytes* has the largest batch of topics, as far as it is known.
         """
@@ -151,7 +151,7 @@ class CommitLoop:
         self.committed = {tp: lane.ledgers[tp.topic].commit() for tp, lane in self._by_source.items()}
 
     async def close(self, within_seconds: float = CLOSE_SECONDS) -> None:
-        """Take no more records, and let the cycle in flight end; give it up when that takes too long (C3)."""
+        """Fold no more records, and wait for the cycle in flight; give it up when that takes too long (C3)."""
         membership, changelogs = self._membership, set(self._changelogs.values())
         self._forget()
         try:

@@ -1,4 +1,4 @@
-"""Names a worker among those of its app: its transactional.id, the same after a restart where that is possible.
+"""The name of a worker among those of its app: its transactional.id, the same after a restart where that is possible.
 
 The transaction coordinator keeps each transactional.id for a week. A worker with a new one at each start would leave one
 behind at each restart, and thousands in a crash loop.

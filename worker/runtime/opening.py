@@ -121,7 +121,7 @@ class Opening:
         changelogs: Mapping[Stage, Collection[TopicPartition]],
         assignment: Collection[TopicPartition],
     ) -> OpeningPlan:
-        """Take the steps 2 to 5 for the changelogs' partitions of each stage, whose sources are in the *assignment*.
+        """Run the steps 2 to 5 for the changelogs' partitions of each stage, whose sources are in the *assignment*.
 
         Raises NotMember when the worker has lost its place in the group, and OutcomeUnknown when the steps are to be
         taken again. What ends the worker: OffsetsMoved, RecordsDeleted, SharedName, TopicsChanged.
@@ -315,7 +315,9 @@ def _ledger(
         setting = "To skip them set SESSION_WORKER_ON_DATA_LOSS=earliest. Or: " if may_skip else ""
         raise RecordsDeleted(f"{told}. {setting}{_REMEDIES}")
     if ledger.next > high:
-        log.warning("%s. Going on from %d; how many is not known, the partition was made anew", told, low)
+        log.warning(
+            "%s. Going on from %d; how many were lost is not known, since the partition was created again", told, low
+        )
         return Ledger(low, redo=ledger.next)
     kept = {at: is_head for at, is_head in ledger.not_done.items() if at >= low}
     lost = len(ledger.not_done) - len(kept) + max(0, low - ledger.next)

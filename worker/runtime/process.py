@@ -29,7 +29,7 @@ _CHATTY = ("faust", "mode", "aiokafka", "aiohttp", "rocksdict")
 
 
 class RepeatFilter(logging.Filter):
-    """Passes what is said over and over, while a broker is away, once a minute.
+    """Passes a message that repeats while a broker is unreachable once a minute.
 
     What a library says is the same when it only names another node or another partition; what we say is not.
     """
@@ -39,7 +39,7 @@ class RepeatFilter(logging.Filter):
         self._said: dict[object, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a message was not said just before."""
+        """Return True if the message did not appear in the last minute."""
         is_ours = record.name.partition(".")[0] == __package__.partition(".")[0]
         kind = record.name, record.getMessage() if is_ours else record.msg
         is_new = record.created - self._said.get(kind, float("-inf")) > _REPEAT_SECONDS
@@ -106,7 +106,7 @@ async def _run(settings: Settings, ending: Ending) -> None:
 
 
 async def _live(app: App, waiting: asyncio.Future[Any], settings: Settings, ending: Ending) -> None:
-    """Run an app until it is told to stop; raises what kept it from starting, or ended it."""
+    """Run an app until a signal arrives; raise what kept it from starting, or ended it."""
     starting = asyncio.ensure_future(app.start())
     crashing = asyncio.ensure_future(watched(app.wait_until_stopped(), settings))
     returning = asyncio.ensure_future(_return_freed_memory(app))

@@ -1,6 +1,6 @@
 """Reports partitions that stand still behind an open transaction.
 
-The worker reads read_committed. A broker hands out nothing behind the first open transaction of a partition, whoever began
+The worker reads read_committed. A broker hands out nothing behind the first open transaction of a partition, of any producer
 it. So a producer that dies in the middle of a transaction stops the partition, and no request fails.
 
 S1. A partition stands still when a fetch finds its position at the last stable offset or beyond it, and the high watermark

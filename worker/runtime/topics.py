@@ -43,7 +43,7 @@ _REPROCESS: Final = (
 
 
 class WrongTopics(Exception):
-    """The topics cannot be used as they are; each line of the message tells what is wrong with one, and what mends it."""
+    """The topics cannot be used as they are; each line of the message has one fault and its remedy."""
 
 
 class _Found(NamedTuple):
@@ -86,7 +86,7 @@ async def _administration(settings: Settings) -> AsyncIterator[AdminClient]:
 
 @asynccontextmanager
 async def _patience(names: Mapping[str, str]) -> AsyncIterator[None]:
-    """Give up where a broker that leads, or the right to see what is there, does not come back soon."""
+    """Raise if a broker that leads, or the right to see what is there, does not come back soon."""
     try:
         async with asyncio.timeout(LEADERS_SECONDS):
             yield

@@ -149,7 +149,7 @@ class App(faust.App):
         await super().on_stop()
 
     async def on_shutdown(self) -> None:
-        """Let go of everything."""
+        """Close all that the worker holds open."""
         await self.dependencies.cluster.stop()
         self._opened.close()
         await super().on_shutdown()
@@ -218,7 +218,7 @@ def build_app(settings: Settings, topology: Topology) -> App:
 
 
 def _credentials(connection: Mapping[str, Any]) -> OAuthCredentials | SASLCredentials | SSLCredentials | None:
-    """Say in Faust's words how to speak to the brokers."""
+    """Return the credentials in the form that Faust takes."""
     context = connection.get("ssl_context")
     if "sasl_oauth_token_provider" in connection:
         return OAuthCredentials(oauth_cb=connection["sasl_oauth_token_provider"], ssl_context=context)

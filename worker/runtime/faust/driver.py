@@ -11,15 +11,15 @@ D1. A message's value is a Batch: the records between two positions, start and e
     without records.
 D2. A message's offset is the end less one. Faust's recovery ends when the offset that it saw reaches the high
     watermark, and no record may be there.
-D3. Everything is read read_committed, but high watermarks are told as they are for read_uncommitted: the markers of the
+D3. Everything is read read_committed, but high watermarks are those of read_uncommitted: the markers of the
     last transactions may be on their way, and a table restored to the last stable offset would miss them.
-D4. Faust does not commit, keeps no list of what was acknowledged, and looks for no gaps: it believes in one record an
+D4. Faust does not commit, keeps no list of what was acknowledged, and looks for no gaps: it expects one record an
     offset, and commits past unfinished ones. Offsets are the cycle's business.
 D5. Group generation and member id are read once, in the moment of the assignment, and never live: a worker that wakes
     from a freeze has neither for a moment, and a commit without them is one that no coordinator refuses.
 D6. A batch that was fetched before a rebalance is dropped. Paused partitions are paused in the client as well, so that
     nothing is fetched ahead from where nobody reads.
-D7. A worker is alive as long as its main loop turns. The client believes it is when something is fetched, leaves the group
+D7. A worker is alive as long as its main loop turns. The client expects fetches instead, leaves the group
     where that takes too long, and does not join again: a worker without partitions would never get any.
 D8. While records come, a broker holds each fetch for a moment, so that it brings more of them: a fetch costs the same,
     whatever it brings. When none come any more, it holds a fetch for long, and answers the first record at once. Not
@@ -70,10 +70,10 @@ class BatchSchema(Schema):
     """The schema of topics whose messages are batches: nothing is decoded."""
 
     def loads_key(self, app: AppT, message: Message, **_: Any) -> None:
-        """Give no key: a batch has none."""
+        """Return no key: a batch has none."""
 
     def loads_value(self, app: AppT, message: Message, **_: Any) -> Batch:
-        """Give the batch as the driver made it."""
+        """Return the batch as the driver made it."""
         batch: Batch = message.value
         return batch
 
@@ -108,7 +108,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         return consumer
 
     def set_shutdown(self) -> None:
-        """Say that the thread has ended; a worker that has crashed may have closed its loop before."""
+        """Report that the thread has ended; a worker that has crashed may have closed its loop before."""
         with suppress(RuntimeError):
             super().set_shutdown()
 
@@ -121,7 +121,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             await self._ensure_consumer()._client.close()
 
     async def _highwaters(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """Give the high watermarks, not the last stable offsets (D3)."""
+        """Return the high watermarks, not the last stable offsets (D3)."""
         consumer = self._ensure_consumer()
         uncommitted: Fetcher = copy(consumer._fetcher)
         uncommitted._isolation_level = READ_UNCOMMITTED
@@ -136,7 +136,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         timeout: float | None = None,  # noqa: ASYNC109 (Faust's signature)
         max_records: int | None = None,
     ) -> dict[TP, Batch]:
-        """Take what has been fetched of the active partitions; wait for it up to *timeout* seconds."""
+        """Return what was fetched of the active partitions; wait for it up to *timeout* seconds."""
         try:
             return await self._fetch(consumer, active_partitions, timeout)
         except Exception as error:
@@ -170,7 +170,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
             return batches
 
     def _is_holding_back(self, consumer: AIOKafkaConsumer) -> bool:
-        """Tell whether a partition is paused that has more to read; Faust lets those of restored tables stay paused."""
+        """Return True if a paused partition has more to read; Faust keeps those of restored tables paused."""
         restored = self.app.tables.changelog_topics
         return any(tp.topic not in restored for tp in consumer._subscription.paused_partitions())
 
@@ -198,7 +198,7 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
         self._soon(change)
 
     def show_life(self) -> None:
-        """Let the client think that something was fetched just now (D7), and check that it can go on (D9)."""
+        """Show the client that something was fetched just now (D7), and check that it can go on (D9)."""
 
         def change() -> None:
             if self._consumer is not None and not self._consumer._closed:
@@ -342,7 +342,7 @@ class Consumer(stock.Consumer):
         return False
 
     def ack(self, message: Message) -> bool:
-        """Let go of a message that was delivered."""
+        """Forget a message that was delivered."""
         message.acked = True
         self._unacked_messages.discard(message)
         return True
@@ -374,7 +374,7 @@ def _cause(name: str, task: asyncio.Task[Any]) -> BaseException:
 
 
 def _take(fetcher: Fetcher, active: Collection[TP]) -> dict[TP, Batch]:
-    """Take all that has been fetched of the active partitions, positions and all; raise an error if that is all."""
+    """Return all that was fetched of the active partitions, positions included; raise an error if that is all."""
     batches: dict[TP, Batch] = {}
     for tp in list(fetcher._records):
         if tp not in active:

@@ -119,7 +119,7 @@ class Recovery(recovery.Recovery):
         destination.update({TP(*tp): high - 1 for tp, (_low, high) in marks.items()})
 
     async def _planned(self, membership: Membership | None) -> OpeningPlan:
-        """Take the steps 2 to 5; wait forever when this is no member of the group any more, for Faust to give it up."""
+        """Run the steps 2 to 5; wait forever if this is no member of the group any more, for Faust to give it up."""
         while membership is not None and membership.generation == self._generation_id:
             changelogs = {
                 stage: [TopicPartition(*tp) for tp in self.active_tps if tp.topic == table.changelog_topic_name]

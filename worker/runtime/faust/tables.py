@@ -10,9 +10,9 @@ T2. Who opens a lane over a partition checks that its end has reached the high w
 T3. A lane's cycle changes the table and its end at once, after the commit was answered. On disk that is one write, so a
     crash at any point leaves a table that stands for its end, or for more; restoring from there makes both the same.
 T4. What is on disk is worth keeping only while the changelog still tells all that happened since. Where the changelog
-    begins behind the end, or the table was up to date longer ago than tombstones are kept, the partition is built anew.
+    begins behind the end, or the table was up to date longer ago than tombstones are kept, the partition is rebuilt.
 T5. What is on disk belongs to one app id, one cluster and one set of topics. Each partition records their ids with its
-    end, also as a standby. Where they are not those that the worker runs on, it is built anew. A worker that ends
+    end, also as a standby. Where they are not those that the worker runs on, it is rebuilt. A worker that ends
     because they have changed takes the record away: it may have restored from the others before it knew.
 """
 
@@ -40,7 +40,7 @@ class Partitions(Store):
         self._count = 0
 
     def partition(self, number: int) -> TablePartition:
-        """Give a partition, opened if it is not."""
+        """Return a partition; open it if it is not open."""
         if number not in self._kept:
             self._kept[number] = self._opener(number)
         return self._kept[number]
@@ -50,12 +50,12 @@ class Partitions(Store):
         return self._newest.get(number, -1)
 
     def begin(self, number: int, low: int, high: int) -> int:
-        """Say where to read the changelog from that holds the offsets *low* to *high*; build anew what it passed (T4)."""
+        """Return where to read the changelog from, which holds the offsets *low* to *high*; rebuild what is stale (T4)."""
         kept = self.partition(number)
         if kept.checkpoint is None or not low <= kept.checkpoint <= high:
             if kept.checkpoint is not None:
                 self.log.warning(
-                    "%s/%d is built anew: it stands for offset %d, its changelog has %d to %d",
+                    "%s/%d: rebuilding from the changelog: the table stands for offset %d, but the changelog holds %d to %d",
                     self.table.name, number, kept.checkpoint, low, high,
                 )  # fmt: skip
                 kept.clear()
@@ -66,7 +66,7 @@ class Partitions(Store):
         return kept.checkpoint
 
     def persisted_offset(self, tp: TP) -> int | None:
-        """Tell the last offset that a partition stands for, as Faust counts them."""
+        """Return the last offset that a partition stands for, as Faust counts offsets."""
         kept = self._kept.get(tp.partition)
         return None if kept is None or kept.checkpoint is None else kept.checkpoint - 1
 
@@ -97,7 +97,9 @@ class Partitions(Store):
                 place = f"{self._origins}/{message.partition}/".encode()
                 newest = newest_origin(fetched.records, place)
                 self._newest[message.partition] = max(newest, self.newest_origin(message.partition))
-                last = {record.key or b"": record for record in fetched.records}  # what came before is gone anyway
+                last = {
+                    record.key or b"": record for record in fetched.records
+                }  # the last record of a key replaces the others
                 kept.apply({key: entry_from_changelog(record) for key, record in last.items()}, fetched.end)
 
     def _go_back(self, tp: TP, end: int) -> None:
@@ -120,7 +122,7 @@ class Partitions(Store):
         newly_assigned: set[TP],
         generation_id: int = 0,
     ) -> None:
-        """Let go of the partitions that are not assigned any more."""
+        """Close the partitions that are not assigned any more."""
         topic = self.table.changelog_topic_name
         for number in self._kept.keys() - {tp.partition for tp in assigned if tp.topic == topic}:
             self._kept.pop(number).close()

@@ -13,13 +13,13 @@ class TablePartition(LaneTable[bytes, bytes], Protocol):
     """Where its changelog has to be read on from; None as long as nothing is known of it."""
 
     def set_target(self, high: int) -> None:
-        """Take it for up to date from *high* on, where its changelog ends now."""
+        """Count the partition as up to date from *high* on, where its changelog ends now."""
 
     def clear(self) -> None:
         """Forget everything."""
 
     def close(self) -> None:
-        """Let go of what it holds open."""
+        """Close what the partition holds open."""
 
 
 class MemoryPartition(MemoryTable[bytes, bytes]):

@@ -54,7 +54,7 @@ class StateDirectory:
         return RocksDBPartition(self.path / f"{name}-{number}", self._cache, self._stream)
 
     def disown(self) -> None:
-        """Leave no record of what the partitions were built from, so that the next start builds them anew (T5)."""
+        """Delete the record of what the partitions were built from, so that the next start rebuilds them (T5)."""
         self._stream.clear()
 
     def close(self) -> None:
@@ -78,14 +78,14 @@ class Recent:
         self._size = 0
 
     def find(self, key: bytes) -> tuple[bool, bytes | None]:
-        """Tell whether an entry is known, and give it; a known entry may be that there is none."""
+        """Return whether an entry is known, and the entry; a known entry may be None."""
         for entries in (self._young, self._old):
             if key in entries:
                 return True, entries[key]
         return False, None
 
     def learn(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """Take up what was written or read."""
+        """Add what was written or read."""
         self._young.update(changes)
         self._size += sum(len(key) + len(entry or b"") + _ENTRY_BYTES for key, entry in changes.items())
         if self._size > RECENT_BYTES:
@@ -97,7 +97,7 @@ class RocksDBPartition:
 
     There is no write-ahead log: the changelog is one. After a crash RocksDB holds what it had flushed, which stands for
     the offset flushed with it. A folder that cannot be opened, or is so old that tombstones may have been forgotten
-    since, is built anew. So is one that was built from another *stream*, or has no record of it (rule T5 of tables.py).
+    since, is rebuilt. So is one that was built from another *stream*, or has no record of it (rule T5 of tables.py).
     So is, at the next start, one that turns out to be damaged when an entry is read: RocksDB reads only its index when it
     opens.
     """
@@ -112,14 +112,14 @@ class RocksDBPartition:
         try:
             self._open()
         except Exception as error:  # noqa: BLE001 (RocksDB has no exception of its own)
-            log.warning("%s cannot be opened and is built anew: %s", folder, error)
+            log.warning("%s: cannot be opened, rebuilding from the changelog: %s", folder, error)
             self._remove()
             self._open()
         if self.checkpoint is not None and not 0 <= time.time() - self._written < _STALE_SECONDS:
-            log.warning("%s was not up to date for too long and is built anew", folder)
+            log.warning("%s: out of date for too long, rebuilding from the changelog", folder)
             self.clear()
         elif self.checkpoint is not None and self._found != self._stream:
-            log.warning("%s is built anew: %s", folder, self._difference())
+            log.warning("%s: rebuilding from the changelog: %s", folder, self._difference())
             self.clear()
 
     def get(self, key: bytes, /) -> bytes | None:
@@ -131,12 +131,12 @@ class RocksDBPartition:
             entry = self._db.get(key)
         except Exception as error:
             (self._folder / "CURRENT").write_text("damaged\n", encoding="ascii")
-            raise StoreCorrupted(f"{self._folder} is damaged, and built anew at the next start: {error}") from error
+            raise StoreCorrupted(f"{self._folder} is corrupted; the next start rebuilds it: {error}") from error
         self._recent.learn({key: entry})
         return entry
 
     def set_target(self, high: int) -> None:
-        """Take the table for up to date from *high* on, where its changelog ends now."""
+        """Count the table as up to date from *high* on, where its changelog ends now."""
         self._high = high
 
     def apply(self, changes: Mapping[bytes, bytes | None], end: int | None = None) -> None:
