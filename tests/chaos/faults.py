@@ -559,7 +559,7 @@ async def addresses_changed(it: Ground) -> None:
             for port in former:
                 silent.enter_context(closing(socket.create_server(("127.0.0.1", port))))
         await asyncio.to_thread(it.kafka.start)
-        await hear("A bootstrap server names these", all_of_them=True)
+        await hear("a bootstrap server returned brokers=", all_of_them=True)
 
 
 def _move(kafka: LocalKafka) -> None:
@@ -580,7 +580,7 @@ async def certificates_rotated(it: Ground) -> None:
     certificates.put(papers, "broker", "trusted")
     await asyncio.to_thread(it.kafka.stop)
     await asyncio.to_thread(it.kafka.start)
-    await hear("a login or a certificate is refused")
+    await hear("the login or a certificate was refused")
     certificates.put(papers, "ca", "certificate", "key")
 
 
@@ -592,7 +592,7 @@ async def password_rotated(it: Ground) -> None:
     for place in it.running():
         for wire in place.wires:
             wire.reset()
-    await hear("a login or a certificate is refused")
+    await hear("the login or a certificate was refused")
     it.access.hand_out()
 
 

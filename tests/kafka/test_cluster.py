@@ -63,7 +63,7 @@ NOBODY = [Membership("g", -1, "m"), Membership("g", 1, ""), Membership("g", -1, 
 def test_a_membership_that_the_coordinator_would_let_pass_unchecked_is_never_sent(kafka, nobody):
     async def scenario():
         async with Wire(kafka) as cluster:
-            with pytest.raises(ValueError, match="pin the membership"):
+            with pytest.raises(ValueError, match="keep the membership"):
                 async with within(5, "the refusal of a commit"):
                     await cluster.commit(nobody, {TopicPartition("t", 0): (2, "")})
             assert cluster.sent == []

@@ -135,7 +135,7 @@ def test_open_transaction_with_offsets_of_group_is_reported_at_start(settings, c
                 text = report.getMessage()
                 assert report.levelno == logging.WARNING
                 assert f"Group {settings.app_id}: no stable offset for " in text
-                assert f"holds its offset of {settings.updates_topic}/0, and the worker opens no lane" in text
+                assert f"holds its offset of {settings.updates_topic}/0, and the worker opens no partition" in text
                 assert f"has the id {manager.producer_id} and the epoch {manager.producer_epoch};" in text
                 assert f"its transactional.id is {manager.transactional_id}, its state Ongoing;" in text
                 assert not app.commit_loop.lanes

@@ -202,7 +202,7 @@ def test_7_a_membership_that_the_coordinator_would_let_pass_is_never_sent(kafka,
             producer = TransactionalProducer(cluster, own("nobody"))
             await producer.init()
             cluster.sent.clear()
-            with pytest.raises(ValueError, match="pin the membership"):
+            with pytest.raises(ValueError, match="keep the membership"):
                 await producer.commit([], {TopicPartition("t", 0): (2, "")}, nobody)
             assert cluster.sent == []
 

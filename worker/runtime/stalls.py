@@ -159,7 +159,7 @@ class Stalls:
         names = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(partitions))
         found = (
             f"Group {group}: no stable offset for {time.time() - since:.0f} s (since {_moment(since)}): an open transaction "
-            f"holds its offset of {names}, and the worker opens no lane before its end. "
+            f"holds its offset of {names}, and the worker opens no partition before its end. "
         )
         try:
             async with asyncio.timeout(_ASK_SECONDS):
