@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test test-all test-core chaos fuzz lint audit format schemas bench bench-report bench-smoke bench-core bench-bad bench-memory lock clean
+.PHONY: help run demo check test test-all test-core chaos fuzz lint audit format schemas reference docs bench bench-report bench-smoke bench-core bench-bad bench-memory lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,21 @@ format: $(READY) ## put the code in its form
 schemas: $(READY) ## write schemas/ anew from the code
 	$(BIN)/session-worker schemas
 
+reference: $(READY) ## write docs/reference from the code
+	$(BIN)/session-worker reference
+
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
+
+$(DOCS_READY): docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip $(LOCKED) $<
+	$(DOCS)/bin/pip check
+	@touch $@
+
+docs: $(DOCS_READY) ## build the site of the documentation into build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
 bench-core: $(READY) ## µs a record to validate, fold, encode, and the whole
 	$(BIN)/python -m bench.core
 
@@ -131,6 +146,7 @@ lock: $(READY) ## resolve the versions of every lock again
 	$(COMPILE) --extra rocksdb --constraint requirements.lock --output-file deploy/image.lock pyproject.toml
 	echo hatchling | $(COMPILE) --python-version 3.11 --constraint requirements.lock --output-file deploy/build.lock -
 	echo pip-audit | $(COMPILE) --python-version 3.11 --output-file .ci/audit.lock -
+	echo mkdocs-material | $(COMPILE) --python-version 3.11 --output-file docs/requirements.txt -
 
 clean: ## remove what was built
-	rm -rf $(VENV) $(AUDIT) build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(AUDIT) $(DOCS) build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache
