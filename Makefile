@@ -133,7 +133,7 @@ $(QUIX_READY): bench/peers/quix-requirements.txt
 bench: $(READY) $(STREAMS_JAR) $(QUIX_READY) ## records a second beside Kafka Streams, Quix Streams, Faust (needs Java 17, Maven)
 	$(BIN)/python -m bench --save
 
-bench-report: $(READY) ## the figures that make bench kept, as the README's table and a plot
+bench-report: $(READY) ## the figures that make bench kept, as the tables and the plot of docs/internals/performance.md
 	$(BIN)/python -m bench.report
 
 bench-smoke: $(READY) $(QUIX_READY) ## that every contestant in Python still does the job (without figures)
