@@ -102,7 +102,9 @@ def _of(file: Path) -> Iterator[Message]:
                 written, shortest = first, SENTENCE_CHARACTERS
             case ast.Raise(exc=ast.Call(func=ast.Name(id=name), args=arguments)) if in_room and name not in CAUGHT:
                 written = next((it for it in arguments if _text(it)), None)
-            case ast.Return(value=value) | ast.Yield(value=value) | ast.Assign(value=value) if in_room and value is not None:
+            case ast.Return(value=value) | ast.Yield(value=value) | ast.Assign(value=value) if (
+                in_room and value is not None
+            ):
                 written, shortest = value, SENTENCE_CHARACTERS
         for text in _texts(written):
             if re.search(r"[A-Za-z]{3}", text) and len(text) >= shortest and " " in text.strip("… "):

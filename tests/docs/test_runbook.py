@@ -46,4 +46,8 @@ def test_what_the_collection_leaves_out_still_exists():
     assert set(PARTS) <= functions()
     assert {it for it in FRAGMENTS if not any(text.startswith(it) for text, _place in texts())} == set()
     source = "\n".join(file.read_text("utf-8") for file in WORKER.rglob("*.py"))
-    assert {name for name in CAUGHT if f"raise {name}" not in source and f" {name} if" not in source and f"({name}" not in source} == set()
+    assert {
+        name
+        for name in CAUGHT
+        if f"raise {name}" not in source and f" {name} if" not in source and f"({name}" not in source
+    } == set()
