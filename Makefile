@@ -34,7 +34,7 @@ demo: $(READY) ## simulate a retailer's day, replay it, show what came of it (CO
 	$(BIN)/session-worker replay build/updates.jsonl --output build/published.jsonl --summary
 	@echo "what went in: build/updates.jsonl    what came out: build/published.jsonl"
 
-check: lint test-all bench-smoke ## everything that has to pass before a change lands
+check: lint docs test-all bench-smoke ## everything that has to pass before a change lands
 
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile # each process has a Kafka of its own
 

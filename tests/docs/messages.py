@@ -108,7 +108,7 @@ def _of(file: Path) -> Iterator[Message]:
                 written, shortest = value, SENTENCE_CHARACTERS
         for text in _texts(written):
             if re.search(r"[A-Za-z]{3}", text) and len(text) >= shortest and " " in text.strip("… "):
-                yield Message(text, f"worker/{path}:{node.lineno}")
+                yield Message(text, f"worker/{path}:{getattr(node, 'lineno', 0)}")
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:

@@ -1,8 +1,8 @@
 """Generates the pages of docs/reference, and the picture of the topology, from the code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -16,6 +16,7 @@ from worker.settings.model import Settings
 from worker.settings.sources import variable
 
 _GENERATED: Final = "<!-- `make reference` writes this page from the code. -->"
+_WIDTH: Final = {"max_content_width": 100, "terminal_width": 100}
 _MEANINGS: Final = {
     "record_too_large": "The value, or what the outputs must carry of the record, is over the limit of bytes.",
     "missing_origin": "A record on the topic of re-keyed records has no valid header with its origin.",
@@ -103,12 +104,13 @@ def _commands(commands: click.Group) -> Iterator[str]:
     yield "All commands read the [settings](settings.md) and end with one of the [exit statuses](exit-statuses.md)."
     for path, command in _leaves("session-worker", commands):
         yield from ("", f"## {path}", "", "```text")
-        yield from (line.rstrip() for line in _help(path, command))
+        yield from (line.rstrip() for line in _help(path, command, commands.context_settings))
         yield "```"
 
 
-def _help(path: str, command: click.Command) -> list[str]:
-    with click.Context(command, info_name=path, max_content_width=100, terminal_width=100) as context:
+def _help(path: str, command: click.Command, inherited: MutableMapping[str, Any]) -> list[str]:
+    """Return the lines of a command's help; click keeps the names of the help option that it is first asked with."""
+    with click.Context(command, info_name=path, **{**inherited, **_WIDTH}) as context:
         return command.get_help(context).splitlines()
 
 
