@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test test-all test-core chaos fuzz lint audit format schemas bench bench-report bench-smoke bench-core bench-bad bench-memory lock clean
+.PHONY: help run demo check test test-all test-core chaos fuzz lint audit format schemas reference docs bench bench-report bench-smoke bench-core bench-bad bench-memory lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ demo: $(READY) ## simulate a retailer's day, replay it and print a summary (COUN
 	$(BIN)/session-worker replay build/updates.jsonl --output build/published.jsonl --summary
 	@echo "input: build/updates.jsonl    output: build/published.jsonl"
 
-check: lint test-all bench-smoke ## run all checks that a change must pass
+check: lint docs test-all bench-smoke ## run all checks that a change must pass
 
 # Most of the time, tests of Kafka wait: more processes than cores. tests/conftest.py distributes the tests.
 PROCESSES ?= 5
@@ -96,6 +96,21 @@ format: $(READY) ## format the code
 schemas: $(READY) ## generate schemas/ from the code
 	$(BIN)/session-worker schemas
 
+reference: $(READY) ## write docs/reference from the code
+	$(BIN)/session-worker reference
+
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
+
+$(DOCS_READY): docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip $(LOCKED) $<
+	$(DOCS)/bin/pip check
+	@touch $@
+
+docs: $(DOCS_READY) ## build the site of the documentation into build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
 bench-core: $(READY) ## measure µs per record: validate, fold, encode, total
 	$(BIN)/python -m bench.core
 
@@ -122,7 +137,7 @@ $(QUIX_READY): bench/peers/quix-requirements.txt
 bench: $(READY) $(STREAMS_JAR) $(QUIX_READY) ## compare records per second with Kafka Streams, Quix Streams, Faust (needs Java 17, Maven)
 	$(BIN)/python -m bench --save
 
-bench-report: $(READY) ## print the saved figures of make bench as a table and a plot
+bench-report: $(READY) ## write the saved figures of make bench into docs/internals/performance.md
 	$(BIN)/python -m bench.report
 
 bench-smoke: $(READY) $(QUIX_READY) ## check that every contestant in Python is correct (no figures)
@@ -135,6 +150,7 @@ lock: $(READY) ## resolve the versions of every lock
 	$(COMPILE) --extra rocksdb --constraint requirements.lock --output-file deploy/image.lock pyproject.toml
 	echo hatchling | $(COMPILE) --python-version 3.11 --constraint requirements.lock --output-file deploy/build.lock -
 	echo pip-audit | $(COMPILE) --python-version 3.11 --output-file .ci/audit.lock -
+	echo mkdocs-material | $(COMPILE) --python-version 3.11 --output-file docs/requirements.txt -
 
 clean: ## remove generated files
-	rm -rf $(VENV) $(AUDIT) build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(AUDIT) $(DOCS) build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis .import_linter_cache

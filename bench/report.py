@@ -1,6 +1,6 @@
-"""Render bench/results as tables and a plot: `make bench-report`.
+"""Render bench/results as the tables and the plot of docs/internals/performance.md: `make bench-report`.
 
-The tables go between the two marks of the README; the plot is bench/results/throughput.svg.
+The tables go between the two marks of that page; the plot is docs/internals/throughput.svg.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from bench.contestants import CONTESTANTS, PIPE
 from bench.load import WORKLOADS
 from bench.results import RESULTS, load
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "internals" / "performance.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 Runs = Mapping[str, Sequence[Mapping[str, float]]]
 
@@ -125,10 +125,10 @@ def main() -> None:
     """Write the tables and the plot."""
     names = [*WORKLOADS, *sorted(it.stem for it in RESULTS.glob("*.json") if it.stem not in WORKLOADS)]
     documents = {name: load(name) for name in names}
-    (RESULTS / "throughput.svg").write_bytes(plot(documents["carts"]["runs"]))
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    (PAGE.parent / "throughput.svg").write_bytes(plot(documents["carts"]["runs"]))
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text("\n".join((f"{before}{BEGIN}", "", *tables(documents), "", f"{END}{after}")), encoding="utf-8")
+    PAGE.write_text("\n".join((f"{before}{BEGIN}", "", *tables(documents), "", f"{END}{after}")), encoding="utf-8")
 
 
 if __name__ == "__main__":

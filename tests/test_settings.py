@@ -485,18 +485,6 @@ def test_a_client_gets_the_login_and_the_certificates():
 # ------------------------------------------------------------------------------------------------------ documents
 
 
-def test_the_readme_has_every_setting_with_its_default():
-    rows = []
-    for name, field in Settings.model_fields.items():
-        default = {"data_dir": "the user's data folder"}.get(name, field.default)
-        shown = (
-            "–" if default is None else f"`{default}`" if isinstance(default, str) and name != "data_dir" else default
-        )
-        rows.append(f"| `{PREFIX}{name.upper()}` | {shown} | {field.description} |")
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert "\n".join(rows) in readme, "the table should be:\n" + "\n".join(rows)
-
-
 def test_the_compose_file_sets_what_there_is_to_set():
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
     given = services["worker"]["environment"]

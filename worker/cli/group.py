@@ -4,10 +4,11 @@ Every command ends the same way (`_Commands`): a failure is one line on standard
 
 | status | when |
 | --- | --- |
-| 0 | success; `run`, `tail` and `kafka`: a signal has ended the command |
-| 1 | Kafka, an output or this machine failed |
-| 2 | a setting, an option or an input is invalid; nothing after it was processed |
-| 128 + n | signal n has ended the command: 129 SIGHUP, 130 SIGINT, 143 SIGTERM; 141: the reader of the output has ended |
+| 0 | All is done. A signal ends `run`, `tail`, `kafka`, and `local` without `--count`, with this status too. |
+| 1 | Kafka, an output or this machine has failed; `local`: a record did not become what it should. |
+| 2 | A setting, an option or an input is wrong. |
+| 129, 130, 143 | SIGHUP, SIGINT or SIGTERM has ended the command (`local --count`: 130 for each of them). |
+| 141 | The reader of the output has ended, for example `head`. |
 """
 
 import gc
@@ -37,6 +38,8 @@ from worker.tools.sender import SendFailed
 from worker.tools.topics import NoSuchTopic
 
 T = TypeVar("T")
+STATUSES = __doc__ or ""
+"""The table of exit statuses, for the reference."""
 _COLLECTED_EVERY = 50_000
 """Number of live new objects that starts a garbage collection; records contain no reference cycles."""
 _UNTIL_A_SIGNAL = {"run", "tail", "kafka"}

@@ -1,4 +1,4 @@
-"""Commands for a worker: run, settings, schemas, offsets."""
+"""Commands for a worker: run, settings, schemas, reference, offsets."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from worker.cli.group import (
+    STATUSES,
     check_store,
     files_as_errors,
     kafka_as_errors,
@@ -18,6 +19,7 @@ from worker.cli.group import (
 )
 from worker.kafka.cluster import Cluster
 from worker.pipeline.topology import Topology
+from worker.reference.pages import pages
 from worker.reference.schemas import documents
 from worker.runtime.topics import stream_of
 from worker.settings.report import example_file, in_force
@@ -54,6 +56,15 @@ def schemas(out: Path) -> None:
     """Write the JSON Schemas and the AsyncAPI document."""
     with files_as_errors():
         for file in write_files(out, documents()):
+            click.echo(file)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default="docs/reference", show_default=True)
+def reference(out: Path) -> None:
+    """Write the reference pages of the documentation into a folder."""
+    with files_as_errors():
+        for file in write_files(out, pages(main, STATUSES)):
             click.echo(file)
 
 

@@ -34,10 +34,10 @@ def documents() -> dict[str, str]:
         "update-record": _update_record(),
         "snapshot": _schema(Snapshot),
         "snapshot-v1": _schema(SnapshotV1),
-        "rejection-headers": _rejection_headers(),
+        "rejection-headers": headers_of_rejections(),
     }
     files = {_file(name): _finished(name, body, examples[name]) for name, body in bodies.items()}
-    files["asyncapi.json"] = _asyncapi()
+    files["asyncapi.json"] = asyncapi()
     return {name: json.dumps(document, ensure_ascii=False, indent=2) + "\n" for name, document in files.items()}
 
 
@@ -210,7 +210,7 @@ def _object(required: Json, optional: Json | None = None) -> Json:
     return {"type": "object", "properties": {**required, **(optional or {})}, "required": [*required]}
 
 
-def _rejection_headers() -> Json:
+def headers_of_rejections() -> Json:
     code, number = {"$ref": "#/$defs/code"}, {"pattern": "^[0-9]+$"}
     known: dict[str, Json] = {
         "rejection-code": code,
@@ -255,7 +255,7 @@ _TRACE: Final[Json] = {
 }
 
 
-def _asyncapi() -> Json:
+def asyncapi() -> Json:
     """Return the AsyncAPI document: every topic, and the topics that the worker reads and writes."""
     carried = _messages()
     roles = [(topic.reader, "receive", field) for field, topic in TOPICS.items()]
