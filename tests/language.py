@@ -14,13 +14,6 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
-NOT_CHECKED_YET: Final = (
-    "README.md",
-    "CHANGELOG.md",
-    "docs/",
-    "tests/chaos/README.md",
-)
-"""Paths, or the beginnings of paths, whose texts still break the rules. Remove a path when its texts are corrected."""
 PYTHON: Final = ("worker/**/*.py", "bench/**/*.py")
 MARKDOWN: Final = ("*.md", "docs/**/*.md", "tests/**/*.md", "bench/**/*.md")
 
@@ -84,16 +77,11 @@ def _fault(path: Path, line: int, word: str, remedy: str) -> str:
     return f"{path.relative_to(ROOT)}:{line}: {' '.join(word.split())!r}: {remedy}"
 
 
-def is_checked(path: Path) -> bool:
-    """Return True if the texts of a file must follow the rules now."""
-    return not path.relative_to(ROOT).as_posix().startswith(NOT_CHECKED_YET)
-
-
 def main() -> int:
     """Print the faults of all checked files; return the exit status."""
     paths = sorted({path for pattern in (*PYTHON, *MARKDOWN) for path in ROOT.glob(pattern)})
     own = [path for path in paths if ".venv" not in str(path.relative_to(ROOT)) and "target" not in path.parts]
-    found = sorted(fault for path in own if is_checked(path) for fault in faults(path))
+    found = sorted(fault for path in own for fault in faults(path))
     sys.stdout.writelines(f"{fault}\n" for fault in found)
     return bool(found)
 

@@ -32,8 +32,3 @@ def test_fault_in_python_has_line_and_word(tmp_path, monkeypatch, text, found):
 def test_fault_in_markdown_has_line_outside_code(tmp_path, monkeypatch):
     text = "# A\n\nRead `told` first.\n\nIt ends by itself.\n"
     assert faults_of(tmp_path, monkeypatch, "a.md", text) == ["a.md:5: 'by itself'"]
-
-
-def test_paths_not_checked_yet_exist():
-    for path in language.NOT_CHECKED_YET:
-        assert (language.ROOT / path).exists(), path
