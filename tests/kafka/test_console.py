@@ -203,7 +203,7 @@ LINE = '{"key": "s-1", "value": {}, "timestamp": 0}\n'
     [
         (
             "{\n",
-            "line 3: this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` makes it so. {form}",
+            "line 3: this is the beginning of pretty-printed JSON; each record is one line: `jq -c .` converts the file. {form}",
         ),
         (
             '{"value": {}, "timestamp": 0, "partition": 2}\n',

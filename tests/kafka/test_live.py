@@ -90,9 +90,9 @@ ENDLESS = """
 import sys
 from rich.console import Console
 from worker.local import view
-from worker.local.live import Wish, live
+from worker.local.live import RunOptions, live
 view.LINE_SECONDS = 0.1
-sys.exit(live(Wish(500, {count}, 1, "memory://"), Console(), {worker}))
+sys.exit(live(RunOptions(500, {count}, 1, "memory://"), Console(), {worker}))
 """
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,8 @@ def test_sigkill_and_rolling_restart_of_this_kafka_lose_nothing(tmp_path, versio
 
 def test_topics_of_the_oldest_kafka_take_any_time(oldest, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = Settings(brokers=oldest, partitions=1, v1_topic="v1")
+    topics: Any = {"v1_topic": "v1"}
+    settings = Settings(brokers=oldest, partitions=1, **topics)
     names = asyncio.run(prepare(settings)).named()
     for field, name in names.items():
         found = asyncio.run(configuration(oldest, name))
@@ -62,7 +64,8 @@ def test_topics_of_the_oldest_kafka_take_any_time(oldest, tmp_path, monkeypatch)
 
 def test_older_limit_of_times_is_refused_with_the_command_that_lifts_it(oldest, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = Settings(brokers=oldest, partitions=1, dry_runs_topic="narrow", max_record_bytes=1, max_snapshot_bytes=1)
+    topics: Any = {"dry_runs_topic": "narrow"}
+    settings = Settings(brokers=oldest, partitions=1, max_record_bytes=1, max_snapshot_bytes=1, **topics)
     asyncio.run(create(oldest, "narrow", partitions=1, message_timestamp_difference_max_ms="86400000"))
     with pytest.raises(WrongTopics) as refused:
         asyncio.run(prepare(settings))
@@ -75,7 +78,8 @@ def test_older_limit_of_times_is_refused_with_the_command_that_lifts_it(oldest, 
 
 def test_what_the_oldest_kafka_refuses_to_create_is_named(oldest, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = Settings(brokers=oldest, partitions=1, replication_factor=3, claims_topic="too-many-replicas")
+    topics: Any = {"claims_topic": "too-many-replicas"}
+    settings = Settings(brokers=oldest, partitions=1, replication_factor=3, **topics)
     with pytest.raises(WrongTopics, match="InvalidReplicationFactorError"):
         asyncio.run(prepare(settings))
 

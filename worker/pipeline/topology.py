@@ -1,8 +1,8 @@
 """Every topic with its key, cleanup policy, writer and reader, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, NamedTuple
 
 from worker.pipeline.partitioner import partition_of
 
@@ -27,7 +27,11 @@ class Topic(NamedTuple):
     writer: str
     reader: str
     holds: str
+    setting: str
+    """The description of the setting that names the topic."""
     has_bodies: bool = True
+    is_read: bool = True
+    """Whether the worker reads the topic; it goes on without what the others held."""
 
     @property
     def is_ours(self) -> bool:
@@ -59,25 +63,9 @@ class Topic(NamedTuple):
         }
 
 
-TOPICS: dict[str, Topic] = {
-    "updates": Topic("integrationId, or anything", "delete", "any producer", "sessions", "update records"),
-    "rekeyed": Topic("integrationId", "delete", "sessions", "sessions", "update records that were not at home"),
-    "sessions": Topic(
-        "integrationId", "compact", "sessions", "anyone", "snapshots; the changelog of the sessions table"
-    ),
-    "rejections": Topic("as it arrived", "delete", "sessions", "anyone", "rejected update records, reason in headers"),
-    "dry_runs": Topic("integrationId", "delete", "sessions", "anyone", "what dry update records would have published"),
-    "claims": Topic(
-        "profileId", "delete", "sessions", "profiles", "questions: is this the profile's first session?", False
-    ),
-    "verdicts": Topic("integrationId", "delete", "profiles", "sessions", "the answers to claims", False),
-    "first_sessions": Topic("profileId", "compact", "profiles", "nobody", "the changelog of the profiles table", False),
-    "v1": Topic("integrationId", "compact", "sessions", "anyone", "snapshots in the form of CustomerSession v1"),
-}
-"""By the field of Topology that names the topic. The writer and the reader are a stage of the worker, or others."""
-
-PLAIN: Final = frozenset({"rejections", "dry_runs", "v1"})
-"""Outputs that the worker never reads: it goes on without what they held."""
+def _topic(name: str | None, topic: Topic) -> Any:
+    """Declare a topic: a field of Topology whose default is *name*; None if the worker has the topic only on request."""
+    return field(default=name, metadata={"topic": topic})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +76,111 @@ class Topology:
     """
 
     partitions: int | None
-    updates: str = "session-updates"
-    rekeyed: str = "session-updates-rekeyed"
-    sessions: str = "customer-sessions"
-    rejections: str = "session-rejections"
-    dry_runs: str = "session-dry-runs"
-    claims: str = "profile-claims"
-    verdicts: str = "profile-verdicts"
-    first_sessions: str = "profile-first-sessions"
-    v1: str | None = None
+    updates: str = _topic(
+        "session-updates",
+        Topic(
+            "integrationId, or anything",
+            "delete",
+            "any producer",
+            "sessions",
+            "update records",
+            "Topic of update records, the input.",
+        ),
+    )
+    rekeyed: str = _topic(
+        "session-updates-rekeyed",
+        Topic(
+            "integrationId",
+            "delete",
+            "sessions",
+            "sessions",
+            "update records that were not at home",
+            "Topic for strays: update records that the worker forwards to the partition of their session.",
+        ),
+    )
+    sessions: str = _topic(
+        "customer-sessions",
+        Topic(
+            "integrationId",
+            "compact",
+            "sessions",
+            "anyone",
+            "snapshots; the changelog of the sessions table",
+            "Topic of snapshots; it is also the changelog of the sessions table.",
+        ),
+    )
+    rejections: str = _topic(
+        "session-rejections",
+        Topic(
+            "as it arrived",
+            "delete",
+            "sessions",
+            "anyone",
+            "rejected update records, reason in headers",
+            "Topic of rejections.",
+            is_read=False,
+        ),
+    )
+    dry_runs: str = _topic(
+        "session-dry-runs",
+        Topic(
+            "integrationId",
+            "delete",
+            "sessions",
+            "anyone",
+            "what dry update records would have published",
+            "Topic of the results of dry runs.",
+            is_read=False,
+        ),
+    )
+    claims: str = _topic(
+        "profile-claims",
+        Topic(
+            "profileId",
+            "delete",
+            "sessions",
+            "profiles",
+            "questions: is this the profile's first session?",
+            "Topic of claims: a session asks whether it is the first of its profile.",
+            has_bodies=False,
+        ),
+    )
+    verdicts: str = _topic(
+        "profile-verdicts",
+        Topic(
+            "integrationId",
+            "delete",
+            "profiles",
+            "sessions",
+            "the answers to claims",
+            "Topic of verdicts: the answers to claims.",
+            has_bodies=False,
+        ),
+    )
+    first_sessions: str = _topic(
+        "profile-first-sessions",
+        Topic(
+            "profileId",
+            "compact",
+            "profiles",
+            "nobody",
+            "the changelog of the profiles table",
+            "Topic of first sessions: the changelog of the profiles table.",
+            has_bodies=False,
+        ),
+    )
+    v1: str | None = _topic(
+        None,
+        Topic(
+            "integrationId",
+            "compact",
+            "sessions",
+            "anyone",
+            "snapshots in the form of CustomerSession v1",
+            "Topic of the v1 view of snapshots; by default the worker does not publish this view.",
+            is_read=False,
+        ),
+    )
 
     def named(self) -> dict[str, str]:
         """Return the name of each topic that has one, by the field of TOPICS.
@@ -104,7 +188,7 @@ class Topology:
         >>> Topology(partitions=8).named()["sessions"], "v1" in Topology(partitions=8).named()
         ('customer-sessions', False)
         """
-        return {field: name for field in TOPICS if (name := getattr(self, field))}
+        return {topic: name for topic in TOPICS if (name := getattr(self, topic))}
 
     def state(self) -> dict[str, str]:
         """Return the name of each topic that the worker's state is built from, by field: those that it reads.
@@ -112,7 +196,7 @@ class Topology:
         >>> [*Topology(partitions=8).state()]
         ['updates', 'rekeyed', 'sessions', 'claims', 'verdicts', 'first_sessions']
         """
-        return {field: name for field, name in self.named().items() if field not in PLAIN}
+        return {topic: name for topic, name in self.named().items() if TOPICS[topic].is_read}
 
     def home(self, key: bytes, partition: int) -> int:
         """Return the partition where *key* is at home: *partition* itself if there is no partitioner.
@@ -121,3 +205,9 @@ class Topology:
         (7, 3)
         """
         return partition if self.partitions is None else partition_of(key, self.partitions)
+
+
+TOPICS: Final[Mapping[str, Topic]] = {
+    declared.name: declared.metadata["topic"] for declared in fields(Topology) if "topic" in declared.metadata
+}
+"""The topics by the field of Topology that names them."""

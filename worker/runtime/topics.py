@@ -19,7 +19,7 @@ from worker.kafka.cluster import Identity
 from worker.kafka.connection import AdminClient
 from worker.kafka.errors import DENIED, GRANT
 from worker.pipeline.ledger import differing, digests
-from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6, MAX_PARTITIONS, PLAIN, TOPICS, Topology
+from worker.pipeline.topology import ANY_TIME, BEFORE_KAFKA_3_6, MAX_PARTITIONS, TOPICS, Topology
 from worker.settings.model import Settings
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def _input_changed(name: str, before: int, now: int, outputs: str) -> str:
 def _recount(field: str, name: str, has: int, needed: int, brokers: str = "") -> str:
     """Return what to do about a topic of the worker that has another number of partitions than it needs."""
     add = f"kafka-topics.sh --bootstrap-server {brokers} --alter --topic {name} --partitions {needed}"
-    if field in PLAIN:
+    if not TOPICS[field].is_read:
         if has < needed:
             return f"Add partitions: {add}"
         return f"Name another topic, which the worker creates (SESSION_WORKER_{field.upper()}_TOPIC); {name} keeps its records"
@@ -245,7 +245,7 @@ def _recount(field: str, name: str, has: int, needed: int, brokers: str = "") ->
 
 def _lost(field: str, name: str) -> str:
     """Return what to do when a topic was deleted, or deleted and created again."""
-    if field in PLAIN:
+    if not TOPICS[field].is_read:
         return f"Start the worker again: it goes on with a new topic, without what {name} held"
     if field == "updates":
         return f"The worker's state belongs to the old topic. When the new one holds what is needed, {_REPROCESS}"

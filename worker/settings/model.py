@@ -3,10 +3,10 @@
 import re
 import ssl
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, create_model, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -64,8 +64,8 @@ Bytes = Annotated[int, Field(ge=1, le=1 << 30)]
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Settings(BaseSettings):
-    """The settings in force. An invalid setting raises ValidationError before a file or a connection is opened."""
+class _StreamSettings(BaseSettings):
+    """The settings of what the worker folds."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -115,26 +115,29 @@ class Settings(BaseSettings):
         "2,000 update records; by default it never stops for this reason.",
     )
 
-    updates_topic: KafkaName = Field(default=_NAMES.updates, description="Topic of update records, the input.")
-    rekeyed_topic: KafkaName = Field(
-        default=_NAMES.rekeyed,
-        description="Topic for strays: update records that the worker forwards to the partition of their session.",
+
+def _topic_field(topic: str) -> tuple[Any, Any]:
+    """Return the type and the field of the setting that names a topic."""
+    default = getattr(_NAMES, topic)
+    kind: Any = KafkaName | None if default is None else KafkaName
+    return kind, Field(default=default, description=TOPICS[topic].setting)
+
+
+if TYPE_CHECKING:
+
+    class _TopicSettings(_StreamSettings):
+        def __init__(self, **settings: Any) -> None: ...
+
+        def __getattr__(self, setting: str) -> Any: ...
+else:
+    _TopicSettings = create_model(
+        "_TopicSettings", __base__=_StreamSettings, **{f"{topic}_topic": _topic_field(topic) for topic in TOPICS}
     )
-    sessions_topic: KafkaName = Field(
-        default=_NAMES.sessions, description="Topic of snapshots; it is also the changelog of the sessions table."
-    )
-    rejections_topic: KafkaName = Field(default=_NAMES.rejections, description="Topic of rejections.")
-    dry_runs_topic: KafkaName = Field(default=_NAMES.dry_runs, description="Topic of the results of dry runs.")
-    claims_topic: KafkaName = Field(
-        default=_NAMES.claims, description="Topic of claims: a session asks whether it is the first of its profile."
-    )
-    verdicts_topic: KafkaName = Field(default=_NAMES.verdicts, description="Topic of verdicts: the answers to claims.")
-    first_sessions_topic: KafkaName = Field(
-        default=_NAMES.first_sessions, description="Topic of first sessions: the changelog of the profiles table."
-    )
-    v1_topic: KafkaName | None = Field(
-        default=None, description="Topic of the v1 view of snapshots; by default the worker does not publish this view."
-    )
+
+
+class Settings(_TopicSettings):
+    """The settings in force; a wrong one is a ValidationError, before anything is opened."""
+
     partitions: int = Field(
         default=8,
         ge=1,
