@@ -297,8 +297,8 @@ def test_a_compressed_pipe_that_comes_byte_by_byte_is_read(kind):
         (gzip.compress(LINES)[:-8] + b"12345678", "the gzip file is damaged: "),
         (gzip.compress(LINES)[:10] + b"\xff" * 100, "the gzip file is damaged: "),
         (zstandard(LINES) + b"garbage", "the zstd file is damaged: "),
-        (b"\x1f\x8b", "the gzip file is truncated: "),
-        (b"\x28\xb5\x2f\xfd", "the zstd file is truncated: "),
+        (b"\x1f\x8b", "the gzip file is truncated"),
+        (b"\x28\xb5\x2f\xfd", "the zstd file is truncated"),
     ],
 )
 def test_a_damaged_compressed_file_is_one_line_with_status_2(data, told):

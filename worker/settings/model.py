@@ -153,7 +153,7 @@ class Settings(_TopicSettings):
     )
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("session-worker"),
-        description="StateDirectory of tables on disk and of instance names.",
+        description="Folder of tables on disk and of instance names.",
     )
     instance: KafkaName | None = Field(
         default=None,
