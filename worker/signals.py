@@ -178,7 +178,8 @@ class Ending:
             "The worker did not stop within SESSION_WORKER_STOP_SECONDS=%g and ends now. The broker aborts the open "
             "transaction, and a worker processes its records again. The worker waited for: %s",
             self.stop_seconds,
-            "; ".join(sorted(set(_waits()))[:_SHOWN]) or "an unknown operation",
+            "; ".join(sorted(set(_waits()), key=lambda place: (not place.startswith("worker."), place))[:_SHOWN])
+            or "an unknown operation",
         )
         logging.shutdown()
         if self.failure is not None:

@@ -97,13 +97,13 @@ def test_id_of_a_dead_owner_is_fenced_unless_a_member_uses_it(kafka, tmp_path, m
         taps = []
         async with running(settings, lambda app: taps.append(wire_of(app))) as app:
             await opened(app)
-            tap, opening = taps[0], app.tables.recovery
+            tap, opening = taps[0], app.tables.recovery.opening
             name, dead = f"{settings.app_id}-:a", f"{settings.app_id}-:a-{uuid4()}"
             recorded = {source(settings, "sessions"): (0, f"{name} {dead}")}
             fenced = []
             for members in ({f"{name}-{uuid4()}"}, {f"{name}-2-{uuid4()}"}, set()):
                 before = tap.sent.count("InitProducerId")
-                await opening._fence(members, recorded)
+                await opening.fence(members, recorded)
                 fenced.append(tap.sent.count("InitProducerId") - before)
             return fenced
 

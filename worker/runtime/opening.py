@@ -135,7 +135,7 @@ class Opening:
         await producer.init()
         partitions = [changelog for _stage, changelog in lanes]
         owners = await cluster.stable_offsets(membership.group, partitions)
-        await self._fence(members, owners)
+        await self.fence(members, owners)
         sources = {
             TopicPartition(topic, changelog.partition): changelog
             for stage, changelog in lanes
@@ -189,7 +189,7 @@ class Opening:
                     f"of offset {offset}: records would be counted twice. {_REMEDIES}"
                 )
 
-    async def _fence(self, members: set[str], recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
+    async def fence(self, members: set[str], recorded: Mapping[TopicPartition, tuple[int, str] | None]) -> None:
         """End what recorded owners left open that are not members any more (step 4)."""
         producer = self._dependencies.producer
         marks = [tuple(mark.split()) for _end, mark in filter(None, recorded.values())]

@@ -62,7 +62,7 @@ class Recovery(recovery.Recovery):
 
     def __init__(self, app: Any, tables: TableManager, **kwargs: Any) -> None:
         super().__init__(app, tables, **kwargs)
-        self._opening = Opening(app.dependencies)
+        self.opening = Opening(app.dependencies)
         self._plan: OpeningPlan | None = None
         self._signal_recovery_end = self._restored = Latch()
         self._began = 0.0
@@ -126,7 +126,7 @@ class Recovery(recovery.Recovery):
                 for stage, table in self.app.tables_by_stage.items()
             }
             try:
-                return await self._opening.plan(membership, changelogs, self.app.consumer.assignment())
+                return await self.opening.plan(membership, changelogs, self.app.consumer.assignment())
             except NotMember:
                 break
             except OutcomeUnknown as error:
@@ -166,7 +166,7 @@ class Recovery(recovery.Recovery):
             self.again()
             return
         newest = {tp: self._store(tp).newest_origin(tp.partition) for _stage, tp in plan.lanes}
-        await self._opening.check_origins(plan, newest)
+        await self.opening.check_origins(plan, newest)
         lanes = {
             Lane(
                 stage,
