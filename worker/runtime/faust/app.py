@@ -24,7 +24,7 @@ from worker.pipeline.sessions import Sessions
 from worker.pipeline.topology import Topology
 from worker.runtime.commit_loop import CommitLoop
 from worker.runtime.faust.driver import BatchSchema
-from worker.runtime.faust.recovery import Recovery, Tables
+from worker.runtime.faust.recovery import RESTORING_BYTES, Recovery, Tables
 from worker.runtime.faust.tables import Table
 from worker.runtime.instance import claim
 from worker.runtime.opening import Dependencies
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from worker.runtime.stores.rocksdb import StateDirectory
 
 _HEARTBEATS = 4  # in a session timeout
-_FETCH_BYTES = 256 << 10
-"""Upper bound in bytes of what a fetch brings of one partition. With 1 MiB, a restored worker takes 50 MiB more."""
 
 
 class _Boot(BootStrategy):
@@ -69,7 +67,7 @@ class App(faust.App):
             broker_request_timeout=max(30, 2 * settings.session_timeout_seconds),
             broker_max_poll_interval=300,
             consumer_auto_offset_reset="earliest",
-            consumer_max_fetch_size=_FETCH_BYTES,
+            consumer_max_fetch_size=RESTORING_BYTES,
             stream_wait_empty=False,
             table_standby_replicas=settings.standby_replicas,
             topic_allow_declare=False,

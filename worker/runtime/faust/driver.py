@@ -197,6 +197,15 @@ class ConsumerThread(stock.AIOKafkaConsumerThread):
 
         self._soon(change)
 
+    def set_fetch_bytes(self, most: int) -> None:
+        """Set the upper bound in bytes of what a fetch brings of one partition."""
+
+        def change() -> None:
+            fetcher: Any = self._ensure_consumer()._fetcher
+            fetcher._max_partition_fetch_bytes = most
+
+        self._soon(change)
+
     def show_life(self) -> None:
         """Show the client that something was fetched just now (D7), and check that it can go on (D9)."""
 
@@ -330,6 +339,10 @@ class Consumer(stock.Consumer):
         tps = set(tps)
         super().resume_partitions(tps)
         self._thread.set_paused(tps, paused=False)
+
+    def set_fetch_bytes(self, most: int) -> None:
+        """Set the upper bound in bytes of what a fetch brings of one partition."""
+        self._thread.set_fetch_bytes(most)
 
     def go_to(self, tp: TP, offset: int) -> None:
         """Fetch a partition from another position, as soon as the client's thread gets to it."""

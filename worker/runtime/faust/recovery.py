@@ -27,6 +27,10 @@ from worker.runtime.faust.tables import Partitions
 from worker.runtime.opening import Opening, OpeningPlan
 from worker.runtime.status import State
 
+RESTORING_BYTES: Final = 256 << 10
+"""Upper bound in bytes of what a fetch brings of one partition during a restore. 1 MiB would take 50 MiB more memory."""
+_RUNNING_BYTES: Final = 1 << 20
+"""The same behind a restore; with 256 KiB a worker with a backlog processes 8 % fewer records a second."""
 _PAUSE_SECONDS: Final = 0.2
 """Mean pause before an opening is tried again; it varies by half, so that workers do not try at the same time."""
 
@@ -110,6 +114,7 @@ class Recovery(recovery.Recovery):
     async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
         if title == "active":
             self._plan = None
+            consumer.set_fetch_bytes(RESTORING_BYTES)
             await self.app.commit_loop.close()
             self._plan = await self._planned(consumer.membership)
             self._began = time.monotonic()
@@ -182,6 +187,7 @@ class Recovery(recovery.Recovery):
             return
         app.commit_loop.open(lanes, plan.membership, plan.batch_bytes)
         app.status.move(State.RUNNING)
+        consumer.set_fetch_bytes(_RUNNING_BYTES)
         consumer.resume_partitions({TP(*source) for source in plan.ledgers})
         self.completed.set()
         app.flow_control.resume()
