@@ -127,7 +127,7 @@ def files_as_errors() -> Iterator[None]:
 
 
 @contextmanager
-def extra(name: str) -> Iterator[None]:
+def installed_extra(name: str) -> Iterator[None]:
     """Convert a missing optional package to an error with the command that installs it."""
     try:
         yield
@@ -140,7 +140,7 @@ def check_store(option: str, store: str) -> None:
     """Raise BadInput if the package for tables on disk is not installed."""
     if store.startswith("rocksdb"):
         try:
-            with extra("rocksdb"):
+            with installed_extra("rocksdb"):
                 import_module("worker.runtime.stores.rocksdb")
         except BadInput as error:
             raise BadInput(f"{option}={store}: {error.message}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from worker.cli.group import check_store, extra, kafka_as_errors, main
+from worker.cli.group import check_store, installed_extra, kafka_as_errors, main
 
 
 @main.command()
@@ -24,7 +24,7 @@ def local(rate: float, count: int | None, seed: int, store: str) -> None:
     Kafka is deleted at the end of the run. The exit status is 1 if an output differs from the expected one.
     """
     check_store("--store", store)
-    with extra("local"):
+    with installed_extra("local"):
         from worker.local.kafka import KafkaFailed  # noqa: PLC0415
         from worker.local.live import LiveFailed, RunOptions, live  # noqa: PLC0415
     with kafka_as_errors():
@@ -57,7 +57,7 @@ def kafka(brokers: str, port: int, data: Path | None) -> None:
 
     The command needs neither Docker nor Java.
     """
-    with extra("local"):
+    with installed_extra("local"):
         from worker.local.kafka import KafkaFailed, serve  # noqa: PLC0415
     try:
         serve(int(brokers), port, data, click.echo)
