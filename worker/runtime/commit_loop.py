@@ -257,11 +257,12 @@ class CommitLoop:
         turn = 0
         is_throttled, is_full = self._cluster.throttles.is_recent, False
         portion = _THROTTLED_PORTION if is_throttled else _PORTION
-        parked = {overlay.lane: overlay.parked for overlay in going}
+        parked = sum(overlay.parked for overlay in going)
         while going and time.monotonic() < deadline:
             overlay = going.popleft()
-            folded = overlay.run(portion, is_crowded=sum(parked.values()) >= _MANY_PARKED)
-            parked[overlay.lane] = overlay.parked
+            before = overlay.parked
+            folded = overlay.run(portion, is_crowded=parked >= _MANY_PARKED)
+            parked += overlay.parked - before
             if folded:
                 if is_throttled and sum(len(record.value or b"") for record in overlay.out) > _THROTTLED_BYTES:
                     is_full = True  # C6
