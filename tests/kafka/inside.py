@@ -120,7 +120,7 @@ async def replace(settings, *names):
     async with console.administration(settings.connection()) as admin, Cluster(settings.connection()) as cluster:
         before = (await cluster.identity(names)).topics
         await admin.delete_topics([*names])
-        async with asyncio.timeout(60):
+        async with within(60, "new ids of the topics"):
             while (now := (await cluster.identity(names)).topics).keys() < before.keys() or any(
                 now[name].id == before[name].id for name in names
             ):

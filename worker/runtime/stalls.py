@@ -177,8 +177,8 @@ class Stalls:
                 f"{found}But {place} has no open transaction. Where this message is repeated, the group's coordinator has not "
                 "noticed the end: restart the broker that leads this partition"
             )
-        oldest = f"The oldest open transaction on {place} starts at offset {min(starts)}. "
         start = min(starts)
+        oldest = f"The oldest open transaction on {place} starts at offset {start}. "
         return await self._with_producer(Stall(tp, start, start, start, since), found + oldest)
 
     async def _described(self, stall: Stall) -> str:

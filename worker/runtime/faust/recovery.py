@@ -32,7 +32,10 @@ RESTORING_BYTES: Final = 256 << 10
 _RUNNING_BYTES: Final = 1 << 20
 """The same behind a restore; with 256 KiB a worker with a backlog processes 8 % fewer records a second."""
 _PAUSE_SECONDS: Final = 0.2
-"""Mean pause before an opening is tried again; it varies by half, so that workers do not try at the same time."""
+"""Lower bound in seconds of the pause before an opening is tried again.
+
+A random part of up to the same length comes on top, so that workers do not try at the same time.
+"""
 
 log = logging.getLogger(__name__)
 
