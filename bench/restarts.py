@@ -58,8 +58,8 @@ async def restore(make: Callable[[], Load], contestant: Contestant) -> Restore:
                 process = contestant.start(kafka)
                 await until(before + 1, process)
                 first = time.monotonic() - began
-                told = re.findall(r"restored=(\d+) in=([\d.]+)s", process.told())[-1]
-                done.append((int(told[0]) / float(told[1]), first))
+                restored = re.findall(r"restored=(\d+) in=([\d.]+)s", process.told())[-1]
+                done.append((int(restored[0]) / float(restored[1]), first))
             process.stop()
     return Restore(*map(median, zip(*done, strict=True)))
 

@@ -50,13 +50,13 @@ def in_force(**given: str):
 
 def refused(**given: str):
     """Give the line that says why the settings are wrong; every command reads them before all else."""
-    told = set()
+    errors = set()
     for command in (["settings"], ["replay", "-"]):
         result = run(*command, **given)
         assert (result.exit_code, result.stdout) == (2, "")
         assert SECRET not in result.stderr
-        told.add(result.stderr)
-    (line,) = told
+        errors.add(result.stderr)
+    (line,) = errors
     assert line.startswith("Error: ")
     assert line.endswith("\n")
     assert line.count("\n") == 1
@@ -111,15 +111,15 @@ def test_the_environment_goes_over_the_env_file_and_that_over_the_toml_file():
     assert found["standby_replicas"] == ("0", "default")
 
 
-def test_what_is_told_to_be_in_force_is_what_is_loaded(monkeypatch):
+def test_settings_in_force_are_those_that_were_loaded(monkeypatch):
     Path("session-worker.toml").write_text('partitions = 3\ndata_dir = "tables"\n', "utf-8")
     monkeypatch.setenv("SESSION_WORKER_BROKERS", "a:1, b:2")
     settings = load()
-    told = {name: value for name, (value, _source) in in_force().items() if name != "brokers"}
+    shown = {name: value for name, (value, _source) in in_force().items() if name != "brokers"}
     assert settings.brokers == "a:1,b:2"
     assert (settings.partitions, settings.data_dir) == (3, Path("tables"))
     loaded = settings.model_dump(exclude={"brokers"})
-    assert told == {name: "–" if value is None else str(value) for name, value in loaded.items()}
+    assert shown == {name: "–" if value is None else str(value) for name, value in loaded.items()}
 
 
 @pytest.mark.parametrize("where", ["environment", ".env"])
@@ -146,7 +146,7 @@ def test_the_example_is_a_toml_file_of_the_defaults():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("brokers", "", "must be host:port"),
         ("brokers", "kafka", "must be host:port"),
@@ -189,10 +189,10 @@ def test_the_example_is_a_toml_file_of_the_defaults():
         ("updates_topic", "x" * 250, "1 to 249 characters"),
     ],
 )
-def test_a_wrong_setting_is_one_line_with_its_name_and_status_2(name, value, told):
+def test_a_wrong_setting_is_one_line_with_its_name_and_status_2(name, value, message):
     line = refused(**{name: value})
     assert line.startswith(f"{PREFIX}{name.upper()}: ")
-    assert told in line
+    assert message in line
     assert len(value) > 100 or line.endswith(f", but it is {value!r}")
 
 
@@ -212,20 +212,20 @@ def test_the_source_of_a_wrong_setting_is_named():
 
 
 def test_a_name_that_is_misspelt_is_refused_with_the_nearest_and_its_value_is_not_shown():
-    told = "unknown setting; did you mean"
-    assert refused(sasl_pasword=SECRET) == (f"SESSION_WORKER_SASL_PASWORD: {told} SESSION_WORKER_SASL_PASSWORD?")
+    message = "unknown setting; did you mean"
+    assert refused(sasl_pasword=SECRET) == (f"SESSION_WORKER_SASL_PASWORD: {message} SESSION_WORKER_SASL_PASSWORD?")
     assert refused(zzz=SECRET) == "SESSION_WORKER_ZZZ: unknown setting"
     Path("session-worker.toml").write_text(f'sasl_pasword = "{SECRET}"\n', "utf-8")
-    assert refused() == f"sasl_pasword in session-worker.toml: {told} sasl_password?"
+    assert refused() == f"sasl_pasword in session-worker.toml: {message} sasl_password?"
     Path("session-worker.toml").write_text(f'[sasl]\npassword = "{SECRET}"\n', "utf-8")
     assert refused().startswith("sasl in session-worker.toml: unknown setting")
     Path("session-worker.toml").unlink()
     Path(".env").write_text(f"SESSION_WORKER_SASL_PASWORD={SECRET}\n", "utf-8")
-    assert refused() == f"SESSION_WORKER_SASL_PASWORD in .env: {told} SESSION_WORKER_SASL_PASSWORD?"
+    assert refused() == f"SESSION_WORKER_SASL_PASWORD in .env: {message} SESSION_WORKER_SASL_PASSWORD?"
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "told"),
+    ("file", "text", "message"),
     [
         (".env", b"OTHER=1\nSESSION_WORKER_PARTITIONS 3\n", ".env: line 2 is not NAME=value"),
         (".env", b"SESSION_WORKER_PARTITIONS\n", "SESSION_WORKER_PARTITIONS in .env: Input should be a valid integer"),
@@ -235,9 +235,9 @@ def test_a_name_that_is_misspelt_is_refused_with_the_nearest_and_its_value_is_no
         ("session-worker.toml", b'config = "x"\n', "session-worker.toml: config must not be in the TOML file"),
     ],
 )
-def test_a_file_that_cannot_be_read_as_it_is_meant_is_refused(file, text, told):
+def test_a_file_that_cannot_be_read_as_it_is_meant_is_refused(file, text, message):
     Path(file).write_bytes(text)
-    assert refused().startswith(told)
+    assert refused().startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_file_in_utf_16_is_refused(file):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("SESSION_WORKER_BROKERS = '#'", "SESSION_WORKER_BROKERS in #: unknown setting; write brokers: "),
         ("session_worker_brokers = '#'", "session_worker_brokers in #: unknown setting; write brokers: "),
@@ -276,11 +276,11 @@ def test_a_file_in_utf_16_is_refused(file):
         ("[zzz]\na = '#'", "zzz in #: unknown setting"),
     ],
 )
-def test_a_setting_with_the_prefix_or_in_a_table_of_a_toml_file_is_named_as_it_is_to_be_written(text, told):
+def test_a_setting_with_the_prefix_or_in_a_table_of_a_toml_file_is_named_as_it_is_to_be_written(text, message):
     Path("session-worker.toml").write_text(text.replace("#", SECRET), "utf-8")
     line = refused()
-    assert line.startswith(told.replace("#", "session-worker.toml"))
-    assert ("names in this file are in lower case" in line) == ("write" in told)
+    assert line.startswith(message.replace("#", "session-worker.toml"))
+    assert ("names in this file are in lower case" in line) == ("write" in message)
 
 
 def test_a_toml_file_that_cannot_be_opened_is_named(monkeypatch):
@@ -302,8 +302,10 @@ def test_a_web_port_in_use_is_named_with_its_setting():
         port = other.getsockname()[1]
         with pytest.raises(WrongSetting) as found:
             build_app(Settings(web_port=port), Topology(8))
-    told = "the web server cannot listen at 127.0.0.1: Address already in use; set another port, or 0 for any free one"
-    assert str(found.value) == f"SESSION_WORKER_WEB_PORT={port}: {told}"
+    message = (
+        "the web server cannot listen at 127.0.0.1: Address already in use; set another port, or 0 for any free one"
+    )
+    assert str(found.value) == f"SESSION_WORKER_WEB_PORT={port}: {message}"
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a..b", "x" * 70])
@@ -369,7 +371,7 @@ def without(given: dict[str, Any], *names: str):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (without(SASL, "sasl_username"), "SASL_USERNAME: is missing, but SESSION_WORKER_SECURITY_PROTOCOL requires it"),
         (without(SASL, "sasl_password"), "SASL_PASSWORD: is missing, but SESSION_WORKER_SECURITY_PROTOCOL requires it"),
@@ -396,8 +398,8 @@ def without(given: dict[str, Any], *names: str):
         ({**TRUSTED, "ssl_password": SECRET}, "SSL_KEYFILE: is missing, but SESSION_WORKER_SSL_PASSWORD requires it"),
     ],
 )
-def test_half_a_login_half_a_certificate_and_what_would_be_left_out_are_refused(given, told):
-    assert refused(**given).startswith(PREFIX + told)
+def test_half_a_login_half_a_certificate_and_what_would_be_left_out_are_refused(given, message):
+    assert refused(**given).startswith(PREFIX + message)
 
 
 @pytest.mark.parametrize("value", [f'["{SECRET}"]', "4711"])

@@ -169,7 +169,7 @@ class Ground:
     async def end_life(self) -> None:
         """Send no more update records, and have the verifier judge."""
         await self.life.stop()
-        await self.mend()
+        await self.complete()
         self.found.update(await self.life.judge())
         self.lives += 1
 
@@ -237,8 +237,8 @@ class Ground:
             if (status := await worker.stop()) not in _AS_TOLD:
                 self._note(worker, f"stopped, status {status}")
 
-    async def mend(self) -> None:
-        """Start what is missing, stop what is too much; note who ended by itself."""
+    async def complete(self) -> None:
+        """Start the workers that are missing, stop those that are too many, and note each that ended without a fault."""
         for place in self._places:
             worker = place.worker
             if worker is not None and worker.status is not None and worker not in self._expected:
@@ -257,10 +257,10 @@ class Ground:
     async def opened(self) -> None:
         """Wait until three workers run and have opened lanes: what is done to one that has none yet is no fault."""
         async with asyncio.timeout(_OPENED_SECONDS):
-            await self.mend()
+            await self.complete()
             while not all(any("Ready:" in line for line in it.worker.said()) for it in self.running() if it.worker):
                 await asyncio.sleep(0.1)
-                await self.mend()
+                await self.complete()
 
     def pause(self, least: float, most: float) -> Awaitable[None]:
         return asyncio.sleep(self.chance.uniform(least, most))
@@ -659,7 +659,7 @@ async def topics_replaced_while_stopped(it: Ground) -> None:
         await it.stop(place)
     await replace(it.crew.administrative(), *it.crew.topology.named().values())
     it.begin_life()
-    await it.mend()
+    await it.complete()
     await it.listen()("rebuilding from the changelog: it was built from another")
 
 

@@ -158,6 +158,6 @@ def test_the_operator_hears_of_a_question_that_has_no_answer_yet_and_it_can_be_g
                     await cluster.watermarks([TopicPartition(topic, 99)])
 
     asyncio.run(scenario())
-    told = [record.message for record in caplog.records if record.name == "worker.kafka.retry"]
-    assert len(told) == 4  # two questions, two times each
-    assert all("still waiting after " in line for line in told)
+    lines = [record.message for record in caplog.records if record.name == "worker.kafka.retry"]
+    assert len(lines) == 4  # two questions, two times each
+    assert all("still waiting after " in line for line in lines)

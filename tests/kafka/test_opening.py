@@ -107,7 +107,7 @@ async def commit_beyond_the_end(it):
 
 
 def test_an_offset_beyond_the_end_ends_the_worker(settings):
-    """The topic was made anew: a reader would wait until it has as many records as the old one (O4)."""
+    """The topic was created again: a reader would wait until it has as many records as the old one (O4)."""
 
     async def scenario():
         it = settings()
@@ -146,14 +146,14 @@ def test_who_lost_its_assignment_between_two_questions_takes_nothing_for_lost(se
                     await cluster.commit(membership, dict.fromkeys(sources(it), (0, "")) | {source(it): (offset, "")})
 
             def change(app):
-                told = app.dependencies.cluster.watermarks
+                unchanged = app.dependencies.cluster.watermarks
 
                 async def watermarks(tps):
-                    app.dependencies.cluster.watermarks = told
+                    app.dependencies.cluster.watermarks = unchanged
                     await leave(cluster, it.app_id, app.consumer.membership.member)
                     await commit(1)
                     await admin.delete_records({source(it): RecordsToDelete(before_offset=1)})
-                    return await told(tps)
+                    return await unchanged(tps)
 
                 app.dependencies.cluster.watermarks = watermarks
 

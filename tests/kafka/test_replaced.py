@@ -130,10 +130,10 @@ def topics_replaced(request, kafka, tmp_path_factory):
 def test_replaced_topic_ends_the_worker_before_it_publishes(topics_replaced, field, store):
     found = outcome(topics_replaced[field, store])
     assert isinstance(found.reason, TopicsChanged | OtherCluster)
-    (told,) = str(found.reason).splitlines()
-    assert told.startswith(getattr(found.settings, f"{field}_topic"))
-    assert "deleted and created again" in told
-    assert "set SESSION_WORKER_APP_ID and the SESSION_WORKER_…_TOPIC" in told
+    (message,) = str(found.reason).splitlines()
+    assert message.startswith(getattr(found.settings, f"{field}_topic"))
+    assert "deleted and created again" in message
+    assert "set SESSION_WORKER_APP_ID and the SESSION_WORKER_…_TOPIC" in message
     assert found.after == found.before
 
 
@@ -178,9 +178,9 @@ def test_folder_of_deleted_topics_is_built_anew_also_a_standbys(kafka, tmp_path,
     assert all(session["attributes"] == {"new": 1} for _key, session in found)
     last = {(key or b"").decode(): session["updateCount"] for key, session in found}
     assert last == dict.fromkeys(KEYS, 4) | {STRAY: 2}
-    anew = [line for line in caplog.messages if "rebuilding from the changelog: it was built from another" in line]
-    assert len(anew) == 8  # two tables of two partitions, of two workers
-    assert all(f"{its.sessions_topic} (then " in line for line in anew)
+    rebuilt = [line for line in caplog.messages if "rebuilding from the changelog: it was built from another" in line]
+    assert len(rebuilt) == 8  # two tables of two partitions, of two workers
+    assert all(f"{its.sessions_topic} (then " in line for line in rebuilt)
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster

@@ -178,7 +178,7 @@ def test_apps_and_clusters_have_folders_of_their_own(tmp_path, changes):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "difference"),
     [
         (STREAM | {"app id": "till"}, "it was built from another app id (then till, now shop)"),
         (STREAM | {"cluster": "k2"}, "it was built from another cluster (then k2, now k1)"),
@@ -193,14 +193,14 @@ def test_apps_and_clusters_have_folders_of_their_own(tmp_path, changes):
         ({}, "it has no record of the cluster and the topics that it was built from"),
     ],
 )
-def test_table_on_disk_of_another_stream_is_built_anew(tmp_path, found, told, caplog):
+def test_table_on_disk_of_another_stream_is_rebuilt(tmp_path, found, difference, caplog):
     """Its entries are another life's (T5)."""
     table = RocksDBPartition(tmp_path, Cache(1 << 20), found)
     table.apply({b"s-1": b"1"}, 5)
     table.close()
     again = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)
     assert (again.checkpoint, again.get(b"s-1")) == (None, None)
-    assert caplog.messages == [f"{tmp_path}: rebuilding from the changelog: {told}"]
+    assert caplog.messages == [f"{tmp_path}: rebuilding from the changelog: {difference}"]
     again.apply({b"s-2": b"2"}, 1)
     again.close()
     table = RocksDBPartition(tmp_path, Cache(1 << 20), STREAM)

@@ -71,7 +71,7 @@ async def there(settings):
         return set(settings.topology(None).named().values()) & set(await admin.list_topics())
 
 
-def mend(settings, command):
+def apply_command(settings, command):
     """Do what a command of Kafka's tools would do, through aiokafka."""
     _program, *words = shlex.split(command)
     words.remove("--alter")
@@ -234,7 +234,7 @@ def test_all_that_is_wrong_is_told_at_once_with_the_command_that_mends_it_and_no
     ]
     assert asyncio.run(there(wanted)) == made
     for _what, command in told:
-        mend(wanted, command)
+        apply_command(wanted, command)
     asyncio.run(grow_to(wanted.brokers, first, 3))
     another = wanted.model_copy(update={"v1_topic": own("v1")})
     assert prepared(another) == another.topology(3)

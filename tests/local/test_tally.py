@@ -61,8 +61,8 @@ def test_recent_durations_forget_the_older_ones():
     assert (latencies.percentile(50), latencies.percentile(100)) == (4.0, 9.0)
 
 
-def told(*words: tuple) -> Reconciliation:
-    """Tell a tally what is sent (">") and what comes ("<"), with the place and the outcome, a second after each other."""
+def reconciled(*words: tuple) -> Reconciliation:
+    """Return the reconciliation of what is sent (">") and what comes ("<"), with the place and the outcome, a second after each other."""
     tally = Reconciliation()
     for at, (direction, offset, outcome) in enumerate(words):
         if direction == ">":
@@ -72,7 +72,7 @@ def told(*words: tuple) -> Reconciliation:
     return tally
 
 
-AS_FORETOLD = [
+AS_EXPECTED = [
     [(">", 0, "snapshot"), ("<", 0, "snapshot")],
     [("<", 0, "snapshot"), (">", 0, "snapshot")],
     [
@@ -85,9 +85,9 @@ AS_FORETOLD = [
 ]
 
 
-@pytest.mark.parametrize("words", AS_FORETOLD)
+@pytest.mark.parametrize("words", AS_EXPECTED)
 def test_what_comes_as_foretold_is_no_flaw_and_not_on_the_way(words):
-    tally = told(*words)
+    tally = reconciled(*words)
     assert (list(tally.flaws()), tally.on_the_way) == ([], 0)
     assert tally.came.total() == tally.sent.total() - tally.sent["duplicate"]
 
@@ -114,9 +114,9 @@ def test_what_comes_as_foretold_is_no_flaw_and_not_on_the_way(words):
         ),
     ],
 )
-@pytest.mark.parametrize("others", AS_FORETOLD)
+@pytest.mark.parametrize("others", AS_EXPECTED)
 def test_one_record_too_few_too_many_or_other_is_a_flaw(words, flaw, others):
-    assert list(told(*others, *words).flaws()) == [flaw]
+    assert list(reconciled(*others, *words).flaws()) == [flaw]
 
 
 def test_latency_is_from_the_sending_of_a_record_to_the_reading_of_its_snapshot():
@@ -132,7 +132,7 @@ def test_latency_is_from_the_sending_of_a_record_to_the_reading_of_its_snapshot(
 
 
 def test_a_session_that_is_published_again_is_counted_by_what_happened_alone():
-    tally = told(*AS_FORETOLD[0])
+    tally = reconciled(*AS_EXPECTED[0])
     tally.receive(None, "snapshot", "reclassified", 3.0)
     assert (tally.events["reclassified"], tally.came["snapshot"], list(tally.flaws())) == (1, 1, [])
 

@@ -161,9 +161,9 @@ WHY = Rejection("invalid_field", "/type", "It is wrong.")
 
 
 def test_a_rejection_sent_again_has_the_new_reason_only():
-    told = encode_rejection("session-rejections", 2, b"{}", ORIGIN, WHY, 100).headers
-    assert [name for name, _value in told] == ["a", "b", *REJECTION_HEADERS]
-    assert dict(told)["rejection-code"] == b"invalid_field"
+    headers = encode_rejection("session-rejections", 2, b"{}", ORIGIN, WHY, 100).headers
+    assert [name for name, _value in headers] == ["a", "b", *REJECTION_HEADERS]
+    assert dict(headers)["rejection-code"] == b"invalid_field"
 
 
 def cut(record) -> bytes | None:

@@ -307,19 +307,19 @@ def _ledger(
     if low <= offset and ledger.next <= high:
         return ledger
     if offset < low:
-        told = f"{offset} is below the log start offset {low}, so records were deleted before they were processed"
+        found = f"{offset} is below the log start offset {low}, so records were deleted before they were processed"
     else:
-        told = f"{ledger.next} is beyond the end {high}, so the topic was created again or has lost records"
-    told = f"{name}: committed offset {told}"
+        found = f"{ledger.next} is beyond the end {high}, so the topic was created again or has lost records"
+    found = f"{name}: committed offset {found}"
     if not (may_skip and skips):
         setting = "To skip them set SESSION_WORKER_ON_DATA_LOSS=earliest. Or: " if may_skip else ""
-        raise RecordsDeleted(f"{told}. {setting}{_REMEDIES}")
+        raise RecordsDeleted(f"{found}. {setting}{_REMEDIES}")
     if ledger.next > high:
         log.warning(
-            "%s. Going on from %d; how many were lost is not known, since the partition was created again", told, low
+            "%s. Going on from %d; how many were lost is not known, since the partition was created again", found, low
         )
         return Ledger(low, redo=ledger.next)
     kept = {at: is_head for at, is_head in ledger.not_done.items() if at >= low}
     lost = len(ledger.not_done) - len(kept) + max(0, low - ledger.next)
-    log.warning("%s. Going on from %d without %d records", told, low, lost)
+    log.warning("%s. Going on from %d without %d records", found, low, lost)
     return Ledger(max(low, ledger.next), kept, ledger.redo)
